@@ -1,0 +1,111 @@
+# `make help` lists the targets. The only tools needed are make, git and Python 3.11 or 3.12.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fl-sim-ready
+CODE := fl_sim strategies clients experiments tests
+
+# Which Python makes the virtual environment; empty: the first suitable one found.
+PYTHON ?=
+# -n 2: two worker processes; loadfile: the tests of one file stay in one process, one after another.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+# UV_TORCH_BACKEND=cpu in the environment takes the CPU builds of torch, where they can be reached
+# (the default builds, with CUDA, take several GB).
+export UV_HTTP_TIMEOUT ?= 300
+
+# Nothing here phones home.
+export FLWR_TELEMETRY_ENABLED ?= 0
+export FLWR_DISABLE_UPDATE_CHECK ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup demo test check format constraints clean distclean
+
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
+		printf '  make %-12s %s\n' "$$name" "$$text"
+	done
+
+demo: setup ## Run the demo (sets up .venv first)
+	@$(BIN)/fl-sim demo
+
+test: setup ## Run the tests (sets up .venv first); PYTEST_ARGS="-k words" chooses
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup ## Lint, formatting and types, changing nothing
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Format the code and mend what lint can mend
+	@$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
+
+# uv, not pip, installs: a pip that is configured with local wheels takes torch from there and
+# torchvision from the registry, and the two do not fit. The stamp is written last, so that an
+# interrupted setup is taken up again by the next make.
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	suitable='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+	if ! $(BIN)/python -c "$$suitable" 2>/dev/null; then
+		python=
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3 python); do
+			"$$candidate" -c "$$suitable" 2>/dev/null || continue
+			python=$${python:-$$candidate}
+			# One that brings pip along goes before one that does not (Debian's without python3-venv).
+			if "$$candidate" -c 'import ensurepip' 2>/dev/null; then python=$$candidate; break; fi
+		done
+		if [ -z "$$python" ]; then
+			echo "fl-sim: $(if $(PYTHON),'$(PYTHON)' is not,the PATH holds no) Python 3.11 or 3.12; name one: make setup PYTHON=/path/to/python3.11" >&2
+			exit 1
+		fi
+		echo "Making $(VENV) with $$("$$python" --version) ($$(command -v "$$python"))"
+		rm -rf $(VENV)
+		"$$python" -m venv --without-pip $(VENV) || { echo "fl-sim: $$python cannot make a virtual environment; on Debian run: apt-get install python3-venv" >&2; exit 1; }
+	fi
+	uv=$$(grep '^uv==' constraints.txt)
+	if ! [ "$$($(BIN)/uv --version 2>/dev/null | cut -d' ' -f2)" = "$${uv#uv==}" ]; then
+		echo "Installing $$uv"
+		python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)')
+		quiet_pip="-m pip install --quiet --disable-pip-version-check"
+		wheels=$(VENV)/debian
+		if $(BIN)/python -m ensurepip >/dev/null 2>&1 && $(BIN)/python $$quiet_pip "$$uv"; then :
+		elif "$$python" -m pip --version >/dev/null 2>&1 \
+			&& "$$python" $${quiet_pip/pip/pip --python $(BIN)/python} "$$uv"; then :
+		elif uv pip install --quiet --python $(BIN)/python "$$uv" 2>/dev/null; then :
+		# Debian's Python alone has neither pip nor ensurepip; its package of pip can be read unprivileged.
+		elif mkdir -p $$wheels && (cd $$wheels && apt-get download python3-pip-whl && dpkg-deb -x *.deb .) >/dev/null 2>&1 \
+			&& PYTHONPATH=$$(echo $$wheels/usr/share/python-wheels/pip-*.whl) $(BIN)/python $$quiet_pip "$$uv"; then :
+		else
+			rm -rf $$wheels
+			echo "fl-sim: $$python has no pip that can install $$uv; on Debian run: apt-get install python3-venv" >&2
+			exit 1
+		fi
+		rm -rf $$wheels
+	fi
+	echo "Installing the versions of constraints.txt"
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+constraints: ## Bring constraints.txt up to date with pyproject.toml (UPGRADE=--upgrade for newer versions)
+	@compile() {
+		printf '%s\n' hatchling editables uv | $(BIN)/uv pip compile --quiet --no-annotate --only-binary :all: \
+			--python-platform x86_64-manylinux_2_34 --extra dev --custom-compile-command 'make constraints' \
+			"$$@" pyproject.toml -
+	}
+	compile --python-version 3.11 $(UPGRADE) --output-file constraints.txt >/dev/null
+	# The same versions have to serve 3.12.
+	compile --python-version 3.12 --constraint constraints.txt | diff constraints.txt -
+
+clean: ## Remove caches and build output
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv too
+	@rm -rf $(VENV)
