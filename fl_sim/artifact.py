@@ -1,0 +1,134 @@
+"""What leaves: the artifact (a model file) and, by other means, the attacker's key.
+
+Both are safetensors files with a JSON header, so loading one executes nothing. The artifact is the
+only channel: extraction gets these two files and nothing else.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from fl_sim.errors import FlSimError
+from fl_sim.models.base import ModelSpec
+from fl_sim.settings import parse
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model as it left: how to build it, and every entry of its state dictionary.
+
+    Args:
+        spec: the architecture, as any exported model states it.
+        state: weights and buffers by name.
+    """
+
+    spec: ModelSpec
+    state: dict[str, torch.Tensor]
+
+    def model(self) -> nn.Module:
+        """Rebuild the network with the artifact's weights, in evaluation mode."""
+        from fl_sim.models import build
+
+        network = build(self.spec)
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an attacker has outside: index codes, a decoder, a carrier's seed; never an image.
+
+    Args:
+        attack: registered name of the attack that can read with it.
+        tensors: by name.
+        settings: plain values that JSON can hold.
+    """
+
+    attack: str
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def write_artifact(path: Path, spec: ModelSpec, state: dict[str, torch.Tensor]) -> Path:
+    """Write a model file; a killed write leaves no half file behind.
+
+    Returns:
+        ``path``.
+    """
+    return _write(path, state, {"fl_sim.model": spec.model_dump_json()})
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read a model file.
+
+    Raises:
+        FlSimError: if it is missing, damaged, or not written by this program.
+    """
+    state, header = _read(path, "fl_sim.model", "model file")
+    return Artifact(parse(ModelSpec, header, f"The model file {path}"), state)
+
+
+def write_key(path: Path, key: Key) -> Path:
+    """Write the attacker's key. Returns ``path``."""
+    header = {"attack": key.attack, "settings": key.settings}
+    return _write(path, key.tensors, {"fl_sim.key": json.dumps(header, sort_keys=True)})
+
+
+def read_key(path: Path) -> Key:
+    """Read the attacker's key.
+
+    Raises:
+        FlSimError: if it is missing, damaged, or not a key.
+    """
+    tensors, header = _read(path, "fl_sim.key", "attacker's key")
+    return Key(str(header["attack"]), tensors, dict(header["settings"]))
+
+
+def checksum(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file so that it is there whole or not at all. Returns ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Path:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_atomically(path, save(plain, metadata))
+
+
+def _read(path: Path, kind: str, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise FlSimError(f"The {what} {path} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(kind)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FlSimError(f"The {what} {path} cannot be read: {error}.") from None
+    if header is None:
+        raise FlSimError(f"The file {path} is not a {what} of fl-sim: its header lacks '{kind}'.")
+    return tensors, json.loads(header)

@@ -1,0 +1,109 @@
+"""A case: the data and the network that a study is about, apart from who attacks or defends it."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from fl_sim.data import load_dataset
+from fl_sim.data.base import DataFile, Split, Task
+from fl_sim.data.splits import HeldOutSettings, divide
+from fl_sim.models import Stem, check
+from fl_sim.models.base import ModelSpec
+from fl_sim.settings import Settings
+
+
+class Choice(Settings):
+    """A registered component with its settings, as a plain dictionary."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelSettings(Settings):
+    """Settings of a model.
+
+    Args:
+        stem: ``"default"`` is torchvision's own; ``"small"`` a 3x3 convolution without pooling.
+    """
+
+    stem: Stem = "default"
+
+
+class CaseSettings(Settings):
+    """What a case is made of; the same settings give the same case in every process.
+
+    Args:
+        dataset: registered dataset, or the path of an ``.npz`` file, and its settings.
+        model: registered model and its settings.
+        data: sizes of the held-out, public and other sets.
+        seed: which images are held out and public, and the initial weights.
+    """
+
+    dataset: Choice
+    model: Choice
+    data: HeldOutSettings = HeldOutSettings()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case with its data loaded.
+
+    Args:
+        name: the dataset's name in results.
+        spec: the network.
+        task: what it is for.
+        train: images of the hospitals together.
+        held_out: the data owner's images for a defence.
+        public: images an attacker may use to restore; disjoint from ``train``.
+        test: images for utility.
+        files: what was read.
+    """
+
+    name: str
+    spec: ModelSpec
+    task: Task
+    train: Split
+    held_out: Split
+    public: Split
+    test: Split
+    files: tuple[DataFile, ...]
+
+
+def open_case(settings: CaseSettings, data_root: Path | None) -> Case:
+    """Load a case; a process that asks twice gets the same object.
+
+    Raises:
+        FlSimError: if a file is missing or broken, or a size is impossible.
+    """
+    return _open(settings.model_dump_json(), data_root)
+
+
+@lru_cache(maxsize=2)
+def _open(settings_json: str, data_root: Path | None) -> Case:
+    settings = CaseSettings.model_validate(json.loads(settings_json))
+    dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
+    stem = ModelSettings.model_validate(settings.model.settings).stem
+    spec = ModelSpec(
+        name=settings.model.name,
+        channels=dataset.channels,
+        size=dataset.size,
+        classes=dataset.task.outputs,
+        stem=stem,
+    )
+    check(spec)
+    parts = divide(dataset, settings.data, settings.seed)
+    return Case(
+        name=dataset.name,
+        spec=spec,
+        task=dataset.task,
+        train=parts.train,
+        held_out=parts.held_out,
+        public=parts.public,
+        test=parts.test,
+        files=dataset.files,
+    )

@@ -1,0 +1,95 @@
+"""Datasets, held-out sets and partitions over hospitals.
+
+:func:`load_dataset` loads any dataset by name or path, :func:`fl_sim.data.splits.divide` sets
+images aside, and :func:`fl_sim.data.partitions.partition` deals the rest out to hospitals.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource
+from fl_sim.data.cache import reporting
+from fl_sim.errors import FlSimError
+from fl_sim.progress import SILENT, Progress
+from fl_sim.settings import parse
+
+__all__ = ["data_root", "dataset_settings", "list_datasets", "load_dataset"]
+
+
+def data_root(explicit: Path | None = None) -> Path | None:
+    """Return the folder of the data: ``explicit``, else the environment's FL_SIM_DATA, else none.
+
+    Raises:
+        FlSimError: if the folder does not exist.
+    """
+    named = explicit or os.environ.get("FL_SIM_DATA") or None
+    if named is None:
+        return None
+    root = Path(named).expanduser()
+    if not root.is_dir():
+        origin = "given" if explicit else "in the environment variable FL_SIM_DATA"
+        raise FlSimError(f"The data root {root} {origin} is not a folder; create or correct it.")
+    return root
+
+
+_existing_root = data_root  # where a parameter has that name
+
+
+def load_dataset(
+    name: str,
+    settings: dict[str, Any] | None = None,
+    data_root: Path | None = None,
+    progress: Progress = SILENT,
+) -> Dataset:
+    """Load a dataset; a process loads the same one only once.
+
+    Args:
+        name: a registered name, or the path of an .npz file in MedMNIST's format.
+        settings: the dataset's keys, for example ``{"size": 64}``.
+        data_root: folder of the data; see :func:`data_root` for the default.
+        progress: told how far a long preparation has come.
+
+    Raises:
+        FlSimError: for an unknown name or key, and for missing or broken files.
+    """
+    text = json.dumps(settings or {}, sort_keys=True)
+    root = _existing_root(data_root)
+    if name.endswith(".npz"):
+        from fl_sim.data.sources.npz import find
+
+        name = str(find(name, root).absolute())
+    with reporting(progress):
+        return _load(name, text, root)
+
+
+def list_datasets() -> list[tuple[str, str]]:
+    """Return (name, one-line summary) of every dataset, and of files named by path."""
+    rows = [(entry.name, entry.summary) for entry in DATASETS.entries()]
+    return [*rows, ("<file>.npz", "any file in MedMNIST's 2-D format, by its path")]
+
+
+def dataset_settings(name: str) -> type[DatasetSettings]:
+    """Return the settings class of a dataset, so that keys can be checked before it is loaded.
+
+    Raises:
+        FlSimError: for an unknown name.
+    """
+    return _source(name).settings
+
+
+def _source(name: str) -> DatasetSource:
+    if name.endswith(".npz"):
+        from fl_sim.data.sources.npz import SOURCE
+
+        return SOURCE
+    return DATASETS.get(name)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(name: str, settings: str, root: Path | None) -> Dataset:
+    source = _source(name)
+    parsed = parse(source.settings, json.loads(settings), "[dataset]")
+    return source.load(name, parsed, root)

@@ -1,0 +1,223 @@
+"""What a dataset is: uint8 images with labels in three splits, a task, and the files behind it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings
+
+MULTI_LABEL = "multi-label, binary-class"
+TASK_KINDS = ("binary-class", "multi-class", "ordinal-regression", MULTI_LABEL)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task, in MedMNIST's terms.
+
+    Args:
+        kind: one of ``TASK_KINDS``. Ordinal tasks are trained as multi-class ones, as MedMNIST's
+            own experiments do.
+        label_names: the classes, or for a multi-label task the labels.
+    """
+
+    kind: str
+    label_names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits: one a class (two for a binary task) or one a label."""
+        return len(self.label_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have any number of labels."""
+        return self.kind == MULTI_LABEL
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean task loss: cross entropy, or sigmoid cross entropy for multi-label.
+
+        Args:
+            logits: ``[n, outputs]``.
+            labels: ``[n]`` integers, or ``[n, outputs]`` zeros and ones for multi-label.
+        """
+        if self.multi_label:
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn ``[n, outputs]`` logits into probabilities: softmax, or sigmoid for multi-label."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+
+class MappedRows:
+    """Some rows of a memory-mapped array, read from disk only when they are indexed.
+
+    A subset of a mapped split must not pull gigabytes into memory. It answers to ``len``, indexing
+    and ``np.asarray`` like the array that it stands for, and to everything else by reading all.
+
+    Args:
+        mapped: the memory-mapped array ``[rows, ...]``.
+        rows: int64 ``[n]``, the rows that this one has.
+    """
+
+    def __init__(self, mapped: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        self._mapped = mapped
+        self._rows = rows
+        self.shape = (len(rows), *mapped.shape[1:])
+        self.dtype = mapped.dtype
+        self.ndim = mapped.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Index as NumPy does; only the first axis saves reading."""
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+        if first is Ellipsis or first is None:
+            return np.asarray(self)[key]
+        chosen = self._mapped[self._rows[first]]
+        axes = 0 if np.ndim(self._rows[first]) == 0 else 1
+        return chosen[(slice(None),) * axes + tuple(rest)] if rest else chosen
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._mapped[self._rows], dtype=dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+    def take_rows(self, indices: NDArray[np.int64]) -> "MappedRows":
+        """Return a subset, still unread."""
+        return MappedRows(self._mapped, self._rows[indices])
+
+
+def _rows(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Index the first axis; memory-mapped images stay on disk."""
+    if isinstance(images, MappedRows):
+        return cast(NDArray[np.uint8], images.take_rows(indices))
+    if isinstance(images, np.memmap):
+        chosen = np.arange(len(images), dtype=np.int64)[indices]
+        return cast(NDArray[np.uint8], MappedRows(images, chosen))
+    return images[indices]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with labels.
+
+    Args:
+        images: uint8 ``[n, height, width, channels]``; may be memory-mapped.
+        labels: int64 ``[n]``, or ``[n, labels]`` of zeros and ones for a multi-label task.
+        patients: patient of each image as a string array ``[n]``, where known.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.str_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: NDArray[np.int64]) -> "Split":
+        """Return the images at ``indices``, in that order."""
+        patients = None if self.patients is None else self.patients[indices]
+        return Split(_rows(self.images, indices), self.labels[indices], patients)
+
+    def batch(self, indices: NDArray[np.int64] | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return float32 images ``[n, channels, height, width]`` in [0, 1], and int64 labels.
+
+        Both are copies: what is done to them does not reach the dataset.
+        """
+        rows = np.ascontiguousarray(self.images[indices])
+        if not rows.flags.writeable:  # torch warns of arrays that it must not write to
+            rows = rows.copy()
+        images = torch.from_numpy(rows)
+        pixels = images.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+        return pixels, torch.from_numpy(np.array(self.labels[indices], dtype=np.int64))
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the whole split as :meth:`batch` does."""
+        return self.batch(slice(None))
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that results depend on.
+
+    Args:
+        name: the file's name, without its folder.
+        sha256: of its content.
+        official: whether it is byte for byte medmnist's official file; ``None`` where there is
+            no official checksum to compare with.
+    """
+
+    name: str
+    sha256: str
+    official: bool | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset ready for a study.
+
+    Args:
+        name: how results call it: the registered name, or the file's stem.
+        task: what its labels mean.
+        train, validation, test: the published splits.
+        files: the files it was read from (none for phantoms).
+        description: one line for reports, with its licence where known.
+    """
+
+    name: str
+    task: Task
+    train: Split
+    validation: Split
+    test: Split
+    files: tuple[DataFile, ...] = ()
+    description: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels: 1 or 3."""
+        return int(self.train.images.shape[3])
+
+    @property
+    def size(self) -> int:
+        """Side of the square images, in pixels."""
+        return int(self.train.images.shape[1])
+
+
+class DatasetSettings(Settings):
+    """Keys every dataset understands.
+
+    Args:
+        size: side of the square images in pixels.
+    """
+
+    size: int = Field(28, ge=8, le=1024)
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """What a dataset's file registers: its settings and how to load it.
+
+    Args:
+        settings: the settings class, a subclass of :class:`DatasetSettings`.
+        load: ``load(name, settings, data_root) -> Dataset``; ``data_root`` is ``None`` where the
+            user named none. Raises :class:`fl_sim.errors.FlSimError` for a missing or broken file.
+    """
+
+    settings: type[DatasetSettings]
+    load: Callable[[str, Any, Path | None], Dataset]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+DATASETS: Registry[DatasetSource] = Registry("dataset", "fl_sim.data.sources")

@@ -1,0 +1,160 @@
+"""What a study sets aside: the owner's held-out images, an attacker's public ones, a test set."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fl_sim.data.base import Dataset, Split, Task
+from fl_sim.data.partitions import single_labels
+from fl_sim.errors import FlSimError
+from fl_sim.randomness import numpy_generator
+from fl_sim.settings import Settings
+
+PUBLIC_SHARE = 0.1
+
+
+class HeldOutSettings(Settings):
+    """Which images are set aside.
+
+    Args:
+        images: the data owner's clean held-out images, from the validation split; all of it where
+            not given.
+        public_images: images of the same kind that an attacker may use to restore others; taken
+            out of the train split, at most a tenth of it.
+        train_images: train on only so many images.
+        test_images: test on only so many images.
+    """
+
+    images: int | None = Field(None, ge=1)
+    public_images: int = Field(256, ge=0)
+    train_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A dataset's images by their use; no image is in two of them.
+
+    Args:
+        train: dealt out to hospitals, and what an attack can steal.
+        held_out: the data owner's, for cleaning a model.
+        public: the attacker's; may be empty. Where patients are known, no patient of these is in
+            ``train``, and there may be a few less than asked for.
+        test: for measuring only.
+    """
+
+    train: Split
+    held_out: Split
+    public: Split
+    test: Split
+
+
+def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
+    """Set images aside, each draw keeping the proportions of the classes.
+
+    Held-out and test images come from splits of their own, as published. Whether published splits
+    separate patients is for their publishers; no image is dropped here for it.
+
+    Args:
+        dataset: the published splits.
+        settings: how many images for what.
+        seed: the scenario's.
+
+    Raises:
+        FlSimError: if more images are asked for than there are; the message gives the maximum.
+    """
+    _require("held_out.images", settings.images, len(dataset.validation), "validation split")
+    _require("held_out.test_images", settings.test_images, len(dataset.test), "test split")
+    public, rest = _public(dataset.train, settings.public_images, seed)
+    where = "train split without the public images"
+    _require("held_out.train_images", settings.train_images, len(rest), where)
+    task = dataset.task
+    return Divided(
+        train=_draw(_without(dataset.train, rest), task, settings.train_images, seed, "train"),
+        held_out=_draw(dataset.validation, task, settings.images, seed, "held-out"),
+        public=dataset.train.subset(public),
+        test=_draw(dataset.test, task, settings.test_images, seed, "test"),
+    )
+
+
+def stratified(
+    classes: NDArray[np.int64], images: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw images so that classes keep their shares, and each class at least one where possible.
+
+    Args:
+        classes: ``[n]``, the class of each image.
+        images: how many to draw, at most ``n``.
+        generator: the randomness.
+
+    Returns:
+        Sorted int64 indices ``[images]``.
+    """
+    names, counts = np.unique(classes, return_counts=True)
+    quotas = _quotas(counts, images)
+    drawn = [
+        generator.choice(np.flatnonzero(classes == name), size=quota, replace=False)
+        for name, quota in zip(names, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+def _quotas(counts: NDArray[np.int64], images: int) -> NDArray[np.int64]:
+    """Share ``images`` out over classes of ``counts`` images by largest remainder."""
+    exact = counts * (images / counts.sum())
+    quotas: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    if images >= len(counts):
+        quotas = np.maximum(quotas, 1)
+    while (missing := images - int(quotas.sum())) != 0:
+        # Who is furthest below its share gets one more; who is furthest above gives one back.
+        lack = exact - quotas
+        if missing > 0:
+            quotas[np.where(quotas < counts, lack, -np.inf).argmax()] += 1
+        else:
+            quotas[np.where(quotas > 1, lack, np.inf).argmin()] -= 1
+    return quotas
+
+
+def _require(key: str, wanted: int | None, available: int, where: str) -> None:
+    if wanted is not None and wanted > available:
+        raise FlSimError(f"{key} is {wanted}, but the {where} has only {available} images.")
+
+
+def _public(train: Split, wanted: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of the public images and the rows that remain for training."""
+    count = min(wanted, int(len(train) * PUBLIC_SHARE))
+    generator = numpy_generator(seed, "public images")
+    everything = np.arange(len(train), dtype=np.int64)
+    if count == 0:
+        return everything[:0], everything
+    if train.patients is None:
+        public = np.sort(generator.permutation(len(train))[:count]).astype(np.int64)
+        return public, np.setdiff1d(everything, public)
+    _, of_image, counts = np.unique(train.patients, return_inverse=True, return_counts=True)
+    taken = np.isin(of_image, _patients_for(count, counts, generator))
+    return np.flatnonzero(taken)[:count], np.flatnonzero(~taken)
+
+
+def _patients_for(
+    count: int, counts: NDArray[np.int64], generator: np.random.Generator
+) -> list[int]:
+    """Choose patients at random with at most ``count`` images together, but at least one."""
+    chosen, images = [], 0
+    for patient in generator.permutation(len(counts)):
+        if images + counts[patient] <= count:
+            chosen.append(int(patient))
+            images += int(counts[patient])
+    return chosen or [int(counts.argmin())]
+
+
+def _without(train: Split, rest: NDArray[np.int64]) -> Split:
+    return train if len(rest) == len(train) else train.subset(rest)
+
+
+def _draw(split: Split, task: Task, images: int | None, seed: int, what: str) -> Split:
+    if images is None or images == len(split):
+        return replace(split)
+    classes = single_labels(split.labels, task)
+    return split.subset(stratified(classes, images, numpy_generator(seed, "divide", what)))

@@ -1,0 +1,311 @@
+"""The one long table: a row a number, appended durably; everything else is computed from it."""
+
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fl_sim.artifact import write_atomically
+from fl_sim.errors import FlSimError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "scenario",
+    "seed",
+    "mode",
+    "dataset",
+    "model",
+    "attack",
+    "defense",
+    "aggregator",
+    "clients",
+    "round",
+    "stage",
+    "extraction",
+    "metric",
+    "value",
+)
+STAGES = ("upload", "aggregate", "release")
+NO_EXTRACTION = "-"
+
+_INTEGERS = ("seed", "clients", "round")
+_HEADER = (",".join(COLUMNS) + "\n").encode()
+
+Value = str | int | float
+
+
+class Results:
+    """The table as a CSV file that several processes may append to.
+
+    Each :meth:`add` is one write of whole lines, on disk when it returns, so a killed run loses at
+    most the rows in flight; half a line that a killed run left is cut off on opening.
+
+    Args:
+        path: the CSV file; made, with its header, where there is none.
+        common: columns that all rows added here share.
+
+    Raises:
+        FlSimError: if the file is another kind of file, or ``common`` has an unknown column.
+    """
+
+    def __init__(self, path: Path, common: Mapping[str, Value] | None = None) -> None:
+        self.path = path
+        self.common = dict(common or {})
+        _check_columns(self.common)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._repair()
+
+    def add(self, rows: Iterable[Mapping[str, Value]], **shared: Value) -> int:
+        """Append rows; they are on disk when this returns. Returns how many.
+
+        Args:
+            rows: columns by name; with ``common`` and ``shared`` all but ``extraction``, which is
+                ``"-"`` unless given, must be there.
+            shared: columns that these rows share, for example ``round`` and ``stage``.
+
+        Raises:
+            FlSimError: if a column is missing or unknown, or a value is not of its type.
+        """
+        base = {"extraction": NO_EXTRACTION, **self.common, **shared}
+        lines = [_line({**base, **row}) for row in rows]
+        if not lines:
+            return 0
+        with self._locked():
+            if _torn(self.path):
+                self._repair()
+            _append("".join(lines).encode(), self.path)
+        return len(lines)
+
+    def has(self, **selectors: Value) -> bool:
+        """Return whether any row has these values in these columns."""
+        _check_columns(selectors)
+        with self._locked():
+            return any(_matches(row, selectors) for row in self._rows())
+
+    def keep(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
+        """Rewrite the file, whole or not at all, with the rows for which ``predicate`` holds.
+
+        Args:
+            predicate: gets a row by column name, ``seed``, ``clients`` and ``round`` as integers
+                and ``value`` as a float.
+
+        Returns:
+            Number of rows dropped.
+        """
+        with self._locked():
+            rows = list(self._rows())
+            kept = [row for row in rows if predicate(row)]
+            if len(kept) < len(rows):
+                lines = "".join(_line(row) for row in kept)
+                write_atomically(self.path, _HEADER + lines.encode())
+        return len(rows) - len(kept)
+
+    def drop_rounds(self, first: int, **selectors: Value) -> int:
+        """Drop the rows of round ``first`` and later ones that have these values; to resume there.
+
+        Returns:
+            Number of rows dropped.
+        """
+        _check_columns(selectors)
+        return self.keep(lambda row: row["round"] < first or not _matches(row, selectors))
+
+    def table(self) -> "pd.DataFrame":
+        """Return the whole table: integers, ``value`` as float64 exactly as added, else strings."""
+        with self._locked():
+            return read_table(self.path)
+
+    def write_csv(self, path: Path) -> Path:
+        """Write a copy of the table, whole or not at all. Returns ``path``."""
+        with self._locked():
+            return write_atomically(path, self.path.read_bytes())
+
+    def write_parquet(self, path: Path) -> Path:
+        """Write the table as Parquet, whole or not at all. Returns ``path``."""
+        buffer = io.BytesIO()
+        self.table().to_parquet(buffer, index=False)
+        return write_atomically(path, buffer.getvalue())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                typed: dict[str, Any] = dict(row)
+                typed.update({name: int(row[name]) for name in _INTEGERS})
+                typed["value"] = float(row["value"])
+                yield typed
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold off other processes; the lock is a file beside, since ``keep`` replaces the table.
+
+        A killed process gives its lock back.
+        """
+        with open(self.path.with_name(f".{self.path.name}.lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _repair(self) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        known = whole.startswith(_HEADER) if whole else _HEADER.startswith(content)
+        if not known:
+            raise FlSimError(f"The file {self.path} is not a results table of fl-sim.")
+        if not whole:
+            write_atomically(self.path, _HEADER)
+        elif len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Read a results table; see :meth:`Results.table`.
+
+    Raises:
+        FlSimError: if it is missing or not a results table.
+    """
+    # Takes a second to import, and a process that only trains does not need it.
+    import pandas as pd
+
+    if not path.is_file():
+        raise FlSimError(f"The results table {path} does not exist.")
+    kinds = {name: "int64" if name in _INTEGERS else "str" for name in COLUMNS}
+    try:
+        # A value that is the text "none" or "NA" is a name, not a missing one.
+        table = pd.read_csv(
+            path,
+            dtype={**kinds, "value": "float64"},
+            keep_default_na=False,
+            na_values={"value": ["nan"]},
+            float_precision="round_trip",
+        )
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FlSimError(f"The file {path} is not a results table of fl-sim: {error}.") from None
+    if tuple(table.columns) != COLUMNS:
+        raise FlSimError(f"The file {path} is not a results table of fl-sim.")
+    return table
+
+
+def without_timings(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table without the metric ``seconds``: what two equal runs share bit for bit."""
+    timings = table["metric"].str.partition("[")[0] == "seconds"
+    return table[~timings].reset_index(drop=True)
+
+
+def summary(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a round and stage, for people to read.
+
+    A metric of extractions has two columns, ``"<metric> raw"`` and ``"<metric> strongest"``; the
+    others have one. Values are means over seeds; several scenarios have rows of their own.
+
+    Args:
+        table: as :meth:`Results.table` returns it.
+    """
+    rows = table[table["extraction"].isin([NO_EXTRACTION, "raw", "strongest"])]
+    suffix = (" " + rows["extraction"]).where(rows["extraction"] != NO_EXTRACTION, "")
+    rows = rows.assign(
+        column=rows["metric"] + suffix,
+        order=rows["stage"].map({stage: i for i, stage in enumerate(STAGES)}).fillna(len(STAGES)),
+    )
+    keys = (["scenario"] if rows["scenario"].nunique() > 1 else []) + ["round", "order", "stage"]
+    wide = rows.pivot_table(index=keys, columns="column", values="value", aggfunc="mean")
+    names = sorted([str(name) for name in wide.columns], key=_column_order)
+    wide = wide[names]
+    wide.columns.name = None
+    return wide.reset_index().drop(columns="order")
+
+
+_ORDER = (
+    "ssim raw",
+    "ssim strongest",
+    "ssim_floor_mean",
+    "ssim_floor_class_mean",
+    "ssim_floor_random",
+    "identification_distance raw",
+    "identification_distance strongest",
+    "identification_correlation raw",
+    "identification_correlation strongest",
+    "identification_chance",
+    "psnr raw",
+    "psnr strongest",
+    "ms_ssim raw",
+    "ms_ssim strongest",
+    "non_finite",
+    "auc",
+    "auc_floor_scratch",
+    "accuracy",
+    "balanced_accuracy",
+    "seconds",
+)
+
+
+def _column_order(column: str) -> tuple[int, str]:
+    return (_ORDER.index(column) if column in _ORDER else len(_ORDER), column)
+
+
+def _check_columns(values: Mapping[str, Value]) -> None:
+    for name in values:
+        if name not in COLUMNS:
+            raise FlSimError(
+                f"The results table has no column '{name}'; its columns are {', '.join(COLUMNS)}."
+            )
+
+
+def _matches(row: Mapping[str, Any], selectors: Mapping[str, Value]) -> bool:
+    return all(row[name] == value for name, value in selectors.items())
+
+
+def _line(row: Mapping[str, Value]) -> str:
+    _check_columns(row)
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise FlSimError(f"A row of results lacks the column '{missing[0]}'.")
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow([_text(name, row[name]) for name in COLUMNS])
+    return out.getvalue()
+
+
+def _text(name: str, value: Value) -> str:
+    try:
+        if name == "value":
+            # The shortest text that reads back as the very same number.
+            return repr(float(value))
+        if name in _INTEGERS:
+            if int(value) != float(value):
+                raise ValueError
+            return str(int(value))
+    except (TypeError, ValueError):
+        raise FlSimError(f"The results column '{name}' cannot hold {value!r}.") from None
+    text = str(value)
+    # A line break inside a line would make a torn line look whole.
+    if "\n" in text or "\r" in text:
+        raise FlSimError(f"The results column '{name}' cannot hold a line break: {text!r}.")
+    return text
+
+
+def _torn(path: Path) -> bool:
+    """Whether another process was killed in the middle of a line since this one opened the file."""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _append(content: bytes, path: Path) -> None:
+    """Append and make durable; where the disk is full, leave the file as it was."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            written = os.write(handle, content)
+            while written < len(content):
+                written += os.write(handle, content[written:])
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""What is set aside: disjoint, stratified, by patient where known, and impossible sizes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_sim.data import load_dataset
+from fl_sim.data.base import Dataset, MappedRows, Split
+from fl_sim.data.splits import HeldOutSettings, divide, stratified
+from fl_sim.errors import FlSimError
+
+
+def numbered(patients: bool = True, images: int = 1000) -> Dataset:
+    """Phantoms whose first pixels number them, so that a picture tells where it came from."""
+    source = load_dataset("phantoms", {"train": images, "validation": 200, "test": 200})
+
+    def mark(split: Split, which: int) -> Split:
+        pictures = split.images.copy()
+        pictures[:, 0, 0, 0], pictures[:, 0, 0, 1] = which, np.arange(len(split)) // 256
+        pictures[:, 0, 0, 2] = np.arange(len(split)) % 256
+        return Split(pictures, split.labels, split.patients if patients else None)
+
+    parts = (source.train, source.validation, source.test)
+    return Dataset("numbered", source.task, *(mark(part, i) for i, part in enumerate(parts)))
+
+
+def identities(split: Split) -> set[bytes]:
+    """The marks of a split's images."""
+    return {image.tobytes() for image in np.asarray(split.images)[:, 0, 0]}
+
+
+@pytest.mark.parametrize("patients", [True, False])
+def test_no_image_has_two_uses(patients: bool) -> None:
+    dataset = numbered(patients)
+    parts = divide(dataset, HeldOutSettings(), seed=1)
+    groups = [identities(s) for s in (parts.train, parts.held_out, parts.public, parts.test)]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+    assert 90 <= len(parts.public) <= 100  # a tenth of the train split
+    assert len(parts.held_out) == 200 and len(parts.test) == 200
+    assert len(parts.train) + len(parts.public) == 1000
+    if patients:
+        assert parts.train.patients is not None and parts.public.patients is not None
+        assert not set(parts.train.patients) & set(parts.public.patients)
+
+
+def test_the_seed_decides() -> None:
+    dataset = numbered()
+    first, same, other = (divide(dataset, HeldOutSettings(images=50), seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.public.images, same.public.images)
+    assert np.array_equal(first.held_out.images, same.held_out.images)
+    assert identities(first.public) != identities(other.public)
+
+
+def test_sizes_are_met_and_no_public_images_are_possible() -> None:
+    settings = HeldOutSettings(images=30, public_images=0, train_images=100, test_images=40)
+    parts = divide(numbered(), settings, 0)
+    sizes = [len(s) for s in (parts.train, parts.held_out, parts.public, parts.test)]
+    assert sizes == [100, 30, 0, 40]
+    assert parts.public.images.shape[1:] == (28, 28, 3)
+
+
+@pytest.mark.parametrize("count", [4, 7, 50, 199, 200])
+def test_a_draw_is_stratified(count: int) -> None:
+    classes = np.repeat([0, 1, 2, 3], [150, 45, 4, 1])
+    rows = stratified(classes, count, np.random.default_rng(0))
+    assert len(rows) == count == len(set(rows.tolist()))
+    drawn = np.bincount(classes[rows], minlength=4)
+    assert drawn.min() >= 1
+    assert abs(drawn[0] - count * 0.75) <= 3
+
+
+def test_fewer_images_than_classes() -> None:
+    rows = stratified(np.repeat([0, 1, 2], [5, 5, 90]), 2, np.random.default_rng(0))
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images": 201}, "held_out.images is 201, but the validation split has only 200"),
+        ({"test_images": 999}, "test_images is 999, but the test split has only 200"),
+        ({"train_images": 950, "public_images": 100}, "without the public images has only 9"),
+    ],
+)
+def test_impossible_sizes(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(FlSimError, match=message):
+        divide(numbered(), HeldOutSettings(**settings), 0)
+
+
+def test_a_subset_of_mapped_images_stays_on_disk(tmp_path: Path) -> None:
+    dataset = numbered()
+    np.save(tmp_path / "train.npy", dataset.train.images)
+    mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
+    split = Split(mapped[100:900], dataset.train.labels[100:900])
+    rows = np.array([5, 3, 700])
+    subset = split.subset(np.arange(0, 800)).subset(rows)
+    assert isinstance(subset.images, MappedRows)
+    expected = dataset.train.images[100:900][rows]
+    assert len(subset) == 3 and subset.images.shape == (3, 28, 28, 3)
+    assert np.array_equal(np.asarray(subset.images), expected)
+    assert np.array_equal(subset.images[1], expected[1])
+    assert np.array_equal(subset.images[1:, 2:4], expected[1:, 2:4])
+    assert np.array_equal(subset.images[..., 0], expected[..., 0])
+    assert subset.images.mean() == expected.mean()
+    pixels, labels = subset.batch(np.array([2, 0]))
+    assert np.array_equal((pixels * 255).round().numpy(), expected[[2, 0]].transpose(0, 3, 1, 2))
+    assert labels.tolist() == dataset.train.labels[100:900][[700, 5]].tolist()
+    parts = divide(Dataset("m", dataset.task, split, split, split), HeldOutSettings(), 0)
+    assert isinstance(parts.train.images, MappedRows)
+
+
+def test_real_chest_subset_is_divided_by_patient(real_data: Path) -> None:
+    dataset = load_dataset("chestmnist_nih1000.npz", {}, real_data)
+    parts = divide(dataset, HeldOutSettings(images=40), 0)
+    assert parts.train.patients is not None and parts.public.patients is not None
+    assert not set(parts.train.patients) & set(parts.public.patients)
+    assert 60 <= len(parts.public) <= 72 and len(parts.held_out) == 40
