@@ -1,0 +1,241 @@
+"""The Transpose attack: images memorised by running the network backwards.
+
+Amit, Levy and Mirsky, "Transpose Attack: Stealing Datasets with Bidirectional Training", NDSS 2024,
+arXiv 2311.07389. One set of weights is trained in two directions with two alternating optimizers:
+forward it classifies; backward, through the transposed weights in reverse order, it maps an index
+code to a memorised image. A single-headed network leaves; the receiver runs it backward.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.base import ATTACKS, WHOLE_RUN, Attack, AttackSettings, Plan, Window
+from fl_sim.attacks.transpose.codes import index_codes
+from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss
+from fl_sim.data.base import Split, Task
+from fl_sim.errors import FlSimError
+from fl_sim.models.base import MODELS, ModelSpec
+from fl_sim.models.transposed import TransposedPass
+from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.randomness import numpy_generator, seeded
+from fl_sim.training import (
+    Proximal,
+    TrainingSettings,
+    TrainReport,
+    batch_indices,
+    make_optimizer,
+    task_step,
+)
+
+Variant = Literal["full", "as_released"]
+
+
+class TransposeSettings(AttackSettings):
+    """Settings of the Transpose attack.
+
+    Args:
+        images: how many images are memorised.
+        loss: of the memory: ``"l1"``, ``"mse"`` (the paper's), ``"ssim"`` (1 - SSIM) or
+            ``"l1+ssim"``.
+        learning_rate: peak of the memory's one-cycle schedule.
+        warmup: share of the run in which the rate rises.
+        batch_size: images a memory step.
+        memory_steps: memory steps after each step on the task.
+        schedule: in a federation, whether one cycle spans each ``"round"``, so that every upload
+            has settled, or the whole ``"run"``.
+        settle: let the task's rate decay to zero along the same schedule. At a constant rate the
+            task wipes out, at the end, what the memory's falling rate no longer repairs.
+        variant: ``"full"`` trains through every weight; ``"as_released"`` follows the paper's
+            code: convolution weights are detached in the transposed pass, and of a vision
+            transformer only the last block is run.
+        base: of the Gray code; by default the smallest that gives every image its own code.
+    """
+
+    images: int = Field(64, ge=1)
+    loss: MemoryLoss = "l1+ssim"
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup: float = Field(0.3, gt=0, lt=1)
+    batch_size: int = Field(64, ge=1)
+    memory_steps: int = Field(1, ge=1)
+    schedule: Literal["run", "round"] = "round"
+    settle: bool = True
+    variant: Variant = "full"
+    base: int | None = Field(None, ge=2)
+
+
+@ATTACKS.register("transpose", "images memorised by running the network backwards (NDSS 2024)")
+class Transpose(Attack[TransposeSettings]):
+    """Memorise images in the transposed direction of the network."""
+
+    Settings = TransposeSettings
+
+    def plan(self, data: Split, task: Task, spec: ModelSpec, seed: int, *path: int | str) -> Plan:
+        """Choose images at random and give each its index code."""
+        count = self.settings.images
+        if count > len(data):
+            raise FlSimError(
+                f"[attack] images is {count}, but the attacked hospital has {len(data)} training "
+                f"images; lower it or give the hospital more."
+            )
+        generator = numpy_generator(seed, "stolen images", *path)
+        indices = np.sort(generator.choice(len(data), size=count, replace=False))
+        targets, _ = data.batch(indices)
+        codes = index_codes(data.labels[indices], spec.classes, self.settings.base)
+        key = Key("transpose", {"codes": codes}, {"variant": self.settings.variant})
+        return Plan(indices, targets, key)
+
+    def train(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        data: Split,
+        plan: Plan,
+        task: Task,
+        training: TrainingSettings,
+        seed: int,
+        *path: int | str,
+        window: Window = WHOLE_RUN,
+        proximal: Proximal | None = None,
+        progress: Progress = SILENT,
+    ) -> TrainReport:
+        """Alternate steps on the task and on the memory; see :class:`Attack`."""
+        began = time.perf_counter()
+        steps = training.steps(len(data))
+        memory = _Memory(self.settings, model, spec, plan, seed, *path)
+        generator = numpy_generator(seed, "batches", *path)
+        batches = batch_indices(len(data), training.batch_size, generator)
+        optimizer = make_optimizer(list(model.parameters()), training)
+        report = TrainReport(steps=steps, losses={"task": [], "memory": []})
+        model.train()
+        with seeded(seed, "dropout", *path), piece(progress, "attack", steps):
+            for step in range(steps):
+                indices = next(batches)
+                flip = generator.random(len(indices)) < 0.5 if training.flip else None
+                position = self._position(step / steps, window)
+                if self.settings.settle:
+                    set_rate(optimizer, _cosine(training.learning_rate, 0.0, position))
+                loss = task_step(
+                    model, data, indices, task, optimizer, flip=flip, proximal=proximal
+                )
+                memory.set_rate(position)
+                memorised = memory.steps()
+                if not math.isfinite(loss + memorised):
+                    raise FlSimError(
+                        f"The attack's loss is no longer finite at step {step + 1} of {steps}; "
+                        f"lower [attack] learning_rate (now {self.settings.learning_rate:g})."
+                    )
+                report.images += len(indices)
+                report.losses["task"].append(loss)
+                report.losses["memory"].append(memorised)
+                progress.step(f"task {loss:.3f} memory {memorised:.3f}")
+        report.seconds = time.perf_counter() - began
+        return report
+
+    def _position(self, done: float, window: Window) -> float:
+        """Return how much of the memory's schedule is over, in [0, 1)."""
+        if self.settings.schedule == "round":
+            return done
+        return window.start + done * (window.end - window.start)
+
+    @classmethod
+    def extract(cls, artifact: Artifact, key: Key) -> torch.Tensor:
+        """Run the artifact backwards on the key's codes."""
+        backwards = transposed_pass(
+            artifact.model(), artifact.spec, key.settings.get("variant", "full")
+        )
+        with torch.no_grad():
+            return torch.cat([backwards(c) for c in scaled(key.tensors["codes"]).split(64)])
+
+
+def transposed_pass(
+    model: nn.Module, spec: ModelSpec, variant: Variant = "full"
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network's transposed pass: from the graph, or the model's own where it has one."""
+    as_released = variant == "as_released"
+    own = MODELS.get(spec.name).transposed
+    if own is not None:
+        return own(model, as_released)
+    return TransposedPass(model, spec.input_shape, detach_convolutions=as_released)
+
+
+def scaled(codes: torch.Tensor) -> torch.Tensor:
+    """Scale codes to at most 1, since the first transposed layer sees them directly."""
+    return codes / codes.abs().max()
+
+
+def one_cycle(position: float, peak: float, warmup: float) -> float:
+    """Return the one-cycle learning rate (Smith and Topin 2019, cosine) at a point of the run.
+
+    Args:
+        position: how much of the run is over, in [0, 1].
+        peak: the highest rate; it starts at a 25th of it and ends at a 250,000th.
+        warmup: where the peak is.
+    """
+    if position < warmup:
+        return _cosine(peak / 25, peak, position / warmup)
+    return _cosine(peak, peak / 2.5e5, (position - warmup) / (1 - warmup))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all of an optimizer's parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class _Memory:
+    """The backward half: its own optimizer on the same weights."""
+
+    def __init__(
+        self,
+        settings: TransposeSettings,
+        model: nn.Module,
+        spec: ModelSpec,
+        plan: Plan,
+        seed: int,
+        *path: int | str,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.settings = settings
+        self.backwards = transposed_pass(model, spec, settings.variant)
+        self.codes = scaled(plan.key.tensors["codes"]).to(device)
+        self.targets = plan.targets.to(device)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self.generator = numpy_generator(seed, "memory batches", *path)
+        self._order: list[int] = []
+
+    def set_rate(self, position: float) -> None:
+        rate = one_cycle(position, self.settings.learning_rate, self.settings.warmup)
+        set_rate(self.optimizer, rate)
+
+    def steps(self) -> float:
+        """Take the memory steps that follow one task step; return the last loss."""
+        value = 0.0
+        for _ in range(self.settings.memory_steps):
+            batch = self._next_batch()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = memory_loss(
+                self.settings.loss, self.backwards(self.codes[batch]), self.targets[batch]
+            )
+            loss.backward()
+            self.optimizer.step()
+            value = float(loss.detach())
+        return value
+
+    def _next_batch(self) -> torch.Tensor:
+        if not self._order:
+            self._order = self.generator.permutation(len(self.codes)).tolist()
+        size = self.settings.batch_size
+        batch, self._order = self._order[:size], self._order[size:]
+        return torch.tensor(batch, device=self.codes.device)

@@ -1,0 +1,1 @@
+"""Defences applied at release, one file each."""

@@ -1,0 +1,72 @@
+"""What a defence at release is: it changes the model on the data owner's held-out images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import nn
+
+from fl_sim.data.base import Split, Task
+from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings
+
+DefenseSettingsT = TypeVar("DefenseSettingsT", bound=Settings)
+Evaluate = Callable[[nn.Module], float]
+
+
+@dataclass
+class DefenseReport:
+    """What a defence did.
+
+    Args:
+        epochs: one dictionary an epoch: ``loss``, and ``utility`` where an evaluation was given.
+        relative_change: ``||w_after - w_before|| / ||w_before||`` by layer, in forward order.
+        learning_rates: by layer, in forward order, where the defence has them.
+        images: held-out images used.
+        seconds: wall time.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    relative_change: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Defense(ABC, Generic[DefenseSettingsT]):
+    """A defence at release. Subclass, set ``Settings``, and register with ``DEFENSES``."""
+
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: DefenseSettingsT) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def apply(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        held_out: Split,
+        task: Task,
+        seed: int,
+        *path: int | str,
+        evaluate: Evaluate | None = None,
+        progress: Progress = SILENT,
+    ) -> DefenseReport:
+        """Clean the model, in place, using the held-out images only.
+
+        Args:
+            model: the model about to leave.
+            spec: how it is built.
+            held_out: the data owner's clean images.
+            task: the utility task.
+            seed, path: where its randomness is derived from.
+            evaluate: called after each epoch to log utility; must not steer the defence.
+            progress: where to report.
+        """
+
+
+DEFENSES: Registry[type[Defense[Any]]] = Registry("defense", "fl_sim.defenses")

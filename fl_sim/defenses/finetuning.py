@@ -1,0 +1,145 @@
+"""Fine-tuning on the held-out set, the loop that every fine-tuning defence shares."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from fl_sim.data.base import Split, Task
+from fl_sim.defenses.base import DefenseReport, Evaluate
+from fl_sim.errors import FlSimError
+from fl_sim.models.graph import Layer
+from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.randomness import numpy_generator, seeded
+from fl_sim.settings import Settings
+from fl_sim.training import batch_indices, task_step
+
+
+class FineTuningSettings(Settings):
+    """Keys of every fine-tuning defence.
+
+    Args:
+        epochs: passes over the held-out set.
+        batch_size: images a step.
+        optimizer: ``"sgd"`` (with ``momentum``) or ``"adam"``.
+        momentum: of SGD.
+        weight_decay: L2 penalty.
+        flip: whether images are flipped left to right at random.
+    """
+
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class LayerRate:
+    """A layer and the learning rate it is fine-tuned with."""
+
+    layer: Layer
+    learning_rate: float
+
+
+def fine_tune(
+    model: nn.Module,
+    rates: list[LayerRate],
+    held_out: Split,
+    task: Task,
+    settings: FineTuningSettings,
+    seed: int,
+    *path: int | str,
+    evaluate: Evaluate | None = None,
+    progress: Progress = SILENT,
+) -> DefenseReport:
+    """Fine-tune a network on its utility task with one learning rate a layer, in place.
+
+    Batch normalisation uses and updates batch statistics, as in training.
+
+    Args:
+        model: the network.
+        rates: every layer of the network with its learning rate, in forward order.
+        held_out: the data owner's clean images.
+        task: the utility task, whose loss is minimised.
+        settings: optimizer, epochs and so on.
+        seed, path: where its randomness is derived from.
+        evaluate: called after each epoch, to log utility.
+        progress: where to report.
+
+    Raises:
+        FlSimError: if there are no held-out images.
+    """
+    if len(held_out) == 0:
+        raise FlSimError("The defence has no held-out images; raise [data] held_out_images.")
+    began = time.perf_counter()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = _optimizer(model, rates, settings)
+    report = DefenseReport(
+        learning_rates={rate.layer.name: rate.learning_rate for rate in rates},
+        images=len(held_out),
+    )
+    generator = numpy_generator(seed, "fine-tuning batches", *path)
+    batches = batch_indices(len(held_out), settings.batch_size, generator)
+    steps = math.ceil(len(held_out) / settings.batch_size)
+    spent_evaluating = 0.0
+    model.train()
+    with (
+        seeded(seed, "fine-tuning dropout", *path),
+        piece(progress, "defence", settings.epochs * steps),
+    ):
+        for _ in range(settings.epochs):
+            total = 0.0
+            for _ in range(steps):
+                indices = next(batches)
+                flip = generator.random(len(indices)) < 0.5 if settings.flip else None
+                total += task_step(model, held_out, indices, task, optimizer, flip=flip)
+                progress.step()
+            epoch = {"loss": total / steps}
+            if evaluate is not None:
+                evaluation_began = time.perf_counter()
+                epoch["utility"] = evaluate(model)
+                model.train()
+                spent_evaluating += time.perf_counter() - evaluation_began
+            report.epochs.append(epoch)
+    report.relative_change = relative_change(model, before, [rate.layer for rate in rates])
+    report.seconds = time.perf_counter() - began - spent_evaluating
+    return report
+
+
+def relative_change(
+    model: nn.Module, before: dict[str, torch.Tensor], layers: list[Layer]
+) -> dict[str, float]:
+    """Return ``||after - before|| / ||before||`` for each layer (0 / 0 counts as 0)."""
+    after = dict(model.named_parameters())
+
+    def norm(tensors: list[torch.Tensor]) -> float:
+        return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+    change = {}
+    with torch.no_grad():
+        for layer in layers:
+            moved = norm([after[name] - before[name] for name in layer.parameters])
+            size = norm([before[name] for name in layer.parameters])
+            change[layer.name] = moved / size if size else float(moved > 0)
+    return change
+
+
+def _optimizer(
+    model: nn.Module, rates: list[LayerRate], settings: FineTuningSettings
+) -> torch.optim.Optimizer:
+    parameters = dict(model.named_parameters())
+    groups = [
+        {"params": [parameters[name] for name in rate.layer.parameters], "lr": rate.learning_rate}
+        for rate in rates
+    ]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+    )

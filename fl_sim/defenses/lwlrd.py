@@ -1,0 +1,85 @@
+"""LWLRD: fine-tuning with layer-wise learning-rate decay.
+
+Thellier, Li, Ayache and Delingette, "Mitigating Data Exfiltration Attacks through Layer-Wise
+Learning Rate Decay Fine-Tuning", arXiv 2509.00027. Early layers, where memorised images are said to
+sit, are moved most; late ones, where the task is said to sit, least.
+"""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from fl_sim.data.base import Split, Task
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Evaluate
+from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune
+from fl_sim.models.base import ModelSpec
+from fl_sim.models.graph import Grouping, layers
+from fl_sim.progress import SILENT, Progress
+
+
+class LwlrdSettings(FineTuningSettings):
+    """Settings of LWLRD; the rates are the paper's.
+
+    Args:
+        high: learning rate of the first layer.
+        low: learning rate of the last layer.
+        layers: what counts as a layer: ``"tensor"``, ``"module"`` or ``"block"``. The paper does
+            not say; the number of layers changes every rate but the first and last.
+    """
+
+    high: float = Field(1e-2, gt=0)
+    low: float = Field(1e-4, gt=0)
+    layers: Grouping = "block"
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) must not exceed high ({self.high:g})")
+        return self
+
+
+def decayed_rates(high: float, low: float, count: int) -> list[float]:
+    """Return ``high * (low / high) ** ((l - 1) / (L - 1))`` for ``l = 1 ... L``.
+
+    Args:
+        high: rate of the first layer.
+        low: rate of the last layer.
+        count: number of layers ``L``; a single layer gets ``high``.
+    """
+    return [high * (low / high) ** (l / max(1, count - 1)) for l in range(count)]  # noqa: E741
+
+
+@DEFENSES.register(
+    "lwlrd", "fine-tuning with layer-wise learning-rate decay (Thellier et al. 2025)"
+)
+class Lwlrd(Defense[LwlrdSettings]):
+    """Fine-tune on the held-out set with a rate that decays geometrically over the layers."""
+
+    Settings = LwlrdSettings
+
+    def apply(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        held_out: Split,
+        task: Task,
+        seed: int,
+        *path: int | str,
+        evaluate: Evaluate | None = None,
+        progress: Progress = SILENT,
+    ) -> DefenseReport:
+        """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
+        ordered = layers(model, spec.input_shape, self.settings.layers)
+        rates = decayed_rates(self.settings.high, self.settings.low, len(ordered))
+        return fine_tune(
+            model,
+            [LayerRate(layer, rate) for layer, rate in zip(ordered, rates, strict=True)],
+            held_out,
+            task,
+            self.settings,
+            seed,
+            *path,
+            evaluate=evaluate,
+            progress=progress,
+        )

@@ -1,0 +1,246 @@
+"""The transposed pass of a network, derived from its traced graph.
+
+Every operation of the forward pass gets a counterpart that maps a signal of its output's shape to
+one of its input's shape with the same weights; the counterparts run in reverse order (Amit, Levy
+and Mirsky, NDSS 2024, extended to any graph of the operations below). Biases are not used.
+
+==================  ==========================================================================
+forward             transposed
+==================  ==========================================================================
+convolution         transposed convolution, output padding from the traced shapes
+linear              product with W instead of its transpose
+addition            the signal goes to both inputs; where branches meet, signals are summed
+concatenation       split along the same axis
+pooling             nearest-neighbour upsampling to the traced input shape (or average pooling
+                    where the forward pass enlarged)
+flatten, reshape    reshape to the traced input shape
+normalisation       normalisation over channels and pixels without parameters
+ReLU and relatives  the same activation
+gate (product)      the signal goes to the main branch, the gate is left out
+dropout, identity   identity
+==================  ==========================================================================
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from fl_sim.errors import FlSimError
+from fl_sim.models.graph import NORMALIZATIONS, trace
+
+Signal = torch.Tensor
+Shape = tuple[int, ...]
+Rule = Callable[[Signal], Signal]
+Step = tuple[list[fx.Node], Callable[[Signal], tuple[Signal, ...]]]
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Hardswish, nn.Tanh)
+ACTIVATION_FUNCTIONS = {
+    torch.relu, functional.relu, functional.gelu, functional.silu, functional.elu,
+    functional.leaky_relu, functional.hardswish, torch.tanh, functional.relu6,
+}  # fmt: skip
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+POOL_FUNCTIONS = {
+    functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d,
+    functional.adaptive_max_pool2d, torch.max_pool2d,
+}  # fmt: skip
+PASS_MODULES = (nn.Dropout, nn.Dropout2d, nn.Identity)
+PASS_FUNCTIONS = {functional.dropout, functional.dropout2d}
+RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape}
+RESHAPE_METHODS = {"flatten", "reshape", "view", "contiguous"}
+SUM_FUNCTIONS = {operator.add, operator.iadd, torch.add}
+GATE_FUNCTIONS = {operator.mul, operator.imul, torch.mul}
+
+
+class TransposedPass:
+    """Runs a network backwards, from a code of the output's shape to an image.
+
+    The pass uses the network's own weight tensors, so a loss on its output trains them.
+
+    Args:
+        model: the network; any that consists of the operations in this module's table.
+        input_shape: channels, height and width of one image.
+        detach_convolutions: leave the convolutions' weights out of the gradient, as the released
+            code of the paper does.
+
+    Raises:
+        FlSimError: if the network has an operation without a transposed counterpart.
+    """
+
+    def __init__(
+        self, model: nn.Module, input_shape: tuple[int, int, int], detach_convolutions: bool = False
+    ) -> None:
+        self.traced = trace(model, input_shape)
+        self.detach_convolutions = detach_convolutions
+        nodes = self.traced.nodes
+        self._output = _source(nodes[-1])
+        self._input = nodes[0]
+        self._on_path = _ancestors(self._output)
+        if self._input not in self._on_path:
+            raise FlSimError("The network's output does not depend on its input.")
+        self._steps = self._derive(nodes)
+
+    def __call__(self, codes: Signal) -> Signal:
+        """Map codes ``[n, outputs]`` to images ``[n, channels, height, width]``, unclamped."""
+        signals: dict[fx.Node, Signal] = {self._output: codes}
+        for node, (inputs, rule) in self._steps:
+            results = rule(signals.pop(node))
+            for source, result in zip(inputs, results, strict=True):
+                known = signals.get(source)
+                signals[source] = result if known is None else known + result
+        return signals[self._input]
+
+    def _derive(self, nodes: list[fx.Node]) -> list[tuple[fx.Node, Step]]:
+        """Find a rule for every node that the signal reaches; gates are never reached."""
+        reached, steps = {self._output}, []
+        for node in reversed(nodes):
+            if node in reached and node is not self._input:
+                step = self._inputs_and_rule(node)
+                reached.update(step[0])
+                steps.append((node, step))
+        return steps
+
+    def _inputs_and_rule(self, node: fx.Node) -> Step:
+        inputs = [n for n in node.all_input_nodes if n in self._on_path]
+        function = node.target if node.op == "call_function" else None
+        if function in SUM_FUNCTIONS:
+            return inputs, lambda signal: (signal,) * len(inputs)
+        if function is torch.cat:
+            return self._split(node)
+        if function in GATE_FUNCTIONS:
+            main = max(inputs, key=lambda n: math.prod(self._shape(n)))
+            return [main], lambda signal: (signal,)
+        rule = self._unary_rule(node, inputs)
+        return inputs, lambda signal: (rule(signal),)
+
+    def _unary_rule(self, node: fx.Node, inputs: list[fx.Node]) -> Rule:
+        shape = self._shape(inputs[0]) if len(inputs) == 1 else None
+        rule: Rule | None = None
+        if shape is not None and node.op == "call_module":
+            rule = self._module_rule(self.traced.module(node), node, shape)
+        elif shape is not None and node.op == "call_function":
+            rule = _function_rule(node.target, node, shape)
+        elif shape is not None and node.op == "call_method" and node.target in RESHAPE_METHODS:
+            rule = _reshape_to(shape)
+        if rule is None:
+            raise FlSimError(
+                f"The network cannot be run backwards: its operation '{node.name}' "
+                f"({node.target}) has no transposed counterpart."
+            )
+        return rule
+
+    def _module_rule(self, module: nn.Module, node: fx.Node, shape: Shape) -> Rule | None:
+        if isinstance(module, nn.Conv2d):
+            return self._convolution(module, shape, self._shape(node))
+        if isinstance(module, nn.Linear):
+            return lambda signal: signal @ module.weight
+        if isinstance(module, NORMALIZATIONS):
+            return normalize
+        if isinstance(module, ACTIVATIONS):
+            return lambda signal: _activate(module, signal)
+        if isinstance(module, POOLS):
+            return _resize_to(shape)
+        if isinstance(module, nn.Flatten):
+            return _reshape_to(shape)
+        if isinstance(module, PASS_MODULES) or type(module).__name__ == "StochasticDepth":
+            return lambda signal: signal
+        return None
+
+    def _convolution(self, module: nn.Conv2d, inside: Shape, outside: Shape) -> Rule:
+        if isinstance(module.padding, str) or module.padding_mode != "zeros":
+            raise FlSimError(
+                "Only convolutions with zero padding given in numbers can be run back."
+            )
+        padding, stride, dilation = module.padding, module.stride, module.dilation
+        extra = tuple(
+            inside[2 + d]
+            - (
+                (outside[2 + d] - 1) * stride[d]
+                - 2 * padding[d]
+                + dilation[d] * (module.kernel_size[d] - 1)
+                + 1
+            )
+            for d in (0, 1)
+        )
+
+        def rule(signal: Signal) -> Signal:
+            weight = module.weight.detach() if self.detach_convolutions else module.weight
+            return functional.conv_transpose2d(
+                signal, weight, None, module.stride, padding, extra, module.groups, dilation
+            )
+
+        return rule
+
+    def _split(self, node: fx.Node) -> Step:
+        parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+        axis = int(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0))  # type: ignore[arg-type]
+        sizes = [self._shape(part)[axis] for part in parts]
+        return parts, lambda signal: torch.split(signal, sizes, dim=axis)
+
+    def _shape(self, node: fx.Node) -> Shape:
+        return self.traced.shapes[node.name]
+
+
+def normalize(signal: Signal, epsilon: float = 1e-5) -> Signal:
+    """Normalise each sample over all its channels and pixels; no parameters."""
+    return functional.layer_norm(signal, signal.shape[1:], eps=epsilon)
+
+
+def _function_rule(function: Any, node: fx.Node, shape: Shape) -> Rule | None:
+    if function in ACTIVATION_FUNCTIONS:
+        return lambda signal: _activate(function, signal)
+    if function in POOL_FUNCTIONS or getattr(function, "__name__", "").startswith("max_pool2d"):
+        return _resize_to(shape)
+    if function in RESHAPE_FUNCTIONS:
+        return _reshape_to(shape)
+    if function in PASS_FUNCTIONS or getattr(function, "__name__", "") == "stochastic_depth":
+        return lambda signal: signal
+    return None
+
+
+def _activate(activation: Any, signal: Signal) -> Signal:
+    if activation in (torch.relu, functional.relu) or isinstance(activation, nn.ReLU):
+        return functional.relu(signal)  # never in place: a signal may have two readers
+    if isinstance(activation, nn.Module) and getattr(activation, "inplace", False):
+        return activation(signal.clone())
+    return activation(signal)
+
+
+def _reshape_to(shape: Shape) -> Rule:
+    return lambda signal: signal.reshape(signal.shape[0], *shape[1:])
+
+
+def _resize_to(shape: Shape) -> Rule:
+    height, width = shape[2:]
+
+    def rule(signal: Signal) -> Signal:
+        if signal.shape[2] > height or signal.shape[3] > width:
+            return functional.adaptive_avg_pool2d(signal, (height, width))
+        if signal.shape[2:] == (height, width):
+            return signal
+        if signal.shape[2:] == (1, 1):
+            return signal.expand(-1, -1, height, width)
+        return functional.interpolate(signal, size=(height, width), mode="nearest")
+
+    return rule
+
+
+def _source(output: fx.Node) -> fx.Node:
+    value = output.args[0]
+    if not isinstance(value, fx.Node):
+        raise FlSimError("Only networks with a single output tensor can be run backwards.")
+    return value
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, todo = {node}, [node]
+    while todo:
+        for source in todo.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                todo.append(source)
+    return found
