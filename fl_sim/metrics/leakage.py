@@ -1,0 +1,292 @@
+"""What recovered images tell about the true ones: SSIM, PSNR, MS-SSIM and identification.
+
+Images are float tensors ``[n, channels, height, width]``; the i-th recovered image is compared
+with the i-th original.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from fl_sim.errors import FlSimError
+from fl_sim.restorations.base import finite, typical
+
+SSIM_WINDOW = 7
+PSNR_CAP = 100.0
+MS_SSIM_SIDE = 176
+
+_C1 = 0.01**2
+_C2 = 0.03**2
+# Doubles a chunk of one of the five maps may hold, so that all of them stay in a core's cache.
+_CHUNK = 1 << 14
+# Distances and correlations nearer than this (relative) are ties: it is above what summing in
+# float64 leaves, and far below what one grey level of one pixel makes.
+_TIE = 1e-11
+
+
+@dataclass(frozen=True)
+class IdentificationResult:
+    """Share of recovered images that point at their own original among all originals.
+
+    Args:
+        distance: with the nearest original by Euclidean distance, in [0, 1].
+        correlation: with the original of highest correlation after both batches' mean images are
+            removed, in [0, 1].
+        chance: what guessing reaches, one over the number of distinct originals.
+    """
+
+    distance: float
+    correlation: float
+    chance: float
+
+
+@torch.no_grad()
+def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each pair of images.
+
+    Wang et al. 2004, equation 13 with C1 = 0.01^2 and C2 = 0.03^2 (pixels in [0, 1]), in a
+    uniform 7x7 window with sample covariance, averaged over the windows that lie inside the image
+    and over channels: ``skimage.metrics.structural_similarity(channel_axis=..., data_range=1.0)``.
+    Computed in float64, since variances are differences of nearly equal numbers in flat regions.
+
+    Args:
+        a: ``[n, channels, height, width]`` in [0, 1].
+        b: of the same shape.
+
+    Returns:
+        float32 ``[n]`` in [-1, 1]; not a number where an image is not finite.
+
+    Raises:
+        FlSimError: if shapes differ or a side is under 7 pixels.
+    """
+    _check_pair(a, b)
+    n, channels, height, width = a.shape
+    if min(height, width) < SSIM_WINDOW:
+        raise FlSimError(
+            f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
+            f"but these are {height}x{width}."
+        )
+    step = max(1, _CHUNK // (channels * height * width))
+    values = torch.empty(n, dtype=torch.float32, device=a.device)
+    for first in range(0, n, step):
+        part = slice(first, first + step)
+        values[part] = _ssim(a[part].double(), b[part].double())
+    return values
+
+
+@torch.no_grad()
+def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each pair of images in decibels, ``-10 log10(MSE)``.
+
+    As ``skimage.metrics.peak_signal_noise_ratio(data_range=1.0)``, but at most 100 dB, so that
+    the mean over a batch with an image recovered exactly stays finite.
+
+    Args:
+        a: ``[n, channels, height, width]`` in [0, 1].
+        b: of the same shape.
+
+    Returns:
+        float32 ``[n]`` in [0, 100]; not a number where an image is not finite.
+
+    Raises:
+        FlSimError: if shapes differ.
+    """
+    _check_pair(a, b)
+    error = (a.double() - b.double()).square().flatten(1).mean(dim=1)
+    return (-10.0 * error.log10()).clamp(max=PSNR_CAP).float()
+
+
+@torch.no_grad()
+def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+    """Multi-scale structural similarity of each pair of images, with torchmetrics' defaults.
+
+    Wang et al. 2003, five scales, Gaussian 11x11 window; negative contrast terms count as 0.
+
+    Args:
+        a: ``[n, channels, height, width]`` in [0, 1].
+        b: of the same shape.
+
+    Returns:
+        float32 ``[n]`` in [0, 1]; ``None`` where a side is under 176 pixels, since the fifth
+        scale would be smaller than its window (torchmetrics' own limit).
+
+    Raises:
+        FlSimError: if shapes differ.
+    """
+    _check_pair(a, b)
+    if min(a.shape[2:]) < MS_SSIM_SIDE:
+        return None
+    # Takes seconds to import, and only large images need it.
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    parts = [
+        multiscale_structural_similarity_index_measure(
+            a[first : first + 16].float(),
+            b[first : first + 16].float(),
+            data_range=1.0,
+            reduction="none",
+        )
+        for first in range(0, len(a), 16)
+    ]
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+@torch.no_grad()
+def identification(recovered: torch.Tensor, originals: torch.Tensor) -> IdentificationResult:
+    """Share of recovered images from which their own original can be told among all n.
+
+    By distance: of the images as one would look at them, clamped to [0, 1]. By correlation: of the
+    values as they came. Fine-tuning leaves ``a * x + s + noise`` of every image ``x``, with ``a``
+    and ``s`` common to all; subtracting the recovered batch's mean image removes ``s`` and leaves
+    ``a * (x - mean of x)``, so the candidates must lose the originals' mean as well, which the
+    one who measures knows. Pearson's correlation then does not care about ``a``, nor about a
+    brightness added to a single image.
+
+    Ties count ``1 / ties``, so constant images score chance. Originals that are identical are one
+    candidate: to recover one of them is to recover the other. Images that are not finite are
+    never identified; wild ones (:func:`fl_sim.restorations.base.typical`) stay out of the means.
+
+    Args:
+        recovered: ``[n, channels, height, width]``, any values.
+        originals: of the same shape, in [0, 1].
+
+    Raises:
+        FlSimError: if shapes differ or there is no image.
+    """
+    _check_pair(recovered, originals)
+    if len(originals) == 0:
+        raise FlSimError("There are no original images to identify.")
+    good = finite(recovered)
+    own, first = _distinct(originals)
+    values = torch.where(good[:, None], recovered.flatten(1).double(), 0.0)
+    truth = originals.flatten(1).double()
+    near = -_squared_distances(values.clamp(0.0, 1.0), truth[first])
+    alike = _correlations(values, truth, typical(recovered), first)
+    return IdentificationResult(
+        distance=_share_found(near, own, good),
+        correlation=_share_found(alike, own, good),
+        chance=1.0 / len(first),
+    )
+
+
+def sanitize(
+    recovered: torch.Tensor, shape: torch.Size | tuple[int, ...]
+) -> tuple[torch.Tensor, int]:
+    """Make images that can be looked at out of whatever an extraction returned.
+
+    Args:
+        recovered: as many values as ``shape`` holds, in any shape that begins with n.
+        shape: ``(n, channels, height, width)`` that was asked for.
+
+    Returns:
+        float32 images of that shape clamped to [0, 1], where an image with a value that is not
+        finite is black throughout, and the number of such images.
+
+    Raises:
+        FlSimError: if the number of values is another one.
+    """
+    images = shaped(recovered, shape)
+    good = finite(images)
+    looks = torch.where(good[:, None, None, None], images, 0.0).clamp(0.0, 1.0)
+    return looks, int((~good).sum())
+
+
+def shaped(recovered: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+    """Return what an extraction returned as float32 images of ``shape``, values untouched.
+
+    Raises:
+        FlSimError: if the number of images or of values is another one.
+    """
+    if recovered.numel() != torch.Size(shape).numel() or recovered.shape[:1] != shape[:1]:
+        raise FlSimError(
+            f"The extraction returned values of shape {list(recovered.shape)}, "
+            f"but images of shape {list(shape)} were hidden."
+        )
+    return recovered.detach().reshape(shape).float()
+
+
+def _check_pair(a: torch.Tensor, b: torch.Tensor) -> None:
+    if a.ndim != 4 or a.shape != b.shape:
+        raise FlSimError(
+            "Images to compare must both be [n, channels, height, width], "
+            f"but their shapes are {list(a.shape)} and {list(b.shape)}."
+        )
+
+
+def _window_means(maps: torch.Tensor) -> torch.Tensor:
+    """Mean of each 7x7 window that lies inside the map, over the last two dimensions."""
+    return _window_sums(_window_sums(maps, -2), -1).div_(SSIM_WINDOW**2)
+
+
+def _window_sums(maps: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum of each 7 neighbours as 2 + 2 and 2 and 1, four additions instead of six.
+
+    Beats pooling and running sums at all sizes measured, and products with a band matrix at all
+    but the smallest.
+    """
+    side = maps.shape[dim]
+    two = maps.narrow(dim, 0, side - 1) + maps.narrow(dim, 1, side - 1)
+    four = two.narrow(dim, 0, side - 3) + two.narrow(dim, 2, side - 3)
+    seven = four.narrow(dim, 0, side - 6) + two.narrow(dim, 4, side - 6)
+    return seven.add_(maps.narrow(dim, 6, side - 6))
+
+
+def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    maps = torch.stack([a, b, a * a + b * b, a * b])
+    mean_a, mean_b, squares, product = _window_means(maps)
+    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    means_product = mean_a * mean_b
+    means_squares = mean_a.square_().add_(mean_b.square_())
+    # Only the sum of the two variances is needed.
+    variances = squares.sub_(means_squares).mul_(sample)
+    covariance = product.sub_(means_product).mul_(sample)
+    similarity = means_product.mul_(2).add_(_C1).mul_(covariance.mul_(2).add_(_C2))
+    similarity.div_(means_squares.add_(_C1).mul_(variances.add_(_C2)))
+    means: torch.Tensor = similarity.flatten(1).mean(dim=1)
+    return means
+
+
+def _distinct(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number identical images alike: each image's number ``[n]`` and each number's first image."""
+    numbers: dict[bytes, int] = {}
+    own: list[int] = []
+    first: list[int] = []
+    for position, image in enumerate(originals.detach().cpu().flatten(1).numpy()):
+        number = numbers.setdefault(image.tobytes(), len(numbers))
+        if number == len(first):
+            first.append(position)
+        own.append(number)
+    device = originals.device
+    return torch.tensor(own, device=device), torch.tensor(first, device=device)
+
+
+def _squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    squares = points.square().sum(dim=1)[:, None] + candidates.square().sum(dim=1)[None]
+    return squares - 2.0 * points @ candidates.T
+
+
+def _correlations(
+    values: torch.Tensor, truth: torch.Tensor, usable: torch.Tensor, first: torch.Tensor
+) -> torch.Tensor:
+    if not bool(usable.any()):
+        return torch.zeros(len(values), len(first), dtype=values.dtype, device=values.device)
+    # The same images on both sides, else the two means would not belong together.
+    points = values - values[usable].mean(dim=0)
+    candidates = truth[first] - truth[usable].mean(dim=0)
+    return _directions(points, values) @ _directions(candidates, truth[first]).T
+
+
+def _directions(residuals: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Centre and normalise each row; a row that rounding alone tells from constant becomes 0."""
+    rows = residuals - residuals.mean(dim=1, keepdim=True)
+    length = rows.norm(dim=1, keepdim=True)
+    rounding = 1e-6 * values.norm(dim=1, keepdim=True)
+    return torch.where(length > rounding, rows / length, 0.0)
+
+
+def _share_found(scores: torch.Tensor, own: torch.Tensor, good: torch.Tensor) -> float:
+    best = scores.max(dim=1, keepdim=True).values
+    scale = scores.abs().max(dim=1, keepdim=True).values.clamp(min=1.0)
+    tied = scores >= best - _TIE * scale
+    hit = tied.gather(1, own[:, None]).squeeze(1)
+    return float(((hit & good).double() / tied.sum(dim=1)).mean())

@@ -1,0 +1,113 @@
+"""What a model is worth for its task: AUC, accuracy and balanced accuracy.
+
+A defence may leave a model that outputs nothing but NaN; that is a result and is scored as
+guessing, not an error.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_sim.data.base import Task
+from fl_sim.errors import FlSimError
+
+CHANCE_AUC = 0.5
+
+
+def utility(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> dict[str, float]:
+    """Score probabilities against labels.
+
+    ``auc``: with two classes the ordinary one, of the second output; with more, one against the
+    rest, unweighted mean over the classes the labels have both with and without; multi-label, the
+    unweighted mean over the labels that have both values, beside ``auc[<label>]`` of each of
+    those. Where no class or label has both values, nothing can be ranked and it is 0.5.
+    ``accuracy``: share of images whose highest output is right; multi-label, share of right
+    answers at a threshold of 0.5, mean over labels (as MedMNIST's evaluator).
+    ``balanced_accuracy``: mean recall over the classes present (Brodersen et al. 2010);
+    multi-label, over the values present of each label, then mean over labels.
+
+    An image with a score that is not finite counts as a guess: all its outputs are taken as equal
+    in the ranking, and it is worth ``1 / classes`` of a right answer (1/2 a label).
+
+    Args:
+        scores: probabilities ``[n, outputs]``.
+        labels: ``[n]`` integers, or ``[n, outputs]`` zeros and ones for multi-label.
+        task: what the outputs mean.
+
+    Returns:
+        Values in [0, 1], never NaN, by metric name.
+
+    Raises:
+        FlSimError: if shapes do not fit the task or there is no image.
+    """
+    _check(scores, labels, task)
+    values = scores.detach().cpu().double().numpy()
+    truth = labels.detach().cpu().long().numpy()
+    guessed = ~np.isfinite(values).all(axis=1)
+    values = np.where(guessed[:, None], 0.5 if task.multi_label else 1.0 / task.outputs, values)
+    if task.multi_label:
+        return _multi_label(values, truth, guessed, task)
+    right = np.where(guessed, 1.0 / task.outputs, values.argmax(axis=1) == truth)
+    return {
+        "auc": _multi_class_auc(values, truth),
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": _mean_recall(right, truth),
+    }
+
+
+def _check(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> None:
+    n = len(scores)
+    expected = (n, task.outputs) if task.multi_label else (n,)
+    if tuple(scores.shape) != (n, task.outputs) or tuple(labels.shape) != expected:
+        raise FlSimError(
+            f"A {task.kind} task with {task.outputs} outputs needs scores [n, {task.outputs}] and "
+            f"labels {list(expected)}, but their shapes are {list(scores.shape)} and "
+            f"{list(labels.shape)}."
+        )
+    if n == 0:
+        raise FlSimError("There are no images to measure utility on.")
+    top = 2 if task.multi_label else task.outputs
+    if int(labels.min()) < 0 or int(labels.max()) >= top:
+        raise FlSimError(f"Labels must lie in 0 to {top - 1}.")
+
+
+def _multi_label(
+    values: NDArray[np.float64], truth: NDArray[np.int64], guessed: NDArray[np.bool_], task: Task
+) -> dict[str, float]:
+    right = np.where(guessed[:, None], 0.5, (values > 0.5) == truth)
+    aucs = {
+        name: auc
+        for index, name in enumerate(task.label_names)
+        if (auc := _auc(truth[:, index], values[:, index])) is not None
+    }
+    recalls = [_mean_recall(right[:, k], truth[:, k]) for k in range(task.outputs)]
+    return {
+        "auc": float(np.mean(list(aucs.values()))) if aucs else CHANCE_AUC,
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float(np.mean(recalls)),
+        **{f"auc[{name}]": auc for name, auc in aucs.items()},
+    }
+
+
+def _multi_class_auc(values: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    # With two classes both outputs rank alike but for rounding; the ordinary AUC is the second's.
+    classes = [1] if values.shape[1] == 2 else range(values.shape[1])
+    aucs = [_auc(truth == k, values[:, k]) for k in classes]
+    defined = [auc for auc in aucs if auc is not None]
+    return float(np.mean(defined)) if defined else CHANCE_AUC
+
+
+def _auc(
+    positive: NDArray[np.int64] | NDArray[np.bool_], values: NDArray[np.float64]
+) -> float | None:
+    """Area under the ROC curve of one output, or ``None`` where a value is missing."""
+    if positive.min() == positive.max():
+        return None
+    # Takes a second to import, and a process that only trains does not need it.
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, values))
+
+
+def _mean_recall(right: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    return float(np.mean([right[truth == value].mean() for value in np.unique(truth)]))

@@ -1,0 +1,1 @@
+"""Restorations, one file each: what an attacker does to extracted images before looking."""

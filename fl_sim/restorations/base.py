@@ -1,0 +1,71 @@
+"""What a restoration is: how an attacker repairs recovered images before he looks at them.
+
+He has the recovered batch and public images of the same kind, nothing else: never an original.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from fl_sim.errors import FlSimError
+from fl_sim.registry import Registry
+
+Restoration = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``restore(recovered [n, c, h, w], public [m, c, h, w]) -> [n, c, h, w]``, float32.
+
+Recovered values may be anything, also outside [0, 1]; images that are not finite stay so, for
+measuring to count. Public images are in [0, 1]. A restoration draws nothing at random.
+"""
+
+RESTORATIONS: Registry[Restoration] = Registry("restoration", "fl_sim.restorations")
+
+RAW = "raw"
+
+_WILD = 10.0
+
+
+def extractions(recovered: torch.Tensor, public: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the recovered images as they came out (``"raw"``) and after every restoration.
+
+    Args:
+        recovered: ``[n, channels, height, width]``, as extracted: not clamped, perhaps not finite.
+        public: ``[m, channels, height, width]`` in [0, 1]; images the attacker can have.
+
+    Raises:
+        FlSimError: if there is no public image, or its shape is another one.
+    """
+    check_public(recovered, public)
+    restored = {entry.name: entry.component(recovered, public) for entry in RESTORATIONS.entries()}
+    return {RAW: recovered, **restored}
+
+
+def check_public(images: torch.Tensor, public: torch.Tensor) -> None:
+    """Check that public images can stand beside ``images``.
+
+    Raises:
+        FlSimError: if there is none, or its shape is another one.
+    """
+    if public.ndim != 4 or len(public) == 0 or public.shape[1:] != images.shape[1:]:
+        raise FlSimError(
+            f"Public images of shape [m, {', '.join(map(str, images.shape[1:]))}] with m >= 1 are "
+            f"needed, but their shape is {list(public.shape)}."
+        )
+
+
+def finite(images: torch.Tensor) -> torch.Tensor:
+    """Return which images have only finite values, as booleans ``[n]``."""
+    return images.flatten(1).isfinite().all(dim=1)
+
+
+def typical(images: torch.Tensor) -> torch.Tensor:
+    """Return which images a batch's statistics should be taken over, as booleans ``[n]``.
+
+    Not those that are not finite, nor those whose root mean square is over ten times the batch's
+    median (or over ten, if that is more): a single image read from damaged bits can hold values of
+    1e30, and would otherwise hide from a batch statistic that all the others are legible.
+    """
+    good = finite(images)
+    if not bool(good.any()):
+        return good
+    size = images.double().flatten(1).square().mean(dim=1).sqrt()
+    return good & (size <= _WILD * size[good].median().clamp(min=1.0))

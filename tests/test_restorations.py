@@ -1,0 +1,103 @@
+"""Restorations: what they undo, and what they must survive."""
+
+import torch
+
+from fl_sim.metrics.leakage import ssim
+from fl_sim.restorations.base import RESTORATIONS, extractions, typical
+
+
+def images(n: int, seed: int, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, channels, 5, 5, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=28, mode="bilinear")
+
+
+def affine(recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
+    return RESTORATIONS.get("affine")(recovered, public)
+
+
+def test_extractions_are_raw_and_every_restoration() -> None:
+    recovered, public = images(4, 0), images(6, 1)
+    found = extractions(recovered, public)
+    assert list(found) == ["raw", *RESTORATIONS.names()]
+    assert "affine" in found
+    assert found["raw"] is recovered
+
+
+def test_affine_undoes_a_common_shift_and_shrinkage() -> None:
+    originals, public = images(200, 0), images(400, 1)
+    recovered = 0.1 * originals + 3 * images(1, 2)[0] - 1
+    before = float(ssim(recovered.clamp(0, 1), originals).mean())
+    after = float(ssim(affine(recovered, public), originals).mean())
+    assert before < 0.2
+    assert after > 0.9
+
+
+def test_affine_gives_the_batch_the_public_statistics() -> None:
+    recovered = 5 * images(50, 0) - 2
+    public = 0.4 + 0.1 * images(60, 1)
+    restored = affine(recovered, public)
+    torch.testing.assert_close(restored.mean(0), public.mean(0))
+    torch.testing.assert_close(
+        restored.std(0, correction=0), public.std(0, correction=0), atol=1e-5, rtol=1e-3
+    )
+
+
+def test_affine_stays_in_range() -> None:
+    restored = affine(1e3 * torch.randn(9, 1, 28, 28), images(20, 1, channels=1))
+    assert float(restored.min()) >= 0
+    assert float(restored.max()) <= 1
+
+
+def test_constant_images_become_the_public_mean() -> None:
+    public = images(20, 1)
+    for value in (0.0, 0.3, -40.0):
+        restored = affine(torch.full((5, 3, 28, 28), value), public)
+        torch.testing.assert_close(restored, public.mean(0).expand(5, -1, -1, -1))
+
+
+def test_one_image_keeps_its_picture() -> None:
+    original, public = images(1, 0), images(30, 1)
+    restored = affine(0.1 * original + 0.8, public)
+    assert bool(restored.isfinite().all())
+    assert float(ssim(restored, original)) > float(ssim(0.1 * original + 0.8, original)) + 0.2
+
+
+def test_one_public_image_is_enough() -> None:
+    restored = affine(images(5, 0), images(1, 1))
+    assert bool(restored.isfinite().all())
+    assert float(restored.std(0).max()) > 0.05
+
+
+def test_images_that_are_not_finite_stay_so_and_are_left_out() -> None:
+    recovered, public = images(6, 0), images(30, 1)
+    expected = affine(recovered[2:], public)
+    recovered[0, 1, 3, 3] = float("nan")
+    recovered[1] = float("inf")
+    restored = affine(recovered, public)
+    torch.testing.assert_close(restored[:2], recovered[:2], equal_nan=True)
+    torch.testing.assert_close(restored[2:], expected)
+    nothing = torch.full((3, 3, 28, 28), float("nan"))
+    assert bool(affine(nothing, public).isnan().all())
+
+
+def test_a_wild_image_does_not_hide_the_others() -> None:
+    recovered, public = images(6, 0), images(30, 1)
+    expected = affine(recovered[1:], public)
+    recovered[0] = 1e30
+    assert typical(recovered).tolist() == [False, True, True, True, True, True]
+    torch.testing.assert_close(affine(recovered, public)[1:], expected)
+
+
+def test_black_images_do_not_make_the_others_wild() -> None:
+    recovered = images(6, 0)
+    recovered[:4] = 0
+    assert bool(typical(recovered).all())
+
+
+def test_the_input_is_left_alone() -> None:
+    recovered, public = images(6, 0), images(30, 1)
+    copies = recovered.clone(), public.clone()
+    affine(recovered, public)
+    assert torch.equal(recovered, copies[0])
+    assert torch.equal(public, copies[1])
