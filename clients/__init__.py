@@ -1,0 +1,1 @@
+"""Flower client side: the honest and the malicious hospital."""

@@ -1,0 +1,313 @@
+"""What a hospital does in a round: it trains on its share, honestly or hiding images in the model.
+
+No Flower here: the same functions serve the ClientApp, a centralized run and a test. A process
+keeps the case, the partition, the plans and one network of each kind, so a round pays for training
+only.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clients.settings import HospitalSettings
+from fl_sim.attacks.base import ATTACKS, Attack, Plan, Window
+from fl_sim.case import Case, open_case
+from fl_sim.data.base import Split
+from fl_sim.data.partitions import partition
+from fl_sim.errors import FlSimError
+from fl_sim.models import build
+from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
+from fl_sim.settings import parse
+from fl_sim.training import Proximal, TrainReport, train
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """A hospital's upload.
+
+    Args:
+        state: every entry of the trained network's state dictionary, on the CPU.
+        metrics: ``num-examples`` (training images of the hospital), ``seconds``, ``steps``,
+            ``images`` (seen in training), ``attacked`` (1 or 0), and ``loss-<name>``, the last
+            value of each loss.
+    """
+
+    state: dict[str, torch.Tensor]
+    metrics: Metrics
+
+
+def local_round(
+    settings: HospitalSettings,
+    hospital: int,
+    server_round: int,
+    state: Mapping[str, torch.Tensor],
+    proximal_mu: float = 0.0,
+    progress: Progress = SILENT,
+    device: str = "cpu",
+) -> LocalResult:
+    """Train one hospital for one round.
+
+    A pure function of its arguments: the result does not depend on the process, on earlier rounds
+    or on other hospitals. It computes with a single CPU thread, because float sums depend on the
+    number of threads; the process's own number is restored afterwards.
+
+    Args:
+        settings: the federation as its hospitals see it.
+        hospital: number, from 0.
+        server_round: round, from 1.
+        state: the broadcast; it is not changed.
+        proximal_mu: weight of FedProx's penalty; 0 for none.
+        progress: where to report.
+        device: where to train, ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The upload.
+
+    Raises:
+        FlSimError: if the case cannot be opened, the hospital has no images, the broadcast does
+            not fit the network, training diverges, or the attack cannot be planned.
+    """
+    began = time.perf_counter()
+    with _one_thread():
+        case = _case(settings)
+        with _network(case.spec, device) as model:
+            _load(model, state, case.spec)
+            proximal = Proximal.around(model, proximal_mu) if proximal_mu > 0 else None
+            if settings.attacks_in(hospital, server_round):
+                report = _attack(settings, case, hospital, server_round, model, proximal, progress)
+                trained = boosted(_copy(model), state, settings.boost)
+            else:
+                report = train(
+                    model,
+                    hospital_data(settings, hospital),
+                    case.task,
+                    settings.training,
+                    settings.case.seed,
+                    "hospital",
+                    hospital,
+                    server_round,
+                    proximal=proximal,
+                    progress=progress,
+                )
+                trained = _copy(model)
+    metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
+    return LocalResult(trained, metrics)
+
+
+def hospital_data(settings: HospitalSettings, hospital: int) -> Split:
+    """Return a hospital's share of the training images.
+
+    Raises:
+        FlSimError: if there is no such hospital, or the images cannot be shared out so.
+    """
+    shares = _shares_of(settings)
+    if not 0 <= hospital < len(shares):
+        raise FlSimError(
+            f"There is no hospital {hospital}: they are numbered from 0 to {len(shares) - 1}."
+        )
+    return _case(settings).train.subset(shares[hospital])
+
+
+def hospital_plan(settings: HospitalSettings, hospital: int) -> tuple[Split, Plan]:
+    """Return a malicious hospital's images and its plan for the whole run.
+
+    The plan is the same in every round and process: it is drawn from the case's seed and the
+    hospital's number.
+
+    Raises:
+        FlSimError: if there is no attack, or it cannot be planned for these images.
+    """
+    data = hospital_data(settings, hospital)
+    return data, _plan(settings.model_dump_json(), hospital)
+
+
+def boosted(
+    trained: Mapping[str, torch.Tensor], broadcast: Mapping[str, torch.Tensor], boost: float
+) -> dict[str, torch.Tensor]:
+    """Scale an update for model replacement: ``broadcast + boost * (trained - broadcast)``.
+
+    Float entries only; integer buffers stay as trained. A boost of 1 changes no bit.
+
+    Source: Bagdasaryan et al. 2020, "How To Backdoor Federated Learning", section 4.2.
+    """
+    if boost == 1.0:
+        return dict(trained)
+    return {
+        name: broadcast[name] + boost * (value - broadcast[name])
+        if value.is_floating_point()
+        else value
+        for name, value in trained.items()
+    }
+
+
+def build_attack(settings: HospitalSettings) -> Attack[Any]:
+    """Build the settings' attack.
+
+    Raises:
+        FlSimError: if there is none, or its keys are wrong.
+    """
+    if settings.attack is None:
+        raise FlSimError("These settings have no attack.")
+    _import_plugins(settings)
+    kind = ATTACKS.get(settings.attack.name)
+    return kind(parse(kind.Settings, settings.attack.settings, "[attack]"))
+
+
+def _attack(
+    settings: HospitalSettings,
+    case: Case,
+    hospital: int,
+    server_round: int,
+    model: nn.Module,
+    proximal: Proximal | None,
+    progress: Progress,
+) -> TrainReport:
+    data, plan = hospital_plan(settings, hospital)
+    rounds = settings.rounds
+    return build_attack(settings).train(
+        model,
+        case.spec,
+        data,
+        plan,
+        case.task,
+        settings.training,
+        settings.case.seed,
+        "hospital",
+        hospital,
+        server_round,
+        window=Window((server_round - 1) / rounds, server_round / rounds),
+        proximal=proximal,
+        progress=progress,
+    )
+
+
+def _metrics(
+    settings: HospitalSettings,
+    hospital: int,
+    server_round: int,
+    report: TrainReport,
+    seconds: float,
+) -> Metrics:
+    metrics: Metrics = {
+        "num-examples": len(_shares_of(settings)[hospital]),
+        "seconds": seconds,
+        "steps": report.steps,
+        "images": report.images,
+        "attacked": int(settings.attacks_in(hospital, server_round)),
+    }
+    for name, curve in report.losses.items():
+        if curve:
+            metrics[f"loss-{name}"] = float(curve[-1])
+    return metrics
+
+
+def _import_plugins(settings: HospitalSettings) -> None:
+    for module in settings.plugins:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from error
+
+
+def _case(settings: HospitalSettings) -> Case:
+    _import_plugins(settings)
+    root = None if settings.data_root is None else Path(settings.data_root)
+    return open_case(settings.case, root)
+
+
+def _shares_of(settings: HospitalSettings) -> list[NDArray[np.int64]]:
+    # Only what the partition depends on, so that runs with other attacks share it.
+    relevant = HospitalSettings(
+        case=settings.case,
+        hospitals=settings.hospitals,
+        partition=settings.partition,
+        rounds=1,
+        data_root=settings.data_root,
+        plugins=settings.plugins,
+    )
+    return _shares(relevant.model_dump_json())
+
+
+@lru_cache(maxsize=2)
+def _shares(settings_json: str) -> list[NDArray[np.int64]]:
+    settings = HospitalSettings.model_validate_json(settings_json)
+    case = _case(settings)
+    return partition(
+        case.train, case.task, settings.hospitals, settings.partition, settings.case.seed
+    )
+
+
+@lru_cache(maxsize=4)
+def _plan(settings_json: str, hospital: int) -> Plan:
+    settings = HospitalSettings.model_validate_json(settings_json)
+    case = _case(settings)
+    data = hospital_data(settings, hospital)
+    seed = settings.case.seed
+    return build_attack(settings).plan(data, case.task, case.spec, seed, "hospital", hospital)
+
+
+class _Skeletons:
+    """One network of each kind that this process keeps, refilled for every round."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._networks: dict[tuple[str, str], nn.Module] = {}
+
+    def take(self, spec: ModelSpec, device: str) -> nn.Module:
+        """Take a network out, or build one; whoever takes it has it alone."""
+        network = self._networks.pop((spec.model_dump_json(), device), None)
+        return build(spec).to(device) if network is None else network
+
+    def give(self, spec: ModelSpec, device: str, network: nn.Module) -> None:
+        """Keep a network for the next round; the one kept longest makes room."""
+        network.zero_grad(set_to_none=True)
+        self._networks[spec.model_dump_json(), device] = network
+        while len(self._networks) > self._keep:
+            del self._networks[next(iter(self._networks))]
+
+
+_skeletons = _Skeletons(keep=2)
+
+
+@contextmanager
+def _network(spec: ModelSpec, device: str) -> Iterator[nn.Module]:
+    """Lend this process's network of a kind; after an error it is thrown away, not kept."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FlSimError("Hospitals are to train on cuda, but this process sees no GPU.")
+    network = _skeletons.take(spec, device)
+    yield network
+    _skeletons.give(spec, device, network)
+
+
+def _load(model: nn.Module, state: Mapping[str, torch.Tensor], spec: ModelSpec) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise FlSimError(f"The broadcast does not fit the model '{spec.name}': {error}") from None
+
+
+def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,58 @@
+"""What a hospital is told before training: the case, its share of it, and whether it is malicious.
+
+It travels as JSON inside each message, so a hospital needs no file and no closure; it says nothing
+of defences or measurements.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from fl_sim.case import CaseSettings, Choice
+from fl_sim.data.partitions import PartitionSettings
+from fl_sim.settings import Settings
+from fl_sim.training import TrainingSettings
+
+
+class HospitalSettings(Settings):
+    """A federation as its hospitals see it.
+
+    Args:
+        case: data and network.
+        hospitals: how many hospitals share the training images.
+        partition: how they share them.
+        rounds: rounds of the whole run; attacks follow their schedules over them.
+        training: local training in each round.
+        attack: what malicious hospitals do; ``None`` for nothing.
+        malicious: numbers of the malicious hospitals, from 0.
+        malicious_rounds: rounds, from 1, in which they attack; ``None`` for all. In other rounds
+            they train honestly.
+        boost: factor on a malicious hospital's update, ``broadcast + boost * (trained -
+            broadcast)`` (model replacement, Bagdasaryan et al. 2020).
+        data_root: folder of data files, on the machine where the hospital runs.
+        plugins: modules to import first, for components from outside this project.
+    """
+
+    case: CaseSettings
+    hospitals: int = Field(ge=1)
+    partition: PartitionSettings = PartitionSettings()
+    rounds: int = Field(ge=1)
+    training: TrainingSettings = TrainingSettings()
+    attack: Choice | None = None
+    malicious: tuple[int, ...] = ()
+    malicious_rounds: tuple[int, ...] | None = None
+    boost: float = Field(1.0, gt=0)
+    data_root: str | None = None
+    plugins: tuple[str, ...] = ()
+
+    def attacks_in(self, hospital: int, server_round: int) -> bool:
+        """Whether this hospital attacks in this round."""
+        return (
+            self.attack is not None
+            and hospital in self.malicious
+            and (self.malicious_rounds is None or server_round in self.malicious_rounds)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return self.model_dump(mode="json")

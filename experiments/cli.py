@@ -1,0 +1,167 @@
+"""The command line: ``fl-sim demo``, ``run``, ``list`` and ``extract``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fl_sim.errors import FlSimError, unknown_name
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+app = typer.Typer(
+    name="fl-sim",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Can patient images leave a hospital hidden inside a trained model, and what stops them?
+
+fl-sim attacks (hides images in a model), releases (cleans the model before it leaves), extracts
+(reads the images back from the file that left) and measures: what leaked, what the model is still
+worth, what it cost. In a federation of hospitals, or in a centralized data lake.
+
+Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it.""",
+)
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder of data files; otherwise the environment variable FL_SIM_DATA, then "
+        "medmnist's own folder.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for everything the run writes; otherwise runs/<scenario>-seed<seed>. A run "
+        "that was interrupted continues in its folder.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """Run the whole way on embedded images, in about two minutes, without data or network.
+
+    A network is attacked so that it memorises images, is cleaned, leaves as a file, and the images
+    are read back from that file: first from a data lake, then from a federation.
+    """
+    for name in ("demo-centralized", "demo-federated"):
+        _run(SCENARIOS / f"{name}.toml", (), None, out / name if out else Path("runs") / name)
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A TOML file, or the name of a scenario that comes with fl-sim (see fl-sim list)."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one key, for example --set attack.images=32 --set seed=1; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    out: Out = None,
+) -> None:
+    """Run one scenario: train, attack, release, extract, measure.
+
+    Writes results.csv and results.parquet (the long table), scenario.json (the scenario as run,
+    versions, checksums), artifacts/ (the model files), keys/ (the attackers' keys) and images/
+    (original and recovered images).
+    """
+    _run(find_scenario(scenario), overrides or (), data_root, out)
+
+
+@app.command(name="list")
+def list_components() -> None:
+    """List datasets, models, attacks, defences, restorations, strategies and scenarios."""
+    from experiments.console import print_components
+
+    print_components(Console(), SCENARIOS)
+
+
+@app.command()
+def extract(
+    artifact: Annotated[Path, typer.Argument(help="The model file that left (safetensors).")],
+    key: Annotated[Path, typer.Argument(help="The attacker's key file (safetensors).")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the recovered images, as PNG files.")
+    ] = Path("recovered"),
+) -> None:
+    """Play the receiver: read images back from a model file with the attacker's key."""
+    from experiments.pictures import write_images
+    from fl_sim.extraction import extract as read_back
+
+    images = read_back(artifact, key)
+    write_images(out, images)
+    Console().print(f"{len(images)} images in {out}")
+
+
+def find_scenario(name: str) -> Path:
+    """Return the path of a scenario file, or of a shipped one by its name.
+
+    Raises:
+        FlSimError: if there is neither; with the nearest name.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        if not path.is_file():
+            raise FlSimError(f"The scenario file {path} does not exist.")
+        return path
+    shipped = {file.stem: file for file in SCENARIOS.glob("*.toml")}
+    if name not in shipped:
+        raise unknown_name("scenario", name, shipped)
+    return shipped[name]
+
+
+def _run(
+    scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
+) -> None:
+    from experiments.console import make_progress, print_result
+    from experiments.run import run as run_scenario
+    from experiments.scenario import Scenario
+
+    console = Console()
+    parsed = Scenario.from_toml(scenario, overrides)
+    console.print(f"[bold]{parsed.identity}[/bold], seed {parsed.seed}")
+    result = run_scenario(parsed, out, root, make_progress(console))
+    print_result(console, result)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for what a user can mend."""
+    try:
+        app()
+    except FlSimError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted; the same command continues where it stopped.")
+        # Threads of an engine that is shutting down must not hold up the terminal.
+        sys.stdout.flush()
+        os._exit(130)
+
+
+def _escaped(error: FlSimError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What a person sees: progress bars on a terminal, plain lines elsewhere, and tables."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from experiments.result import Result
+
+PLAIN_INTERVAL = 15.0
+
+
+class Bars:
+    """Progress as bars, nested pieces below each other; for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._tasks: list[TaskID] = []
+
+    def start(self, what: str, total: int) -> None:
+        """Open a bar."""
+        if not self._tasks:
+            self._bars.start()
+        self._tasks.append(self._bars.add_task(what, total=total, note=""))
+
+    def step(self, note: str = "", advance: int = 1) -> None:
+        """Move the innermost bar."""
+        if self._tasks:
+            self._bars.update(self._tasks[-1], advance=advance, note=note)
+
+    def finish(self) -> None:
+        """Close the innermost bar."""
+        if self._tasks:
+            self._bars.remove_task(self._tasks.pop())
+        if not self._tasks:
+            self._bars.stop()
+
+
+class Lines:
+    """Progress as a plain line every few seconds; for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._pieces: list[list[float]] = []  # done, total, when the last line was written
+        self._names: list[str] = []
+
+    def start(self, what: str, total: int) -> None:
+        """Note a piece of work."""
+        self._names.append(what)
+        self._pieces.append([0.0, float(total), time.monotonic()])
+
+    def step(self, note: str = "", advance: int = 1) -> None:
+        """Count, and write a line if the last one is some seconds old."""
+        if not self._pieces:
+            return
+        piece = self._pieces[-1]
+        piece[0] += advance
+        if time.monotonic() - piece[2] >= PLAIN_INTERVAL or piece[0] == piece[1]:
+            piece[2] = time.monotonic()
+            where = " > ".join(self._names)
+            print(f"{where}: {piece[0]:.0f} of {piece[1]:.0f} {note}".rstrip(), flush=True)
+
+    def finish(self) -> None:
+        """Forget the innermost piece."""
+        if self._pieces:
+            self._pieces.pop()
+            self._names.pop()
+
+
+def make_progress(console: Console) -> Bars | Lines:
+    """Bars on a terminal, lines elsewhere."""
+    return Bars(console) if console.is_terminal and sys.stdout.isatty() else Lines()
+
+
+def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
+    """Print a data frame, numbers to three digits, absent values as a dash."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "if"
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(str(column), justify=justify, no_wrap=True)
+    for _, row in frame.iterrows():
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        if value != value:
+            return "-"
+        return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.3f}"
+    return str(value)
+
+
+# What a terminal has room for; the long table has everything.
+COLUMNS = {
+    "round": "\nround",
+    "stage": "\nstage",
+    "ssim raw": "SSIM\nraw",
+    "ssim strongest": "SSIM\nbest",
+    "ssim_floor_mean": "floor\nmean",
+    "ssim_floor_random": "floor\nrandom",
+    "identification_distance strongest": "found,\ndist.",
+    "identification_correlation strongest": "found,\ncorr.",
+    "identification_chance": "found,\nchance",
+    "auc": "\nAUC",
+    "auc_floor_scratch": "AUC\nscratch",
+}
+
+
+def compact(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Choose and name the columns that a terminal has room for; leave out single attackers."""
+    shown = summary[~summary["stage"].str.contains(":")]
+    present = {old: new for old, new in COLUMNS.items() if old in shown.columns}
+    return shown[list(present)].rename(columns=present)
+
+
+def print_result(console: Console, result: "Result") -> None:
+    """Print a run's summary and where its files are."""
+    print_table(console, compact(result.summary()), "Leakage and utility by stage")
+    console.print(
+        "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows "
+        "only public images;\nAUC scratch: the same network trained on the held-out set alone.",
+        style="dim",
+    )
+    console.print(f"Table      {result.out / 'results.csv'}")
+    console.print(f"Model file {result.artifact}")
+    if result.picture.exists():
+        console.print(f"Picture    {result.picture}")
+
+
+def print_components(console: Console, scenarios: Path) -> None:
+    """Print every registered component with its one line, and the scenarios that come along."""
+    for kind, entries in _components(scenarios).items():
+        table = Table(title=kind, title_justify="left", show_header=False, box=None)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, summary in entries:
+            table.add_row(name, summary)
+        console.print(table)
+        console.print()
+
+
+def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
+    from fl_sim.attacks.base import ATTACKS
+    from fl_sim.data import list_datasets
+    from fl_sim.data.partitions import schemes
+    from fl_sim.defenses.base import DEFENSES
+    from fl_sim.models.base import MODELS
+    from fl_sim.restorations.base import RESTORATIONS
+    from strategies.base import STRATEGIES
+
+    found: dict[str, list[tuple[str, str]]] = {"Datasets": list(list_datasets())}
+    for kind, registry in (
+        ("Models", MODELS),
+        ("Attacks", ATTACKS),
+        ("Defences", DEFENSES),
+        ("Restorations", RESTORATIONS),
+        ("Strategies", STRATEGIES),
+    ):
+        found[kind] = [(entry.name, entry.summary) for entry in registry.entries()]
+    found["Partitions"] = [(name, "") for name in schemes()]
+    found["Scenarios"] = [
+        (file.stem, _first_comment(file)) for file in sorted(scenarios.glob("*.toml"))
+    ]
+    return found
+
+
+def _first_comment(file: Path) -> str:
+    return file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

@@ -1,0 +1,189 @@
+"""A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord
+from flwr.serverapp import Grid
+from safetensors.torch import load_file, save
+
+from clients.app import client_app
+from clients.hospital import hospital_plan
+from experiments.floor import record_scratch_floor
+from experiments.scenario import FederationSettings
+from experiments.study import State, Study, state_of
+from fl_sim.artifact import write_atomically
+from fl_sim.defenses.base import DefenseReport
+from fl_sim.engine.base import run as run_engine
+from fl_sim.engine.records import to_record
+from fl_sim.errors import FlSimError
+from fl_sim.progress import piece
+from strategies.base import build_aggregator
+from strategies.defended import DefendedStrategy
+
+
+def run_federated(study: Study, grid: Grid | None = None) -> None:
+    """Run a federated scenario: stages ``upload``, ``aggregate`` and ``release`` in each round.
+
+    An interrupted run continues after its last finished round.
+
+    Args:
+        study: the run.
+        grid: hospitals that are already there (``flwr run``); otherwise the scenario's engine
+            provides them.
+    """
+    federation = study.scenario.federation
+    if federation is None:
+        raise FlSimError("A centralized scenario cannot be run as a federation.")
+    settings = study.scenario.hospital_settings(study.data_root)
+    for hospital in study.scenario.attackers:
+        study.add_target(hospital, *hospital_plan(settings, hospital))
+
+    rounds = _Rounds(study, federation)
+    model = study.initial_model()
+    rounds.strategy = DefendedStrategy(
+        build_aggregator(
+            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
+        ),
+        hospitals=federation.hospitals,
+        hospital_settings_json=settings.model_dump_json(),
+        seed=study.scenario.seed,
+        cohort=federation.cohort or federation.hospitals,
+        release=study.defend if study.scenario.defense else None,
+        defend=federation.defend,
+        observer=rounds,
+        buffers=[name for name, _ in model.named_buffers()],
+    )
+    first_round, state = rounds.resume(state_of(model))
+
+    def serve(connected: Grid) -> None:
+        with piece(study.progress, "rounds", federation.rounds):
+            study.progress.step(advance=first_round - 1)
+            rounds.strategy.start(
+                connected,
+                to_record(state),
+                federation.rounds,
+                timeout=federation.engine.round_timeout,
+                train_config=ConfigRecord({"device": federation.engine.device}),
+                first_round=first_round,
+            )
+
+    if first_round <= federation.rounds:
+        if grid is not None:
+            serve(grid)
+        else:
+            run_engine(federation.engine, serve, client_app, federation.hospitals)
+
+
+class _Rounds:
+    """What happens at each stage of each round: measuring, and a checkpoint at its end."""
+
+    strategy: DefendedStrategy
+
+    def __init__(self, study: Study, federation: FederationSettings) -> None:
+        self._study = study
+        self._federation = federation
+        self._attackers = set(study.scenario.attackers)
+        self._uploads: dict[int | None, State] = {}
+        self._seconds: list[float] = []
+        self._checkpoint = study.out / "checkpoint.safetensors"
+
+    def upload(
+        self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
+    ) -> None:
+        """Keep an attacker's upload for measuring."""
+        self._seconds.append(float(metrics["seconds"]))
+        if hospital in self._attackers and self._measured(server_round):
+            self._uploads[hospital] = state
+
+    def aggregate(self, server_round: int, state: State) -> None:
+        """Measure the uploads and what became of them."""
+        self._study.record_values(
+            server_round,
+            "upload",
+            seconds=sum(self._seconds) / len(self._seconds),
+            hospitals=float(len(self._seconds)),
+        )
+        if self._uploads:
+            self._study.record(server_round, "upload", self._uploads)
+        if self._measured(server_round):
+            self._study.record(server_round, "aggregate", {None: state})
+        self._uploads, self._seconds = {}, []
+
+    def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
+        """Measure what is broadcast next, or exported, and make the round durable."""
+        self._study.record_report(server_round, report)
+        if self._measured(server_round):
+            self._study.record(server_round, "release", {None: state})
+            self._study.save_pictures()
+        if server_round == self._federation.rounds:
+            record_scratch_floor(self._study, server_round)
+        server = {
+            name: torch.from_numpy(array)
+            for name, array in self.strategy.state_for_resume().items()
+        }
+        content = {f"model/{n}": t for n, t in state.items()}
+        content |= {f"server/{n}": t for n, t in server.items()}
+        content["round"] = torch.tensor(server_round)
+        write_atomically(self._checkpoint, save(content))
+        self._study.progress.step(f"round {server_round}")
+
+    def failed(self, server_round: int, hospital: int, reason: str) -> None:
+        """Report a hospital that failed or was rejected; the round goes on with the rest."""
+        self._study.record_values(server_round, f"upload:{hospital}", failed=1.0)
+        self._study.warn(f"Round {server_round}: hospital {hospital} was left out: {reason}")
+
+    def resume(self, initial: State) -> tuple[int, State]:
+        """Return the round to run next and its broadcast; drop rows of an unfinished round."""
+        if not self._checkpoint.exists():
+            self._study.results.drop_rounds(1)
+            return 1, initial
+        saved = load_file(self._checkpoint)
+        finished = int(saved.pop("round"))
+        self.strategy.load_resume_state(
+            {n.removeprefix("server/"): t.numpy() for n, t in saved.items() if n[:7] == "server/"}
+        )
+        self._study.results.drop_rounds(finished + 1)
+        self._study.restore_pictures()
+        return finished + 1, {
+            n.removeprefix("model/"): t for n, t in saved.items() if n[:6] == "model/"
+        }
+
+    def _measured(self, server_round: int) -> bool:
+        return (
+            server_round % self._study.scenario.measure.every == 0
+            or server_round == self._federation.rounds
+        )
+
+
+def example(out: Path | None = None) -> Any:
+    """Run a small federation on embedded images."""
+    from experiments.run import run
+
+    return run(
+        {
+            "mode": "federated",
+            "dataset": "phantoms",
+            "model": "cnn",
+            "attack": {"name": "transpose", "images": 32, "memory_steps": 8},
+            "defense": "lwlrd",
+            "federation": {
+                "hospitals": 3,
+                "malicious": [0],
+                "rounds": 3,
+                "strategy": "fedprox",
+                "partition": "dirichlet",
+                "alpha": 0.3,
+                "engine": "inprocess",
+            },
+        },
+        out,
+    )
+
+
+if __name__ == "__main__":
+    result = example()
+    print(result.summary().to_string())
+    print(f"Recovered images: {result.picture}")

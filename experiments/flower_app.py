@@ -1,0 +1,60 @@
+"""The ServerApp of ``flwr run .``: a federated scenario on the hospitals that Flower provides.
+
+Settings, with ``flwr run . -c 'key="value"'``: ``scenario`` (absolute path of a TOML file, or the
+name of one that comes along; the demo by default), ``data-root`` and ``out`` (absolute paths, since
+Flower runs a copy of the code in another folder).
+"""
+
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl_sim.errors import FlSimError
+
+CONNECTING_SECONDS = 60
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the scenario that the run's settings name."""
+    from rich.console import Console
+
+    from experiments.cli import find_scenario
+    from experiments.console import Lines, print_result
+    from experiments.federated import run_federated
+    from experiments.result import Result
+    from experiments.run import default_folder
+    from experiments.scenario import Scenario
+    from experiments.study import Study
+    from fl_sim.data import data_root
+
+    settings = context.run_config
+    scenario = Scenario.from_toml(find_scenario(str(settings.get("scenario") or "demo-federated")))
+    root = str(settings.get("data-root") or "")
+    out = str(settings.get("out") or "")
+    folder = Path(out) if out else Path.home() / "fl-sim" / default_folder(scenario)
+    if scenario.federation is None:
+        raise FlSimError('flwr run needs a scenario with mode = "federated".')
+    _wait_for_nodes(grid, scenario.federation.hospitals)
+    study = Study(scenario, folder, data_root(Path(root) if root else None), Lines())
+    if not study.finished:
+        run_federated(study, grid)
+        study.finish()
+    print_result(Console(), Result(scenario, folder))
+
+
+def _wait_for_nodes(grid: Grid, hospitals: int) -> None:
+    """Give the SuperNodes time to connect, and say so if there are too few of them."""
+    for _ in range(CONNECTING_SECONDS):
+        nodes = len(list(grid.get_node_ids()))
+        if nodes >= hospitals:
+            return
+        time.sleep(1)
+    raise FlSimError(
+        f"The scenario has {hospitals} hospitals, but {nodes} SuperNodes are connected; run it "
+        f"with --federation-config 'num-supernodes={hospitals}'."
+    )

@@ -1,0 +1,60 @@
+"""Run a scenario, from Python or from the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.result import Result
+from experiments.scenario import Scenario
+from experiments.study import Study
+from fl_sim.data import data_root as find_data_root
+from fl_sim.progress import SILENT, Progress
+
+
+def run(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    out: Path | str | None = None,
+    data_root: Path | str | None = None,
+    progress: Progress = SILENT,
+) -> Result:
+    """Run a scenario to its end.
+
+    A run that was interrupted continues; one that had ended is not run again. The same scenario
+    gives the same table on the same machine, bit for bit except ``seconds``.
+
+    Args:
+        scenario: a scenario, its keys and values, or the path of a TOML file.
+        out: folder of the run; by default ``runs/<scenario>-seed<seed>``.
+        data_root: folder of data files; by default ``FL_SIM_DATA``, then medmnist's own place.
+        progress: where long work reports.
+
+    Returns:
+        The table, the recovered images and the files.
+
+    Raises:
+        FlSimError: one sentence, if anything about the scenario or its data is wrong.
+    """
+    if isinstance(scenario, str | Path):
+        scenario = Scenario.from_toml(Path(scenario))
+    elif not isinstance(scenario, Scenario):
+        scenario = Scenario.from_mapping(scenario)
+    root = find_data_root(Path(data_root) if data_root is not None else None)
+    folder = Path(out) if out is not None else default_folder(scenario)
+    study = Study(scenario, folder, root, progress)
+    if not study.finished:
+        if scenario.federation is None:
+            from experiments.centralized import run_centralized
+
+            run_centralized(study)
+        else:
+            # Flower costs seconds to import, which a centralized run does not pay.
+            from experiments.federated import run_federated
+
+            run_federated(study)
+        study.finish()
+    return Result(scenario, folder)
+
+
+def default_folder(scenario: Scenario) -> Path:
+    """Return ``runs/<scenario>-seed<seed>`` under the working directory."""
+    return Path("runs") / f"{scenario.identity}-seed{scenario.seed}"

@@ -1,0 +1,395 @@
+"""Scenarios: one cell of a study, as read from TOML, checked in every part before anything runs."""
+
+import hashlib
+import importlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from clients.settings import HospitalSettings
+from fl_sim.attacks.base import ATTACKS, Attack
+from fl_sim.case import CaseSettings, Choice, ModelSettings
+from fl_sim.data import dataset_settings
+from fl_sim.data.partitions import PartitionSettings
+from fl_sim.data.splits import HeldOutSettings
+from fl_sim.defenses.base import DEFENSES, Defense
+from fl_sim.engine.base import EngineSettings
+from fl_sim.errors import FlSimError, did_you_mean
+from fl_sim.models.base import MODELS
+from fl_sim.settings import Settings, parse
+from fl_sim.training import TrainingSettings
+from strategies.base import STRATEGIES
+
+Mode = Literal["federated", "centralized"]
+NONE = "none"
+
+
+class FederationSettings(Settings):
+    """The federation of a scenario.
+
+    Args:
+        hospitals: how many.
+        malicious: numbers, from 0, of those that attack.
+        rounds: how many.
+        strategy: registered aggregation strategy and its settings.
+        partition: how the training images are dealt out.
+        cohort: hospitals sampled in each round; all where not given.
+        defend: when the aggregate is cleaned: before ``"every"`` broadcast, before every n-th, or
+            only the ``"last"`` model, which is exported.
+        boost: factor on malicious updates (model replacement).
+        malicious_rounds: rounds, from 1, in which they attack; all where not given.
+        engine: Ray or in-process, and what a hospital may use of the machine.
+    """
+
+    hospitals: int = Field(4, ge=1)
+    malicious: tuple[int, ...] = (0,)
+    rounds: int = Field(8, ge=1)
+    strategy: Choice = Choice(name="fedavg")
+    partition: PartitionSettings = PartitionSettings()
+    cohort: int | None = Field(None, ge=1)
+    defend: Literal["every", "last"] | int = "every"
+    boost: float = Field(1.0, gt=0)
+    malicious_rounds: tuple[int, ...] | None = None
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        outside = [h for h in self.malicious if not 0 <= h < self.hospitals]
+        if outside:
+            raise ValueError(
+                f"malicious names hospital {outside[0]}, but {self.hospitals} hospitals are "
+                f"numbered 0 to {self.hospitals - 1}"
+            )
+        if len(set(self.malicious)) < len(self.malicious):
+            raise ValueError("malicious names a hospital twice")
+        if self.cohort is not None and self.cohort > self.hospitals:
+            raise ValueError(f"cohort is {self.cohort}, but there are {self.hospitals} hospitals")
+        late = [r for r in self.malicious_rounds or () if not 1 <= r <= self.rounds]
+        if late:
+            raise ValueError(f"malicious_rounds names round {late[0]} of 1 to {self.rounds}")
+        if isinstance(self.defend, int) and self.defend < 1:
+            raise ValueError('defend is "every", "last" or a number of rounds from 1')
+        return self
+
+
+class MeasureSettings(Settings):
+    """What is measured, and how often.
+
+    Args:
+        every: measure every n-th round; the last is always measured.
+        scratch_epochs: epochs of the utility floor, the same network trained from scratch on the
+            held-out set alone; 0 leaves the floor out.
+        columns: images shown in the picture.
+        keep: artifacts kept in a federation: of the ``"last"`` measured round or of ``"all"``.
+    """
+
+    every: int = Field(1, ge=1)
+    scratch_epochs: int = Field(20, ge=0)
+    columns: int = Field(8, ge=1, le=64)
+    keep: Literal["last", "all"] = "last"
+
+
+class Scenario(Settings):
+    """One cell of a study. Build it with :meth:`create`, :meth:`from_toml`, or from a mapping.
+
+    Args:
+        mode: ``"federated"`` or ``"centralized"``.
+        dataset: registered dataset or path of an ``.npz`` file, and its settings.
+        model: registered model and its settings.
+        seed: everything random follows from it.
+        data: sizes of the held-out, public and other sets.
+        training: the task's training; ``epochs`` are per round in a federation (1 by default).
+        attack: what the stranger's code does, or ``None``.
+        defense: what the data owner, or the server, does at release, or ``None``.
+        federation: only in federated mode.
+        measure: what is measured.
+        threads: of the data owner's or server's computation; where not given, all
+            cores or what OMP_NUM_THREADS says. Hospitals of a federation use one each.
+        device: where a centralized run trains, and where a defence works: ``"cpu"``, ``"cuda"``,
+            or ``"auto"`` for a GPU where there is one.
+        plugins: modules to import first, which register components from outside this project.
+    """
+
+    mode: Mode
+    dataset: Choice
+    model: Choice
+    seed: int = Field(0, ge=0)
+    data: HeldOutSettings = HeldOutSettings()
+    training: TrainingSettings = TrainingSettings()
+    attack: Choice | None = None
+    defense: Choice | None = None
+    federation: FederationSettings | None = None
+    measure: MeasureSettings = MeasureSettings()
+    threads: int | None = Field(None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    plugins: tuple[str, ...] = ()
+
+    @classmethod
+    def create(cls, **values: Any) -> "Scenario":
+        """Build a scenario from keywords, written as in TOML.
+
+        For example ``Scenario.create(mode="centralized", dataset="phantoms", model="cnn",
+        attack={"name": "transpose", "images": 32}, defense="lwlrd")``.
+
+        Raises:
+            FlSimError: one sentence for the first thing that is wrong.
+        """
+        return cls.from_mapping(values)
+
+    @classmethod
+    def from_toml(cls, path: Path, overrides: Iterable[str] = ()) -> "Scenario":
+        """Read a scenario file.
+
+        Args:
+            path: of the TOML file.
+            overrides: ``"key=value"`` with dotted keys, for example ``"attack.images=32"``.
+
+        Raises:
+            FlSimError: if the file is missing or wrong in any part.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FlSimError(f"The scenario file {path} does not exist.") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FlSimError(f"The scenario file {path} cannot be read: {error}.") from None
+        for override in overrides:
+            _set(values, override)
+        return cls.from_mapping(values)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Scenario":
+        """Build a scenario from nested mappings, as TOML gives them; see :meth:`create`."""
+        plain = dict(values)
+        for module in plain.get("plugins", ()):
+            _import_plugin(module)
+        _refuse_unknown(plain, cls.model_fields, "The scenario")
+        for key in ("mode", "dataset", "model"):
+            if key not in plain:
+                raise FlSimError(f"The scenario lacks the key '{key}'.")
+        if plain["mode"] not in get_args(Mode):
+            raise FlSimError(
+                f"The scenario's 'mode' is {plain['mode']!r}."
+                f"{did_you_mean(str(plain['mode']), get_args(Mode))}"
+            )
+        federated = plain["mode"] == "federated"
+        if not federated and "federation" in plain:
+            raise FlSimError(
+                'A scenario with mode = "centralized" has no [federation]; remove it, or set '
+                'mode = "federated".'
+            )
+        plain["dataset"] = _dataset(plain["dataset"])
+        plain["model"] = _component(plain["model"], "[model]", lambda _name: ModelSettings)
+        MODELS.get(plain["model"].name)
+        plain["attack"] = _optional(
+            plain.get("attack"), "[attack]", lambda name: ATTACKS.get(name).Settings
+        )
+        plain["defense"] = _optional(
+            plain.get("defense"), "[defense]", lambda name: DEFENSES.get(name).Settings
+        )
+        training = dict(_table(plain.get("training", {}), "[training]"))
+        training.setdefault("epochs", 1 if federated else 8)
+        plain["training"] = parse(TrainingSettings, training, "[training]")
+        plain["data"] = parse(
+            HeldOutSettings, dict(_table(plain.get("data", {}), "[data]")), "[data]"
+        )
+        plain["measure"] = parse(
+            MeasureSettings, dict(_table(plain.get("measure", {}), "[measure]")), "[measure]"
+        )
+        plain["federation"] = _federation(plain.get("federation", {})) if federated else None
+        return parse(cls, plain, "The scenario")
+
+    @property
+    def case(self) -> CaseSettings:
+        """The data and the network."""
+        return CaseSettings(dataset=self.dataset, model=self.model, data=self.data, seed=self.seed)
+
+    @property
+    def attackers(self) -> tuple[int, ...]:
+        """Numbers of the hospitals that attack; ``(0,)`` for an attacked data lake."""
+        if self.attack is None:
+            return ()
+        return (0,) if self.federation is None else self.federation.malicious
+
+    @property
+    def aggregator(self) -> str:
+        """The strategy's name, or ``"none"`` in centralized mode."""
+        return self.federation.strategy.name if self.federation else NONE
+
+    @property
+    def identity(self) -> str:
+        """A readable name with a hash of everything that results depend on, except the seed."""
+        content = self.model_dump(mode="json", exclude={"seed", "threads", "device"})
+        content["dataset"]["name"] = Path(self.dataset.name).name  # wherever the file lies
+        if content["federation"]:
+            del content["federation"]["engine"]
+        del content["measure"]["columns"], content["measure"]["keep"]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        parts = [
+            self.mode,
+            Path(self.dataset.name).stem,
+            self.model.name,
+            self.attack.name if self.attack else "honest",
+            self.defense.name if self.defense else "undefended",
+        ]
+        if self.federation:
+            parts.append(self.federation.strategy.name)
+        return "-".join([*parts, digest])
+
+    def make_attack(self) -> Attack[Any] | None:
+        """Build the attack."""
+        if self.attack is None:
+            return None
+        kind = ATTACKS.get(self.attack.name)
+        return kind(kind.Settings.model_validate(self.attack.settings))
+
+    def make_defense(self) -> Defense[Any] | None:
+        """Build the defence."""
+        if self.defense is None:
+            return None
+        kind = DEFENSES.get(self.defense.name)
+        return kind(kind.Settings.model_validate(self.defense.settings))
+
+    def hospital_settings(self, data_root: Path | None) -> HospitalSettings:
+        """What hospitals are told.
+
+        Raises:
+            FlSimError: in centralized mode, which has no hospitals.
+        """
+        federation = self.federation
+        if federation is None:
+            raise FlSimError("A centralized scenario has no hospitals.")
+        return HospitalSettings(
+            case=self.case,
+            hospitals=federation.hospitals,
+            partition=federation.partition,
+            rounds=federation.rounds,
+            training=self.training,
+            attack=self.attack,
+            malicious=federation.malicious,
+            malicious_rounds=federation.malicious_rounds,
+            boost=federation.boost,
+            data_root=str(data_root.resolve()) if data_root else None,
+            plugins=self.plugins,
+        )
+
+
+def _dataset(value: Any) -> Choice:
+    name, settings = _split(value, "[dataset]")
+    kind = dataset_settings(name)
+    return Choice(name=name, settings=parse(kind, settings, "[dataset]").model_dump(mode="json"))
+
+
+def _component(value: Any, where: str, settings_of: Any) -> Choice:
+    name, settings = _split(value, where)
+    checked = parse(settings_of(name), settings, where)
+    return Choice(name=name, settings=checked.model_dump(mode="json"))
+
+
+def _optional(value: Any, where: str, settings_of: Any) -> Choice | None:
+    if value is None or (value if isinstance(value, str) else value.get("name")) == NONE:
+        return None
+    return _component(value, where, settings_of)
+
+
+def _split(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """A component is its name, or a table with its name and settings, or a Choice."""
+    if isinstance(value, Choice):
+        return value.name, dict(value.settings)
+    if isinstance(value, str | Path):
+        return str(value), {}
+    settings = dict(_table(value, where))
+    if "name" not in settings:
+        raise FlSimError(f"{where} lacks the key 'name'.")
+    name = settings.pop("name")
+    if not isinstance(name, str):
+        raise FlSimError(f"{where}: 'name' is {name!r}, but it should be a string.")
+    return name, settings
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(value, Settings):
+        return value.model_dump(exclude_unset=True)
+    if not isinstance(value, Mapping):
+        raise FlSimError(f"{where} should be a table, not {value!r}.")
+    return value
+
+
+def _federation(value: Any) -> FederationSettings:
+    """Read [federation], where settings of the strategy, partition and engine may stand flat."""
+    table = dict(_table(value, "[federation]"))
+    parts: dict[str, tuple[str, dict[str, Any], type[Settings]]] = {}
+    strategy, settings = _split(table.pop("strategy", "fedavg"), "[federation] strategy")
+    parts["strategy"] = (strategy, settings, STRATEGIES.get(strategy).settings)
+    scheme, settings = _renamed(table.pop("partition", "iid"), "scheme", "[federation] partition")
+    parts["partition"] = (scheme, settings, PartitionSettings)
+    engine, settings = _renamed(table.pop("engine", "ray"), "engine", "[federation] engine")
+    parts["engine"] = (engine, settings, EngineSettings)
+    for key in [k for k in table if k not in FederationSettings.model_fields]:
+        owner = next((p for p in parts.values() if key in p[2].model_fields), None)
+        if owner is None:
+            valid = [*FederationSettings.model_fields]
+            valid += [k for p in parts.values() for k in p[2].model_fields]
+            raise FlSimError(f"[federation] has no key '{key}'.{did_you_mean(key, valid)}")
+        owner[1][key] = table.pop(key)
+    name, settings, kind = parts["strategy"]
+    checked = parse(kind, settings, "[federation] strategy").model_dump(mode="json")
+    table["strategy"] = Choice(name=name, settings=checked)
+    table["partition"] = parse(
+        PartitionSettings, {"scheme": scheme, **parts["partition"][1]}, "[federation] partition"
+    )
+    table["engine"] = parse(
+        EngineSettings, {"engine": engine, **parts["engine"][1]}, "[federation] engine"
+    )
+    return parse(FederationSettings, table, "[federation]")
+
+
+def _renamed(value: Any, key: str, where: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, Settings):
+        settings = value.model_dump(exclude_unset=True)
+        return settings.pop(key), settings
+    if isinstance(value, Mapping) and key in value:
+        value = {"name": value[key], **{k: v for k, v in value.items() if k != key}}
+    return _split(value, where)
+
+
+def _refuse_unknown(values: Mapping[str, Any], valid: Iterable[str], where: str) -> None:
+    for key in values:
+        if key not in valid:
+            raise FlSimError(f"{where} has no key '{key}'.{did_you_mean(key, valid)}")
+
+
+def _import_plugin(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from None
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Apply one ``key=value`` of the command line; the value is TOML, or else a plain string."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise FlSimError(f"--set takes key=value, for example attack.images=32, not '{override}'.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *path, last = key.strip().split(".")
+    table = values
+    for part in path:
+        inner = table.setdefault(part, {})
+        if isinstance(inner, str):  # a component given by its name alone
+            inner = table[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise FlSimError(f"--set {override}: '{part}' has no keys of its own.")
+        table = inner
+    known = table.get(last)
+    if isinstance(known, dict) and isinstance(value, str):
+        known["name"] = value  # --set attack=none on a table
+    else:
+        table[last] = value

@@ -1,0 +1,322 @@
+"""A study while it runs: its folder, its data, and the measuring of every model that leaves.
+
+Everything measured goes the attacker's way: the model is written to a file, and what is extracted
+comes from that file and the key's file.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from experiments.scenario import NONE, Scenario
+from fl_sim import __version__
+from fl_sim.artifact import write_artifact, write_atomically, write_key
+from fl_sim.attacks.base import Plan
+from fl_sim.case import Case, open_case
+from fl_sim.data.base import Split
+from fl_sim.defenses.base import DefenseReport
+from fl_sim.errors import FlSimError
+from fl_sim.extraction import extract
+from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
+from fl_sim.metrics.utility import utility
+from fl_sim.models import build
+from fl_sim.progress import SILENT, Progress
+from fl_sim.randomness import derive_seed
+from fl_sim.results import Results
+from fl_sim.training import predict
+
+State = dict[str, torch.Tensor]
+PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray", "medmnist", "scikit-image", "pandas")
+LOGGED_TEST_IMAGES = 1000
+# All cores, or what OMP_NUM_THREADS says; noted before anything sets another number.
+DEFAULT_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one attacker wants: the true images, for measuring, and his key, for extracting."""
+
+    hospital: int
+    originals: torch.Tensor
+    labels: torch.Tensor
+    key: Path
+
+
+class Study:
+    """One run of one scenario.
+
+    Args:
+        scenario: what is run.
+        out: folder of the run; made where missing.
+        data_root: folder of data files.
+        progress: where long work reports.
+
+    Raises:
+        FlSimError: if a data file is missing, or ``out`` holds the run of another scenario.
+    """
+
+    def __init__(
+        self, scenario: Scenario, out: Path, data_root: Path | None, progress: Progress = SILENT
+    ) -> None:
+        self.scenario = scenario
+        self.out = out
+        self.data_root = data_root
+        self.progress = progress
+        self.case: Case = open_case(scenario.case, data_root)
+        self._claim_folder()
+        self.results = Results(
+            out / "results.csv",
+            {
+                "scenario": scenario.identity,
+                "seed": scenario.seed,
+                "mode": scenario.mode,
+                "dataset": self.case.name,
+                "model": scenario.model.name,
+                "attack": scenario.attack.name if scenario.attack else NONE,
+                "defense": scenario.defense.name if scenario.defense else NONE,
+                "aggregator": scenario.aggregator,
+                "clients": scenario.federation.hospitals if scenario.federation else 1,
+            },
+        )
+        self.targets: list[Target] = []
+        self._defense = scenario.make_defense()
+        self._pictures: dict[str, torch.Tensor] = {}
+
+    def add_target(self, hospital: int, data: Split, plan: Plan) -> None:
+        """Note what an attacker steals, and write his key to its file."""
+        key = write_key(self.out / "keys" / f"hospital-{hospital}.safetensors", plan.key)
+        labels = torch.tensor(data.labels[plan.indices])
+        self.targets.append(Target(hospital, plan.targets, labels, key))
+
+    @property
+    def device(self) -> str:
+        """Where a centralized run trains, and where defences and utility are computed.
+
+        Raises:
+            FlSimError: if the scenario asks for a GPU and there is none.
+        """
+        wanted, available = self.scenario.device, torch.cuda.is_available()
+        if wanted == "cuda" and not available:
+            raise FlSimError('The scenario has device = "cuda", but torch sees no GPU here.')
+        return "cuda" if available and wanted != "cpu" else "cpu"
+
+    def initial_model(self) -> nn.Module:
+        """Build the untrained network of this scenario's seed, on the run's device."""
+        return build(self.case.spec, self.scenario.seed).to(self.device)
+
+    def defend(self, state: State, server_round: int) -> tuple[State, DefenseReport | None]:
+        """Clean a model on the held-out set, as its owner would before it leaves."""
+        if self._defense is None:
+            return state, None
+        model = build(self.case.spec)
+        model.load_state_dict(state)
+        model.to(self.device)
+        with self.threads():
+            report = self._defense.apply(
+                model,
+                self.case.spec,
+                self.case.held_out,
+                self.case.task,
+                self.scenario.seed,
+                "release",
+                server_round,
+                evaluate=self._logged_auc() if self.scenario.federation is None else None,
+                progress=self.progress,
+            )
+        return state_of(model), report
+
+    def record(self, server_round: int, stage: str, models: Mapping[int | None, State]) -> None:
+        """Write models to their files, extract from those files, and append what is measured.
+
+        Rows are means over models and attackers; with several attackers each one's leakage also
+        stands under ``"<stage>:<hospital>"``.
+
+        Args:
+            server_round: from 1; 0 in centralized mode.
+            stage: ``"upload"``, ``"aggregate"`` or ``"release"``.
+            models: state dictionaries by the hospital whose upload it is, or ``None`` for the one
+                model that every attacker reads.
+        """
+        utilities: list[list[Measured]] = []
+        leaks: list[list[Measured]] = []
+        for hospital, state in models.items():
+            path = self._artifact_path(server_round, stage, hospital)
+            artifact = write_artifact(path, self.case.spec, state)
+            with self.threads():
+                utilities.append(self._utility_rows(state))
+                for target in self.targets:
+                    if hospital in (None, target.hospital):
+                        leaks.append(self._record_leakage(server_round, stage, artifact, target))
+        self._add(server_round, stage, mean_rows(utilities) + mean_rows(leaks))
+
+    def record_values(self, server_round: int, stage: str, **values: float) -> None:
+        """Append plain numbers, metric by name."""
+        self._add(server_round, stage, [Measured("-", m, v) for m, v in values.items()])
+
+    def record_report(self, server_round: int, report: DefenseReport | None) -> None:
+        """Append a defence's cost to the table and its details to ``defense.jsonl``."""
+        if report is None:
+            return
+        self.record_values(
+            server_round,
+            "release",
+            seconds=report.seconds,
+            held_out_images=float(report.images),
+        )
+        line = json.dumps({"round": server_round, **asdict(report)}) + "\n"
+        with open(self.out / "defense.jsonl", "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def warn(self, message: str) -> None:
+        """Say something that a user should know but that does not end the run."""
+        print(f"Warning: {message}", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Write the Parquet table and the picture of recovered images, and mark the run as done."""
+        from experiments.pictures import draw_grid
+
+        self.results.write_parquet(self.out / "results.parquet")
+        if self._pictures:
+            self.save_pictures()
+            draw_grid(
+                self.out / "images" / "recovered.png",
+                self._pictures,
+                columns=self.scenario.measure.columns,
+                title=f"{self.case.name}, {self.scenario.model.name}: {self.scenario.identity}",
+            )
+        write_atomically(self.out / "finished", b"")
+
+    @property
+    def finished(self) -> bool:
+        """Whether this folder holds the finished run of this scenario."""
+        return (self.out / "finished").exists()
+
+    def save_pictures(self) -> None:
+        """Write the recovered images of the stages measured so far."""
+        if self._pictures:
+            write_atomically(self.out / "images" / "recovered.safetensors", save(self._pictures))
+
+    def restore_pictures(self) -> None:
+        """Take up the recovered images of an interrupted run's stages."""
+        self._pictures = load_pictures(self.out)
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Run the server's or data owner's own computation on this run's threads."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.scenario.threads or DEFAULT_THREADS)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _record_leakage(
+        self, server_round: int, stage: str, artifact: Path, target: Target
+    ) -> list[Measured]:
+        public, public_labels = self.case.public.tensors()
+        single_label = target.labels.ndim == 1
+        leakage = measure_leakage(
+            extract(artifact, target.key),
+            target.originals,
+            public,
+            derive_seed(self.scenario.seed, "floors", target.hospital),
+            labels=target.labels if single_label else None,
+            public_labels=public_labels if single_label else None,
+        )
+        if len(self.targets) > 1:
+            self._add(server_round, f"{stage}:{target.hospital}", leakage.rows)
+        if target is self.targets[0]:
+            self._keep_pictures(stage, target, leakage)
+        return leakage.rows
+
+    def _utility_rows(self, state: State) -> list[Measured]:
+        model = build(self.case.spec)
+        model.load_state_dict(state)
+        model.to(self.device)
+        return [Measured("-", m, v) for m, v in self.utility(model).items()]
+
+    def utility(self, model: nn.Module, images: int | None = None) -> dict[str, float]:
+        """Measure utility on the test set, or on its first images."""
+        test = self.case.test
+        if images is not None and images < len(test):
+            test = Split(test.images[:images], test.labels[:images])
+        scores = predict(model, test, self.case.task)
+        return utility(scores, torch.tensor(test.labels), self.case.task)
+
+    def _logged_auc(self) -> Callable[[nn.Module], float]:
+        return lambda model: self.utility(model, LOGGED_TEST_IMAGES)["auc"]
+
+    def _keep_pictures(self, stage: str, target: Target, leakage: LeakageMeasurement) -> None:
+        self._pictures["original"] = target.originals
+        for extraction, images in leakage.images.items():
+            self._pictures[f"{stage}/{extraction}"] = images.contiguous()
+            self._pictures[f"{stage}/{extraction}/ssim"] = leakage.ssim[extraction].contiguous()
+
+    def _add(self, server_round: int, stage: str, rows: list[Measured]) -> None:
+        self.results.add((row._asdict() for row in rows), round=server_round, stage=stage)
+
+    def _artifact_path(self, server_round: int, stage: str, hospital: int | None) -> Path:
+        name = stage if hospital is None else f"{stage}-hospital-{hospital}"
+        if server_round and self.scenario.measure.keep == "all":
+            name = f"round-{server_round:03d}-{name}"
+        return self.out / "artifacts" / f"{name}.safetensors"
+
+    def _claim_folder(self) -> None:
+        """Write ``scenario.json``; refuse a folder that another scenario has been run in."""
+        path = self.out / "scenario.json"
+        if path.exists():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if (known["identity"], known["scenario"]["seed"]) != (
+                self.scenario.identity,
+                self.scenario.seed,
+            ):
+                raise FlSimError(
+                    f"The folder {self.out} holds the run of another scenario "
+                    f"({known['identity']}, seed {known['scenario']['seed']}); give another --out."
+                )
+            return
+        content = {
+            "identity": self.scenario.identity,
+            "scenario": self.scenario.model_dump(mode="json"),
+            "data": [asdict(file) for file in self.case.files],
+            "versions": {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}},
+            "machine": {
+                "python": platform.python_version(),
+                "system": platform.platform(),
+                "cpus": os.cpu_count(),
+                "threads": self.scenario.threads or DEFAULT_THREADS,
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            },
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def state_of(model: nn.Module) -> State:
+    """Return a copy of a network's state dictionary, on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+
+
+def load_pictures(out: Path) -> dict[str, torch.Tensor]:
+    """Read a run's recovered images by ``"<stage>/<extraction>"``, and ``"original"``."""
+    path = out / "images" / "recovered.safetensors"
+    return load_file(path) if path.exists() else {}
+
+
+def mean_rows(parts: list[list[Measured]]) -> list[Measured]:
+    """Average the rows of several attackers, row by row."""
+    return [
+        Measured(group[0].extraction, group[0].metric, sum(r.value for r in group) / len(group))
+        for group in zip(*parts, strict=True)
+    ]

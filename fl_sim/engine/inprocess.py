@@ -1,0 +1,147 @@
+"""The engine without Ray: hospitals run one after another in this process.
+
+Errors in a hospital can be stepped into with a debugger, and a run starts at once; otherwise it
+behaves as Ray does: messages are copied, errors become error replies, and each node has a context
+that lasts.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from flwr.app import Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl_sim.engine.base import ENGINES, EngineSettings
+from fl_sim.engine.quiet import quiet_flower
+
+T = TypeVar("T")
+_RUN = 1
+_SERVER = 1
+_FIRST_NODE = 1001  # so that nobody mistakes a node for the hospital of that number
+_log = logging.getLogger(__name__)
+
+
+class InProcessGrid(Grid):
+    """A Flower grid whose nodes are calls of one ClientApp in this process.
+
+    A message is worked on when its reply is pulled, in the order in which messages were pushed.
+
+    Args:
+        client_app: what every node runs.
+        hospitals: number of nodes; node ``i`` gets partition ``i``.
+    """
+
+    def __init__(self, client_app: ClientApp, hospitals: int) -> None:
+        self._client_app = client_app
+        self._run = Run.create_empty(_RUN)
+        self._contexts = {
+            _FIRST_NODE + number: Context(
+                run_id=_RUN,
+                node_id=_FIRST_NODE + number,
+                node_config={PARTITION_ID_KEY: number, NUM_PARTITIONS_KEY: hospitals},
+                state=RecordDict(),
+                run_config={},
+            )
+            for number in range(hospitals)
+        }
+        self._pending: dict[str, Message] = {}
+        self._sent = 0
+        # A Message asks the process who is writing it.
+        TaskIdentity.run_id = _RUN
+        TaskIdentity.task_id = 1
+        TaskIdentity.node_id = _SERVER
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message; deprecated in Flower, whose own constructor does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes, in the order of their hospitals."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Take messages to be worked on; returns their ids."""
+        ids = []
+        for message in messages:
+            self._sent += 1
+            name = f"message-{self._sent}"
+            message.metadata.__dict__["_message_id"] = name
+            self._pending[name] = message
+            ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Work on the messages of these ids and return the replies."""
+        return [self._reply(self._pending.pop(name)) for name in message_ids]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Work on messages one after another.
+
+        Once ``timeout`` seconds have passed no further message is begun, so those behind get no
+        reply; the one at work is let finish.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        ids = list(self.push_messages(messages))
+        for name in ids:
+            if end is not None and time.monotonic() >= end:
+                self._pending.pop(name)
+                continue
+            replies.extend(self.pull_messages([name]))
+        return replies
+
+    def _reply(self, message: Message) -> Message:
+        # Arrays hold immutable bytes, so a deep copy is cheap and still shares nothing that either
+        # side can write to.
+        message = copy.deepcopy(message)
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            reply = self._client_app(message, context)
+        except Exception as error:
+            _log.exception("Node %d failed.", message.metadata.dst_node_id)
+            reason = f"{type(error).__name__}: {error}"
+            reply = Message(
+                Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message
+            )
+        reply.metadata.__dict__["_message_id"] = f"reply-{message.metadata.message_id}"
+        return copy.deepcopy(reply)
+
+
+def run_inprocess(
+    settings: EngineSettings,
+    main: Callable[[Grid], T],
+    client_app: ClientApp,
+    hospitals: int,
+) -> T:
+    """Run a federation in this process; see :func:`fl_sim.engine.base.run`."""
+    with quiet_flower(settings.verbose):
+        return main(InProcessGrid(client_app, hospitals))
+
+
+ENGINES.register("inprocess", "hospitals one after another in this process")(run_inprocess)

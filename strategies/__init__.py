@@ -1,0 +1,1 @@
+"""Flower server side: a defence wrapped around any Flower strategy."""

@@ -1,0 +1,111 @@
+"""What a strategy's file registers, and how an aggregator is built from a name and its keys.
+
+Importing this package must stay cheap, so the files below import Flower when they build.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fl_sim.errors import FlSimError
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings, parse
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """A Flower strategy with what its defended wrapper has to know about it.
+
+    Args:
+        strategy: the strategy.
+        name: how results call it.
+        min_replies: fewest uploads that it can aggregate.
+        server_optimizer: whether it takes a step of its own from the uploads' mean instead of
+            staying between them. Statistics of batch normalisation must not take such steps: a
+            variance could become negative.
+        float64: whether it computes distances between uploads, which differ by little and have
+            large norms: in float32 such a difference of squares drowns in rounding.
+    """
+
+    strategy: "Strategy"
+    name: str = "strategy"
+    min_replies: int = 1
+    server_optimizer: bool = False
+    float64: bool = False
+
+
+@dataclass(frozen=True)
+class StrategyEntry:
+    """A strategy's registration.
+
+    Args:
+        settings: its keys.
+        build: makes the Flower strategy from them.
+        min_replies: fewest uploads that it can aggregate, from its keys.
+        server_optimizer: see :class:`Aggregator`.
+        float64: see :class:`Aggregator`.
+    """
+
+    settings: type[Settings]
+    build: "Callable[[Any], Strategy]"
+    min_replies: Callable[[Any], int] = lambda settings: 1
+    server_optimizer: bool = False
+    float64: bool = False
+
+
+STRATEGIES: Registry[StrategyEntry] = Registry("strategy", "strategies.aggregators")
+
+
+def check_strategy(
+    name: str, values: dict[str, Any], replies: int, where: str = "[aggregator]"
+) -> None:
+    """Refuse a strategy that cannot work, without importing Flower.
+
+    Args:
+        name: a registered strategy.
+        values: its keys.
+        replies: uploads that it will get in a round, at most: the cohort's size.
+        where: how the table is called in messages.
+
+    Raises:
+        FlSimError: if there is no such strategy, a key is wrong, or it needs more uploads.
+    """
+    entry = STRATEGIES.get(name)
+    needed = entry.min_replies(parse(entry.settings, values, where))
+    if replies < needed:
+        raise too_few(name, needed, replies)
+
+
+def build_aggregator(
+    name: str, values: dict[str, Any] | None = None, where: str = "[aggregator]"
+) -> Aggregator:
+    """Build a registered strategy.
+
+    Args:
+        name: for example ``"fedavg"``.
+        values: its keys as read from TOML.
+        where: how the table is called in messages.
+
+    Raises:
+        FlSimError: if there is no such strategy or a key is wrong.
+    """
+    entry = STRATEGIES.get(name)
+    settings = parse(entry.settings, values or {}, where)
+    return Aggregator(
+        strategy=entry.build(settings),
+        name=name,
+        min_replies=entry.min_replies(settings),
+        server_optimizer=entry.server_optimizer,
+        float64=entry.float64,
+    )
+
+
+def too_few(name: str, needed: int, replies: int) -> FlSimError:
+    """Build the error for a cohort that is too small."""
+    return FlSimError(
+        f"The strategy '{name}' needs at least {needed} hospitals in a round with these settings, "
+        f"and there are {replies}; use more hospitals, a larger cohort, or fewer malicious ones."
+    )

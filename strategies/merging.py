@@ -1,0 +1,56 @@
+"""The entries of a state dictionary that a Flower strategy must not aggregate as it would."""
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import Array, ArrayRecord
+
+from fl_sim.engine.records import as_numpy
+
+
+def for_strategy(
+    arrays: ArrayRecord, integers: Mapping[str, torch.Tensor], *, float64: bool, skip: set[str]
+) -> ArrayRecord:
+    """Return what an inner strategy gets: floats, and integers as float64.
+
+    Args:
+        arrays: a whole state, serialised; the arrays themselves are not copied.
+        integers: its entries that are not floating point.
+        float64: whether floats are widened, too.
+        skip: entries that it does not get.
+    """
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        if name in skip:
+            continue
+        if name in integers:
+            record[name] = Array(as_numpy(integers[name].double()))
+        elif float64:
+            record[name] = Array(array.numpy().astype("float64"))
+        else:
+            record[name] = array
+    return record
+
+
+def cast_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Give a value its entry's shape and dtype; integers are rounded and kept in range."""
+    value = value.reshape(reference.shape)
+    if reference.is_floating_point():
+        return value.to(reference.dtype)
+    rounded = value.double().round()
+    if reference.dtype == torch.bool:
+        return rounded > 0
+    limits = torch.iinfo(reference.dtype)
+    # float64 cannot hold the largest int64, so that end is cut by hand.
+    cut = rounded.clamp(float(limits.min), float(limits.max))
+    whole = torch.where(cut >= float(limits.max), 0.0, cut).to(reference.dtype)
+    return torch.where(cut >= float(limits.max), limits.max, whole).to(reference.dtype)
+
+
+def weighted_mean(values: Mapping[int, torch.Tensor], weights: Mapping[int, float]) -> torch.Tensor:
+    """Return ``sum(weight * value) / sum(weights)`` over hospitals, in float64 and their order."""
+    total = sum(weights.values())
+    mean = torch.zeros((), dtype=torch.float64)
+    for hospital in sorted(weights):
+        mean = mean + values[hospital].double() * (weights[hospital] / total)
+    return mean

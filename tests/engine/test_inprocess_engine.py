@@ -1,0 +1,71 @@
+import pytest
+from federation_kit import client_app
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_sim.engine import EngineSettings, run
+from fl_sim.errors import FlSimError
+
+IN_PROCESS = EngineSettings(engine="inprocess")
+
+
+def ask(grid, content=None, kind=MessageType.QUERY, **how):
+    content = content or RecordDict()
+    messages = [Message(content, dst_node_id=n, message_type=kind) for n in grid.get_node_ids()]
+    return list(grid.send_and_receive(messages, **how))
+
+
+def test_every_node_is_a_hospital():
+    replies = run(IN_PROCESS, ask, client_app, 3)
+    assert [reply.content["config"]["hospital"] for reply in replies] == [0, 1, 2]
+
+
+def test_main_returns_and_raises_as_it_is():
+    assert run(IN_PROCESS, lambda grid: 42, client_app, 1) == 42
+
+    def fail(grid):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run(IN_PROCESS, fail, client_app, 1)
+
+
+def test_no_hospital_is_refused():
+    with pytest.raises(FlSimError, match="at least one hospital"):
+        run(IN_PROCESS, ask, client_app, 0)
+
+
+def test_a_context_lasts_and_messages_are_copies():
+    app = ClientApp()
+
+    @app.query()
+    def count(message, context):
+        state = context.state.setdefault("seen", ConfigRecord({"n": 0}))
+        state["n"] += 1
+        message.content["config"]["list"].append(1)
+        return Message(RecordDict({"seen": state}), reply_to=message)
+
+    def main(grid):
+        content = RecordDict({"config": ConfigRecord({"list": [0]})})
+        first, second = (ask(grid, content)[0] for _ in range(2))
+        assert content["config"]["list"] == [0]
+        return first.content["seen"]["n"], second.content["seen"]["n"]
+
+    assert run(IN_PROCESS, main, app, 1) == (1, 2)
+
+
+def test_an_exception_becomes_an_error_reply_and_is_logged(caplog):
+    app = ClientApp()
+
+    @app.query()
+    def fail(message, context):
+        raise OSError("no disk")
+
+    (reply,) = run(IN_PROCESS, ask, app, 1)
+    assert reply.has_error()
+    assert reply.error.reason == "OSError: no disk"
+    assert "no disk" in caplog.text and "Traceback" in caplog.text
+
+
+def test_after_the_timeout_no_hospital_begins():
+    assert run(IN_PROCESS, lambda grid: ask(grid, timeout=0.0), client_app, 2) == []

@@ -1,0 +1,59 @@
+import logging
+import os
+
+import pytest
+from federation_kit import Recorder, client_app, halve, initial, same, settings, strategy
+
+from fl_sim.engine import EngineSettings, run
+from fl_sim.engine.ray import backend_config
+from fl_sim.engine.records import from_record, to_record
+
+
+def test_resources_are_given_in_full():
+    config = backend_config(EngineSettings(cpus_per_hospital=0.5, gpus_per_hospital=0.25))
+    assert config["client_resources"]["num_cpus"] == 0.5
+    assert config["client_resources"]["num_gpus"] == 0.25
+    assert config["init_args"]["address"] == "local"
+    joined = backend_config(EngineSettings(ray_address="ray://head:10001"))
+    assert joined["init_args"]["address"] == "ray://head:10001"
+
+
+def test_hospitals_compute_where_gpus_are_given():
+    assert EngineSettings().device == "cpu"
+    assert EngineSettings(gpus_per_hospital=0.5).device == "cuda"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_same_numbers_bit_for_bit(capfd):
+    """Honest, malicious and failing hospitals, a cohort, a defence and an optimiser's state."""
+    federation = settings(hospitals=5, attack="fake-attack", boost=2.0, rounds=2)
+    broken = settings(hospitals=5, attack="broken-attack", malicious=(3,), rounds=3)
+
+    def main(recorders):
+        def serve(grid):
+            first = strategy(recorders[0], federation, "fedadam", cohort=3, release=halve)
+            first.start(grid, to_record(initial()), 2)
+            second = strategy(recorders[1], broken)
+            return from_record(second.start(grid, to_record(initial()), 1).arrays)
+
+        return serve
+
+    kept = ("PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")
+    environment, level = [os.environ.get(name) for name in kept], logging.getLogger("flwr").level
+    results, recorders = {}, {}
+    for engine in ("inprocess", "ray"):
+        recorders[engine] = (Recorder(), Recorder())
+        chosen = EngineSettings(engine=engine)
+        results[engine] = run(chosen, main(recorders[engine]), client_app, 5)
+    assert same(results["ray"], results["inprocess"])
+    for mine, theirs in zip(recorders["ray"], recorders["inprocess"], strict=True):
+        assert mine.failures == theirs.failures
+        for stage in ("uploads", "aggregates", "releases"):
+            left, right = getattr(mine, stage), getattr(theirs, stage)
+            assert left.keys() == right.keys()
+            assert all(same(left[key], right[key]) for key in left)
+    assert recorders["ray"][1].failures == {(1, 3): "RuntimeError: the scanner is on fire"}
+    assert [os.environ.get(name) for name in kept] == environment
+    assert logging.getLogger("flwr").level == level
+    assert "deprecated" not in capfd.readouterr().err

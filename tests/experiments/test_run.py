@@ -1,0 +1,313 @@
+"""Whole runs on small phantoms: what they write, that they repeat, and that they resume."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import experiments.study as study_module
+from experiments.pictures import write_images
+from experiments.run import run
+from experiments.study import Study
+from fl_sim.artifact import checksum, read_artifact
+from fl_sim.data import load_dataset
+from fl_sim.errors import FlSimError
+from fl_sim.extraction import extract
+from fl_sim.results import COLUMNS, without_timings
+
+SMALL: dict[str, Any] = {
+    "dataset": {"name": "phantoms", "size": 16, "train": 160, "validation": 60, "test": 60},
+    "model": "cnn",
+    "attack": {"name": "transpose", "images": 6},
+    "defense": {"name": "lwlrd", "epochs": 1},
+    "data": {"public_images": 16},
+    "measure": {"scratch_epochs": 1},
+    "training": {"batch_size": 32},
+    "threads": 1,
+}
+CENTRALIZED = {**SMALL, "mode": "centralized"}
+FEDERATED = {
+    **SMALL,
+    "mode": "federated",
+    "federation": {"hospitals": 3, "rounds": 3, "engine": "inprocess"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
+    yield
+
+
+def _changed(scenario: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    new = dict(scenario)
+    for key, value in parts.items():
+        new[key] = {**new.get(key, {}), **value} if isinstance(value, dict) else value
+    return new
+
+
+def _stages(table: pd.DataFrame) -> set[tuple[int, str]]:
+    return set(zip(table["round"], table["stage"], strict=True))
+
+
+def test_a_centralized_run_writes_everything_it_promises(tmp_path: Path) -> None:
+    result = run(CENTRALIZED, tmp_path / "out")
+    files = {str(p.relative_to(result.out)) for p in result.out.rglob("*") if p.is_file()}
+    assert {
+        "results.csv",
+        "results.parquet",
+        "scenario.json",
+        "defense.jsonl",
+        "artifacts/upload.safetensors",
+        "artifacts/release.safetensors",
+        "keys/hospital-0.safetensors",
+        "images/recovered.png",
+    } <= files
+    table = result.table
+    assert tuple(table.columns) == COLUMNS
+    assert _stages(table) == {(0, "upload"), (0, "release")}
+    metrics = set(table["metric"])
+    assert {
+        "ssim",
+        "psnr",
+        "identification_distance",
+        "identification_correlation",
+        "identification_chance",
+        "ssim_floor_mean",
+        "ssim_floor_random",
+        "auc",
+        "auc_floor_scratch",
+        "accuracy",
+        "balanced_accuracy",
+        "seconds",
+    } <= metrics
+    assert {"raw", "affine", "strongest"} <= set(table["extraction"])
+    pd.testing.assert_frame_equal(table, pd.read_parquet(result.out / "results.parquet"))
+    noted = json.loads((result.out / "scenario.json").read_text())
+    assert noted["scenario"]["training"]["epochs"] == 8
+    assert noted["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert result.artifact == result.out / "artifacts/release.safetensors"
+    assert result.recovered["release/affine"].shape == result.originals.shape == (6, 3, 16, 16)
+
+
+def test_what_is_measured_is_what_the_files_give(tmp_path: Path) -> None:
+    result = run(CENTRALIZED, tmp_path / "out")
+    images = extract(result.artifact, result.out / "keys/hospital-0.safetensors")
+    torch.testing.assert_close(images.clamp(0, 1), result.recovered["release/raw"])
+    released = read_artifact(result.artifact).state
+    uploaded = read_artifact(result.out / "artifacts/upload.safetensors").state
+    assert not torch.equal(released["0.weight"], uploaded["0.weight"])
+    write_images(tmp_path / "png", images)
+    assert len(list((tmp_path / "png").glob("*.png"))) == 6
+
+
+def test_the_attackers_public_images_and_the_test_set_are_not_stolen(tmp_path: Path) -> None:
+    study = Study(_scenario(CENTRALIZED), tmp_path / "out", None)
+    dataset = load_dataset("phantoms", study.scenario.dataset.settings)
+    train = {image.tobytes() for image in study.case.train.images}
+    assert len(train) + len(study.case.public) == len(dataset.train)
+    for other in (study.case.public, study.case.held_out, study.case.test):
+        assert not train & {image.tobytes() for image in other.images}
+
+
+def _scenario(values: dict[str, Any]) -> Any:
+    from experiments.scenario import Scenario
+
+    return Scenario.from_mapping(values)
+
+
+@pytest.mark.parametrize("scenario", [CENTRALIZED, FEDERATED], ids=["centralized", "federated"])
+def test_the_same_scenario_gives_the_same_table_and_another_seed_another(
+    tmp_path: Path, scenario: dict[str, Any]
+) -> None:
+    one = run(scenario, tmp_path / "one")
+    two = run(scenario, tmp_path / "two")
+    other = run(_changed(scenario, seed=1), tmp_path / "other")
+    pd.testing.assert_frame_equal(without_timings(one.table), without_timings(two.table))
+    assert checksum(one.artifact) == checksum(two.artifact) != checksum(other.artifact)
+    assert set(one.table["scenario"]) == set(other.table["scenario"])
+
+
+class _PowerCut(BaseException):
+    """Ends a run as a kill would: nothing catches it."""
+
+
+def _cut(monkeypatch: pytest.MonkeyPatch, stage: str, server_round: int) -> None:
+    original = Study.record
+
+    def record(self: Study, current: int, name: str, models: Any) -> None:
+        original(self, current, name, models)
+        if (current, name) == (server_round, stage):
+            raise _PowerCut
+
+    monkeypatch.setattr(study_module.Study, "record", record)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "stage", "server_round"),
+    [
+        (CENTRALIZED, "upload", 0),
+        (CENTRALIZED, "release", 0),
+        (FEDERATED, "upload", 1),
+        (FEDERATED, "aggregate", 2),
+        (FEDERATED, "release", 3),
+        (
+            _changed(FEDERATED, federation={"strategy": "fedadam"}),
+            "release",
+            2,
+        ),
+    ],
+)
+def test_an_interrupted_run_continues_to_the_same_table(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: dict[str, Any],
+    stage: str,
+    server_round: int,
+) -> None:
+    whole = run(scenario, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        _cut(patch, stage, server_round)
+        with pytest.raises(_PowerCut):
+            run(scenario, tmp_path / "cut")
+    resumed = run(scenario, tmp_path / "cut")
+    pd.testing.assert_frame_equal(without_timings(whole.table), without_timings(resumed.table))
+    assert checksum(whole.artifact) == checksum(resumed.artifact)
+    assert resumed.picture.exists()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = run(CENTRALIZED, tmp_path / "out")
+    before = {p: os.stat(p).st_mtime_ns for p in first.out.rglob("[!.]*")}
+    second = run(CENTRALIZED, tmp_path / "out")
+    assert {p: os.stat(p).st_mtime_ns for p in second.out.rglob("[!.]*")} == before
+
+
+def test_a_folder_of_another_scenario_is_refused(tmp_path: Path) -> None:
+    run(CENTRALIZED, tmp_path / "out")
+    with pytest.raises(FlSimError, match="holds the run of another scenario"):
+        run(_changed(CENTRALIZED, attack={"images": 5}), tmp_path / "out")
+
+
+def test_a_federation_is_measured_at_every_stage_of_every_round(tmp_path: Path) -> None:
+    result = run(FEDERATED, tmp_path / "out")
+    rounds = {(r, s) for r in (1, 2, 3) for s in ("upload", "aggregate", "release")}
+    assert _stages(result.table) == rounds
+    leaks = result.table[result.table["metric"] == "ssim"]
+    assert _stages(leaks) == rounds
+    assert set(result.table["clients"]) == {3} and set(result.table["aggregator"]) == {"fedavg"}
+
+
+def test_only_measured_rounds_are_measured(tmp_path: Path) -> None:
+    result = run(_changed(FEDERATED, measure={"every": 2}), tmp_path / "out")
+    leaks = result.table[result.table["metric"] == "ssim"]
+    assert set(leaks["round"]) == {2, 3}
+
+
+def test_several_attackers_have_rows_each_and_their_mean(tmp_path: Path) -> None:
+    result = run(_changed(FEDERATED, federation={"malicious": [0, 2], "rounds": 1}), tmp_path / "o")
+    table = result.table[(result.table["metric"] == "ssim") & (result.table["extraction"] == "raw")]
+    value = table.set_index("stage")["value"]
+    for stage in ("upload", "aggregate", "release"):
+        each = (value[f"{stage}:0"], value[f"{stage}:2"])
+        assert value[stage] == pytest.approx(sum(each) / 2)
+    assert len(list((result.out / "keys").iterdir())) == 2
+
+
+def test_an_undefended_release_is_the_aggregate(tmp_path: Path) -> None:
+    result = run(_changed(FEDERATED, defense="none", federation={"rounds": 1}), tmp_path / "out")
+    folder = result.out / "artifacts"
+    assert checksum(folder / "aggregate.safetensors") == checksum(folder / "release.safetensors")
+
+
+@pytest.mark.parametrize("scenario", [CENTRALIZED, FEDERATED], ids=["centralized", "federated"])
+def test_an_honest_run_has_utility_and_no_leakage(tmp_path: Path, scenario: dict[str, Any]) -> None:
+    result = run(_changed(scenario, attack="none"), tmp_path / "out")
+    assert "ssim" not in set(result.table["metric"]) and "auc" in set(result.table["metric"])
+    assert not result.picture.exists() and result.recovered == {}
+
+
+def test_a_failing_hospital_is_reported_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Hospital 1 alone has fewer images than it is to steal.
+    scenario = _changed(
+        FEDERATED,
+        attack={"images": 2},
+        federation={"rounds": 1, "malicious": [0]},
+        plugins=["tests_failing_plugin"],
+    )
+    plugin = tmp_path / "tests_failing_plugin.py"
+    plugin.write_text(
+        "import clients.hospital as h\n"
+        "old = h.local_round\n"
+        "def local_round(settings, hospital, *a, **k):\n"
+        "    if hospital == 1: raise h.FlSimError('The disk is full.')\n"
+        "    return old(settings, hospital, *a, **k)\n"
+        "import clients.app\n"
+        "clients.app.local_round = local_round\n"
+    )
+    import sys
+
+    import clients.app
+
+    before = clients.app.local_round
+    sys.path.insert(0, str(tmp_path))
+    try:
+        result = run(scenario, tmp_path / "out")
+    finally:
+        sys.path.remove(str(tmp_path))
+        clients.app.local_round = before
+    assert "hospital 1 was left out" in capsys.readouterr().err
+    failed = result.table[result.table["metric"] == "failed"]
+    assert list(failed["stage"]) == ["upload:1"]
+    hospitals = result.table[result.table["metric"] == "hospitals"]
+    assert list(hospitals["value"]) == [2.0]
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_table_as_the_process_itself(tmp_path: Path) -> None:
+    scenario = _changed(FEDERATED, federation={"rounds": 2})
+    here = run(scenario, tmp_path / "here")
+    there = run(_changed(scenario, federation={"rounds": 2, "engine": "ray"}), tmp_path / "there")
+    pd.testing.assert_frame_equal(without_timings(here.table), without_timings(there.table))
+    assert checksum(here.artifact) == checksum(there.artifact)
+
+
+def test_an_honest_federation_reaches_pooled_training_on_real_data(tmp_path: Path) -> None:
+    root = os.environ.get("FL_SIM_DATA")
+    if not root:
+        pytest.skip("set FL_SIM_DATA to a folder with pneumoniamnist.npz")
+    honest: dict[str, Any] = {
+        "dataset": "pneumoniamnist",
+        "model": "cnn",
+        "data": {"train_images": 1200},
+        "measure": {"scratch_epochs": 0, "every": 99},
+        "training": {"epochs": 1, "batch_size": 32},
+        "threads": 1,
+    }
+    pooled = run(
+        {**honest, "mode": "centralized", "training": {"epochs": 4, "batch_size": 32}},
+        tmp_path / "pooled",
+    )
+    federated = run(
+        {
+            **honest,
+            "mode": "federated",
+            "federation": {"hospitals": 3, "rounds": 6, "malicious": [], "engine": "inprocess"},
+        },
+        tmp_path / "federated",
+    )
+
+    def auc(table: pd.DataFrame) -> float:
+        rows = table[(table["metric"] == "auc") & (table["stage"] == "release")]
+        return float(rows["value"].iloc[-1])
+
+    # 4 passes in the lake against 6 rounds of one pass: within 3 points of AUC, and far above 0.5.
+    assert auc(pooled.table) > 0.85
+    assert abs(auc(federated.table) - auc(pooled.table)) < 0.03

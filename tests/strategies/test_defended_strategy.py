@@ -1,0 +1,446 @@
+import numpy as np
+import pytest
+import torch
+from federation_kit import (
+    Recorder,
+    client_app,
+    federate,
+    halve,
+    initial,
+    same,
+    settings,
+    strategy,
+)
+from flwr.app import MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+)
+
+from fl_sim.engine.inprocess import InProcessGrid
+from fl_sim.engine.records import from_record, to_record
+from fl_sim.errors import FlSimError
+from strategies.defended import DefendedStrategy, cohort_size, sample_cohort
+
+COUNTER = "1.num_batches_tracked"
+
+
+def changed_upload(change, hospitals=(1,)):
+    """A client app whose named hospitals change their upload before it leaves."""
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+
+    @app.train()
+    def train(message, context):
+        reply = client_app(message, context)
+        if context.node_config["partition-id"] in hospitals:
+            change(reply)
+        return reply
+
+    return app
+
+
+# ------------------------------------------------------------------------------- aggregation
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("fedavg", {}),
+        ("fedprox", {"proximal_mu": 0.5}),
+        ("fedadam", {}),
+        ("krum", {}),
+        ("fedavgm", {}),
+        ("fedmedian", {}),
+        ("fedtrimmedavg", {"beta": 0.25}),
+        ("fedyogi", {}),
+        ("fedadagrad", {}),
+        ("multikrum", {}),
+        ("bulyan", {}),
+    ],
+)
+def test_every_strategy_runs_defended(name, keys):
+    recorder, last = federate(settings(attack="fake-attack"), name, keys, release=halve)
+    assert not recorder.failures
+    assert len(recorder.uploads) == 3 * 4
+    for server_round in (1, 2, 3):
+        aggregate, release = recorder.aggregates[server_round], recorder.releases[server_round]
+        for entry, value in aggregate.items():
+            assert value.dtype == initial()[entry].dtype
+            assert value.shape == initial()[entry].shape
+            expected = value / 2 if entry.startswith("4.") else value
+            assert torch.equal(release[entry], expected)
+        uploads = [recorder.uploads[server_round, h] for h in range(4)]
+        counters = [int(upload[COUNTER]) for upload in uploads]
+        assert aggregate[COUNTER].dtype == torch.int64
+        assert min(counters) <= int(aggregate[COUNTER]) <= max(counters)
+        assert (aggregate["1.running_var"] > 0).all()
+    assert same(last, recorder.releases[3])
+
+
+def test_the_mean_is_weighted_by_images():
+    """64 images over 4 hospitals would be equal shares; the numbers sent decide."""
+
+    def claim(reply):
+        reply.content["metrics"]["num-examples"] = 34
+
+    recorder, _ = federate(settings(rounds=1), app=changed_upload(claim))
+    weights = np.array(
+        [34.0 if h == 1 else recorder.metrics[1, h]["num-examples"] for h in range(4)]
+    )
+    for name, value in recorder.aggregates[1].items():
+        stack = np.stack([recorder.uploads[1, h][name].numpy() for h in range(4)]).astype(float)
+        mean = np.tensordot(weights / weights.sum(), stack, 1)
+        if value.is_floating_point():
+            np.testing.assert_allclose(value.numpy(), mean, rtol=2e-6, atol=1e-7)
+        else:
+            assert int(value) == round(float(mean))
+
+
+def test_krum_releases_one_upload_bit_for_bit():
+    recorder, _ = federate(settings(rounds=1), "krum")
+    uploads = [recorder.uploads[1, hospital] for hospital in range(4)]
+    assert sum(same(recorder.aggregates[1], upload) for upload in uploads) == 1
+
+
+def test_krum_judges_by_weights_and_not_by_counters():
+    """A counter that is off by 1,000 outweighs all weights if it is let into the distance."""
+
+    def count(reply):
+        state = from_record(reply.content["arrays"])
+        state[COUNTER] += 1000
+        reply.content["arrays"] = to_record(state)
+
+    plain, _ = federate(settings(rounds=1), "krum")
+    chosen = [h for h in range(4) if same(plain.aggregates[1], plain.uploads[1, h])]
+    odd, _ = federate(settings(rounds=1), "krum", app=changed_upload(count, chosen))
+    assert same(odd.aggregates[1], odd.uploads[1, chosen[0]])
+
+
+def test_krum_computes_distances_in_double_precision():
+    """Far from the origin, a float32 difference of squares says nothing of what lies near."""
+    offsets = {0: 0.0, 1: 0.002, 2: 0.001, 3: 0.05}
+
+    def far(reply):
+        node = reply.metadata.src_node_id
+        hospital = order.setdefault(node, len(order))
+        state = {k: v.clone() for k, v in initial().items()}
+        state["4.weight"] = torch.full_like(state["4.weight"], 30.0 + offsets[hospital])
+        reply.content["arrays"] = to_record(state)
+
+    order = {}
+    recorder, _ = federate(settings(rounds=1), "krum", app=changed_upload(far, range(4)))
+    assert same(recorder.aggregates[1], recorder.uploads[1, 2])
+
+
+def test_one_hospital_is_its_own_aggregate():
+    recorder, last = federate(settings(hospitals=1))
+    assert same(last, recorder.uploads[3, 0])
+
+
+def test_a_64_bit_counter_of_one_hospital_loses_no_bit():
+    def count(reply):
+        state = from_record(reply.content["arrays"])
+        state[COUNTER] = torch.tensor(2**62 + 1)
+        reply.content["arrays"] = to_record(state)
+
+    app = changed_upload(count, (0,))
+    _, last = federate(settings(hospitals=1, rounds=1), app=app)
+    assert int(last[COUNTER]) == 2**62 + 1
+
+
+def test_fedprox_tells_hospitals_its_mu():
+    seen = []
+
+    def listen(message, context):
+        seen.append(message.content["config"]["proximal-mu"])
+        return client_app(message, context)
+
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+    app.train()(listen)
+    strong, _ = federate(settings(rounds=1), "fedprox", {"proximal_mu": 9.0}, app=app)
+    plain, _ = federate(settings(rounds=1))
+    assert seen == [9.0] * 4
+    assert not same(strong.aggregates[1], plain.aggregates[1])
+
+
+def test_fedadam_steps_weights_by_hand_and_averages_statistics():
+    keys = {"eta": 0.02, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.01}
+    recorder, _ = federate(settings(rounds=1), "fedadam", keys)
+    plain, _ = federate(settings(rounds=1))
+    before, mean = initial()["4.weight"].double(), plain.aggregates[1]["4.weight"].double()
+    delta = mean - before
+    first, second = 0.1 * delta, 0.01 * delta**2
+    rate = 0.02 * (1 - 0.99**2) ** 0.5 / (1 - 0.9**2)
+    expected = before + rate * first / (second.sqrt() + 0.01)
+    assert torch.allclose(recorder.aggregates[1]["4.weight"].double(), expected, atol=1e-6)
+    for entry in ("1.running_mean", "1.running_var"):
+        assert torch.allclose(recorder.aggregates[1][entry], plain.aggregates[1][entry])
+
+
+def test_momentum_starts_from_what_was_released():
+    """w_2 = release_1 - lr * (m * g_1 + g_2) with g_r = release_(r-1) - mean_r."""
+    keys = {"server_learning_rate": 0.5, "server_momentum": 0.5}
+    recorder, _ = federate(settings(rounds=2), "fedavgm", keys, release=halve)
+    name, weights = "4.weight", []
+    for server_round in (1, 2):
+        sizes = [recorder.metrics[server_round, h]["num-examples"] for h in range(4)]
+        stack = torch.stack([recorder.uploads[server_round, h][name] for h in range(4)]).double()
+        share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+        weights.append((share[:, None, None] * stack).sum(0))
+    start, release = initial()[name].double(), recorder.releases[1][name].double()
+    momentum = 0.5 * (start - weights[0]) + (release - weights[1])
+    expected = release - 0.5 * momentum
+    assert torch.allclose(recorder.aggregates[2][name].double(), expected, atol=1e-6)
+
+
+def test_a_wrapper_of_flowers_own_can_be_wrapped():
+    inner = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, 100.0, 4)
+    federation, recorder = settings(rounds=1), Recorder()
+    built = DefendedStrategy(
+        inner,
+        hospitals=4,
+        hospital_settings_json=federation.model_dump_json(),
+        observer=recorder,
+    )
+    recorder.strategy = built
+    built.start(InProcessGrid(client_app, 4), to_record(initial()), 1)
+    assert len(recorder.uploads) == 4 and not recorder.failures
+
+
+# ------------------------------------------------------------------------------------- stages
+
+
+@pytest.mark.parametrize(
+    ("defend", "defended"),
+    [("every", {1, 2, 3, 4, 5}), ("last", {5}), (2, {2, 4, 5}), (3, {3, 5})],
+)
+def test_when_the_defence_is_applied(defend, defended):
+    recorder, _ = federate(settings(rounds=5), release=halve, defend=defend)
+    for server_round in range(1, 6):
+        equal = same(recorder.aggregates[server_round], recorder.releases[server_round])
+        assert equal == (server_round not in defended)
+        report = server_round if server_round in defended else None
+        assert recorder.reports[server_round] == report
+
+
+def test_the_release_is_the_next_broadcast():
+    broadcasts = []
+
+    def listen(message, context):
+        if context.node_config["partition-id"] == 0:
+            broadcasts.append(from_record(message.content["arrays"]))
+        return client_app(message, context)
+
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+    app.train()(listen)
+    recorder, _ = federate(settings(), app=app, release=halve)
+    assert same(broadcasts[0], initial())
+    assert same(broadcasts[1], recorder.releases[1])
+    assert same(broadcasts[2], recorder.releases[2])
+
+
+def test_a_defence_that_breaks_the_model_is_caught():
+    def lose(state, server_round):
+        return {k: v for k, v in state.items() if k != "4.bias"}, None
+
+    def blow(state, server_round):
+        return {**state, "4.bias": state["4.bias"] * float("inf")}, None
+
+    with pytest.raises(FlSimError, match=r"added or removed 4\.bias"):
+        federate(settings(), release=lose)
+    with pytest.raises(FlSimError, match=r"release.s tensor .4\.bias. has values"):
+        federate(settings(), release=blow)
+
+
+def test_evaluate_fn_sees_the_release():
+    seen = {}
+    recorder, federation = Recorder(), settings(rounds=2)
+    built = strategy(recorder, federation, release=halve)
+
+    def evaluate(server_round, arrays):
+        seen[server_round] = from_record(arrays)
+        return MetricRecord({"auc": 0.5})
+
+    grid = InProcessGrid(client_app, 4)
+    result = built.start(grid, to_record(initial()), 2, evaluate_fn=evaluate)
+    assert same(seen[0], initial())
+    assert same(seen[2], recorder.releases[2])
+    assert sorted(result.evaluate_metrics_serverapp) == [0, 1, 2]
+    assert "hospital" not in result.train_metrics_clientapp[1]
+    assert "loss-task" in result.train_metrics_clientapp[1]
+
+
+# ------------------------------------------------------------------------------------ cohorts
+
+
+def test_cohorts_are_drawn_from_the_seed_and_the_round():
+    drawn = [sample_cohort(10, 3, 5, server_round) for server_round in range(1, 20)]
+    assert drawn == [sample_cohort(10, 0.3, 5, server_round) for server_round in range(1, 20)]
+    assert len(set(drawn)) > 10
+    assert set().union(*drawn) == set(range(10))
+    assert all(list(cohort) == sorted(set(cohort)) for cohort in drawn)
+
+
+def test_only_the_cohort_trains():
+    recorder, _ = federate(settings(), cohort=2)
+    for server_round in (1, 2, 3):
+        trained = tuple(h for r, h in recorder.uploads if r == server_round)
+        assert trained == sample_cohort(4, 2, 5, server_round)
+
+
+def test_an_impossible_cohort_is_refused():
+    assert cohort_size(10, 0.01) == 1
+    for cohort in (0, 5, 0.0, 1.5):
+        with pytest.raises(FlSimError, match="The cohort is"):
+            cohort_size(4, cohort)
+
+
+def test_a_strategy_that_needs_more_says_so_up_front():
+    with pytest.raises(FlSimError, match="'krum' needs at least 5 hospitals"):
+        strategy(Recorder(), settings(), "krum", {"num_malicious_nodes": 1})
+    with pytest.raises(FlSimError, match="'krum' needs at least 3 hospitals"):
+        strategy(Recorder(), settings(), "krum", cohort=0.5)
+
+
+# ----------------------------------------------------------------------------------- failures
+
+
+def test_a_failing_hospital_is_reported_and_the_rest_goes_on():
+    recorder, _ = federate(settings(attack="broken-attack", malicious=(2,)))
+    assert set(recorder.failures) == {(r, 2) for r in (1, 2, 3)}
+    assert recorder.failures[1, 2] == "RuntimeError: the scanner is on fire"
+    three = [h for r, h in recorder.uploads if r == 1]
+    assert three == [0, 1, 3]
+
+
+def test_if_all_fail_each_reason_is_named():
+    with pytest.raises(FlSimError) as caught:
+        federate(settings(attack="broken-attack", malicious=(0, 1, 2, 3)))
+    assert "Round 1: no hospital delivered a usable upload" in str(caught.value)
+    assert "hospitals 0, 1, 2, 3: RuntimeError: the scanner is on fire" in str(caught.value)
+
+
+def test_too_few_uploads_for_the_strategy_are_an_error():
+    with pytest.raises(FlSimError, match="'krum' needs 3 uploads and got 2: hospitals 1, 2: "):
+        federate(settings(attack="broken-attack", malicious=(1, 2)), "krum")
+
+
+def test_a_hospital_that_does_not_answer_is_reported():
+    recorder, federation = Recorder(), settings(rounds=1)
+    built = strategy(recorder, federation)
+
+    class Deaf(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            replies = list(super().send_and_receive(messages, timeout=timeout))
+            training = [r for r in replies if r.metadata.message_type == "train"]
+            return [r for r in replies if r not in training[1:2]]
+
+    built.start(Deaf(client_app, 4), to_record(initial()), 1, timeout=99.0)
+    assert recorder.failures == {(1, 1): "no reply within 99 seconds"}
+
+
+def tamper(name, value):
+    def change(reply):
+        state = from_record(reply.content["arrays"])
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value(state.get(name))
+        reply.content["arrays"] = to_record(state)
+
+    return change
+
+
+def set_metric(value):
+    def change(reply):
+        reply.content["metrics"]["num-examples"] = value
+
+    return change
+
+
+def corrupt(reply):
+    array = reply.content["arrays"]["4.bias"]
+    array.data = array.data[:-3]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (tamper("4.bias", lambda t: t * float("nan")), "tensor '4.bias' has values that are NaN"),
+        (tamper("4.bias", lambda t: t / 0.0), "tensor '4.bias' has values that are NaN"),
+        (tamper("4.bias", lambda t: t[:1]), r"'4.bias' has shape \(1,\), not \(2,\)"),
+        (tamper("4.bias", lambda t: t.double()), "'4.bias' is torch.float64, not torch.float32"),
+        (tamper("4.bias", None), "lacks the tensor '4.bias'"),
+        (tamper("hidden", lambda t: torch.ones(9)), "unknown tensor 'hidden'"),
+        (set_metric(0), "'num-examples' is 0, not a positive number"),
+        (set_metric(float("nan")), "'num-examples' is nan"),
+        (corrupt, "cannot be read"),
+    ],
+)
+def test_a_broken_upload_is_rejected_by_name(change, sentence):
+    recorder, _ = federate(settings(rounds=1), app=changed_upload(change))
+    assert list(recorder.failures) == [(1, 1)]
+    with pytest.raises(AssertionError, match=sentence):
+        raise AssertionError(recorder.failures[1, 1])
+    assert [h for _, h in recorder.uploads] == [0, 2, 3]
+
+
+def test_a_nan_from_an_attack_is_rejected():
+    recorder, _ = federate(settings(attack="nan-attack"))
+    assert {hospital for _, hospital in recorder.failures} == {0}
+
+
+def test_an_aggregate_that_is_not_finite_is_an_error():
+    huge = changed_upload(tamper("4.bias", lambda t: torch.full_like(t, 3e38)), range(4))
+    keys = {"server_learning_rate": 4.0}
+    with pytest.raises(FlSimError, match=r"Round 1: the aggregate.s tensor .4\.bias. has"):
+        federate(settings(rounds=1), "fedavgm", keys, app=huge)
+
+
+def test_hospitals_may_send_different_metrics():
+    def more(reply):
+        reply.content["metrics"]["memory"] = 1.5
+
+    recorder, _ = federate(settings(rounds=1), app=changed_upload(more))
+    assert len(recorder.uploads) == 4
+    assert recorder.metrics[1, 1]["memory"] == 1.5
+
+
+# ------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [("fedavg", 0), ("fedadam", 2), ("fedyogi", 2), ("fedavgm", 1)],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(name, carried):
+    federation = settings(attack="fake-attack", rounds=4)
+    whole, last = federate(federation, name, cohort=3, release=halve, defend=2)
+    assert len({key.split("/")[1] for key in whole.server[2]}) == carried
+    recorder = Recorder()
+    built = strategy(recorder, federation, name, cohort=3, release=halve, defend=2)
+    built.load_resume_state(whole.server[2])
+    grid = InProcessGrid(client_app, 4)
+    result = built.start(grid, to_record(whole.releases[2]), 4, first_round=3)
+    assert same(from_record(result.arrays), last)
+    assert sorted(recorder.releases) == [3, 4]
+    assert same(
+        recorder.uploads[3, sample_cohort(4, 3, 5, 3)[0]],
+        whole.uploads[3, sample_cohort(4, 3, 5, 3)[0]],
+    )
+
+
+def test_state_of_another_strategy_is_refused():
+    whole, _ = federate(settings(rounds=1), "fedadam")
+    with pytest.raises(FlSimError, match="has 'm_t', which the strategy FedAvg does not"):
+        strategy(Recorder(), settings()).load_resume_state(whole.server[1])
+
+
+def test_nothing_to_do_returns_what_was_given():
+    built = strategy(Recorder(), settings())
+    result = built.start(InProcessGrid(client_app, 4), to_record(initial()), 2, first_round=3)
+    assert same(from_record(result.arrays), initial())
