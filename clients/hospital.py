@@ -23,7 +23,7 @@ from clients.settings import HospitalSettings
 from fl_sim.attacks.base import ATTACKS, Attack, Plan, Window
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
-from fl_sim.data.partitions import partition
+from fl_sim.data.partitions import cached_partition
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
@@ -245,7 +245,7 @@ def _shares_of(settings: HospitalSettings) -> list[NDArray[np.int64]]:
 def _shares(settings_json: str) -> list[NDArray[np.int64]]:
     settings = HospitalSettings.model_validate_json(settings_json)
     case = _case(settings)
-    return partition(
+    return cached_partition(
         case.train, case.task, settings.hospitals, settings.partition, settings.case.seed
     )
 

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from safetensors.torch import load_file, save
 
 from clients.app import client_app
-from clients.hospital import hospital_plan
+from clients.hospital import hospital_data, hospital_plan
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
 from experiments.study import State, Study, state_of
@@ -38,6 +38,7 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
     if federation is None:
         raise FlSimError("A centralized scenario cannot be run as a federation.")
     settings = study.scenario.hospital_settings(study.data_root)
+    hospital_data(settings, 0)  # an impossible partition is refused before Ray is started
     for hospital in study.scenario.attackers:
         study.add_target(hospital, *hospital_plan(settings, hospital))
 

@@ -22,7 +22,7 @@ from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.models.base import MODELS
 from fl_sim.settings import Settings, parse
 from fl_sim.training import TrainingSettings
-from strategies.base import STRATEGIES
+from strategies.base import STRATEGIES, check_strategy
 
 Mode = Literal["federated", "centralized"]
 NONE = "none"
@@ -345,7 +345,11 @@ def _federation(value: Any) -> FederationSettings:
     table["engine"] = parse(
         EngineSettings, {"engine": engine, **parts["engine"][1]}, "[federation] engine"
     )
-    return parse(FederationSettings, table, "[federation]")
+    federation = parse(FederationSettings, table, "[federation]")
+    check_strategy(
+        name, checked, federation.cohort or federation.hospitals, "[federation] strategy"
+    )
+    return federation
 
 
 def _renamed(value: Any, key: str, where: str) -> tuple[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """Which training image lies in which hospital, dealt out by Flower's partitioners."""
 
+import hashlib
 import heapq
+import io
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from fl_sim.artifact import write_atomically
 from fl_sim.data.base import Split, Task
+from fl_sim.data.cache import cache_folder
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.randomness import derive_seed, numpy_generator
 from fl_sim.settings import Settings
@@ -60,6 +64,31 @@ class PartitionSettings(Settings):
 def schemes() -> list[str]:
     """Return the names of all partition schemes, sorted."""
     return sorted(_SCHEMES)
+
+
+def cached_partition(
+    train: Split, task: Task, hospitals: int, settings: PartitionSettings, seed: int
+) -> list[Indices]:
+    """Return what :func:`partition` returns, from disk where it was computed before.
+
+    A process that finds it there need not import Flower's partitioners, which takes seconds.
+    """
+    digest = hashlib.sha256(f"1 {hospitals} {seed} {settings.model_dump_json()}".encode())
+    digest.update(np.ascontiguousarray(train.labels).tobytes())
+    if train.patients is not None:
+        digest.update("\x1f".join(map(str, train.patients)).encode())
+    path = cache_folder() / "partitions" / f"{digest.hexdigest()[:32]}.npy"
+    if path.exists():
+        owner = np.load(path, allow_pickle=False)
+        return [np.flatnonzero(owner == hospital) for hospital in range(hospitals)]
+    shares = partition(train, task, hospitals, settings, seed)
+    owner = np.empty(len(train), dtype=np.int32)
+    for hospital, indices in enumerate(shares):
+        owner[indices] = hospital
+    buffer = io.BytesIO()
+    np.save(buffer, owner, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+    return shares
 
 
 def partition(

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from fl_sim.data.base import MULTI_LABEL, Split, Task
-from fl_sim.data.partitions import PartitionSettings, partition, schemes, single_labels
+from fl_sim.data.partitions import (
+    PartitionSettings,
+    cached_partition,
+    partition,
+    schemes,
+    single_labels,
+)
 from fl_sim.errors import FlSimError
 from fl_sim.settings import parse
 
@@ -177,3 +183,17 @@ def test_chestxray14_at_full_size(real_data: Path, scheme: str) -> None:
     parts = partition(train, task, 10, settings(scheme), 0)
     assert len(rows) == 78468
     check(parts, 78468, 10)
+
+
+def test_a_cached_partition_is_the_computed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path))
+    data, settings = split_of(SINGLE), PartitionSettings(scheme="dirichlet")
+    computed = partition(data, SINGLE, 3, settings, 0)
+    for _ in range(2):
+        cached = cached_partition(data, SINGLE, 3, settings, 0)
+        assert [list(share) for share in cached] == [list(share) for share in computed]
+    assert len(list(tmp_path.rglob("*.npy"))) == 1
+    fewer = data.subset(np.arange(699))
+    assert sum(map(len, cached_partition(fewer, SINGLE, 3, settings, 0))) == 699
