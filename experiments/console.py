@@ -103,7 +103,7 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         pad_edge=False,
     )
     for column in frame.columns:
