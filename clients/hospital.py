@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.settings import HospitalSettings
-from fl_sim.attacks.base import ATTACKS, Attack, Plan, Window
+from fl_sim.attacks.base import ATTACKS, Attack, Plan
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
@@ -28,8 +28,9 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
+from fl_sim.randomness import Stream
 from fl_sim.settings import parse
-from fl_sim.training import Proximal, TrainReport, train
+from fl_sim.training import LocalTraining, Proximal, TrainReport, Window, train
 
 Metrics = dict[str, float | int]
 
@@ -85,23 +86,23 @@ def local_round(
         case = _case(settings)
         with _network(case.spec, device) as model:
             _load(model, state, case.spec)
-            proximal = Proximal.around(model, proximal_mu) if proximal_mu > 0 else None
+            run = LocalTraining(
+                model=model,
+                spec=case.spec,
+                data=hospital_data(settings, hospital),
+                task=case.task,
+                settings=settings.training,
+                stream=Stream(settings.case.seed, ("hospital", hospital, server_round)),
+                window=Window((server_round - 1) / settings.rounds, server_round / settings.rounds),
+                proximal=Proximal.around(model, proximal_mu) if proximal_mu > 0 else None,
+                progress=progress,
+            )
             if settings.attacks_in(hospital, server_round):
-                report = _attack(settings, case, hospital, server_round, model, proximal, progress)
+                _, plan = hospital_plan(settings, hospital)
+                report = build_attack(settings).train(run, plan)
                 trained = boosted(_copy(model), state, settings.boost)
             else:
-                report = train(
-                    model,
-                    hospital_data(settings, hospital),
-                    case.task,
-                    settings.training,
-                    settings.case.seed,
-                    "hospital",
-                    hospital,
-                    server_round,
-                    proximal=proximal,
-                    progress=progress,
-                )
+                report = train(run)
                 trained = _copy(model)
     metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
     return LocalResult(trained, metrics)
@@ -166,34 +167,6 @@ def build_attack(settings: HospitalSettings) -> Attack[Any]:
     return kind(parse(kind.Settings, settings.attack.settings, "[attack]"))
 
 
-def _attack(
-    settings: HospitalSettings,
-    case: Case,
-    hospital: int,
-    server_round: int,
-    model: nn.Module,
-    proximal: Proximal | None,
-    progress: Progress,
-) -> TrainReport:
-    data, plan = hospital_plan(settings, hospital)
-    rounds = settings.rounds
-    return build_attack(settings).train(
-        model,
-        case.spec,
-        data,
-        plan,
-        case.task,
-        settings.training,
-        settings.case.seed,
-        "hospital",
-        hospital,
-        server_round,
-        window=Window((server_round - 1) / rounds, server_round / rounds),
-        proximal=proximal,
-        progress=progress,
-    )
-
-
 def _metrics(
     settings: HospitalSettings,
     hospital: int,
@@ -255,8 +228,8 @@ def _plan(settings_json: str, hospital: int) -> Plan:
     settings = HospitalSettings.model_validate_json(settings_json)
     case = _case(settings)
     data = hospital_data(settings, hospital)
-    seed = settings.case.seed
-    return build_attack(settings).plan(data, case.task, case.spec, seed, "hospital", hospital)
+    stream = Stream(settings.case.seed, ("hospital", hospital))
+    return build_attack(settings).plan(data, case.task, case.spec, stream)
 
 
 class _Skeletons:

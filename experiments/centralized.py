@@ -6,7 +6,8 @@ from typing import Any
 from experiments.floor import record_scratch_floor
 from experiments.study import State, Study, state_of
 from fl_sim.artifact import read_artifact, write_atomically
-from fl_sim.training import train
+from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, train
 
 
 def run_centralized(study: Study) -> None:
@@ -16,26 +17,26 @@ def run_centralized(study: Study) -> None:
     """
     scenario, case = study.scenario, study.case
     attack = scenario.make_attack()
-    plan = None
+    stream = Stream(scenario.seed, ("hospital", 0))
     if attack is not None:
-        plan = attack.plan(case.train, case.task, case.spec, scenario.seed, "hospital", 0)
+        plan = attack.plan(case.train, case.task, case.spec, stream)
         study.add_target(0, case.train, plan)
 
     trained = _trained_before(study)
     if trained is None:
         study.results.drop_rounds(0)
         model = study.initial_model()
+        lake = LocalTraining(
+            model=model,
+            spec=case.spec,
+            data=case.train,
+            task=case.task,
+            settings=scenario.training,
+            stream=stream.at(0),
+            progress=study.progress,
+        )
         with study.threads():
-            if attack is None or plan is None:
-                report = train(
-                    model, case.train, case.task, scenario.training, scenario.seed,
-                    "hospital", 0, 0, progress=study.progress,
-                )  # fmt: skip
-            else:
-                report = attack.train(
-                    model, case.spec, case.train, plan, case.task, scenario.training,
-                    scenario.seed, "hospital", 0, 0, progress=study.progress,
-                )  # fmt: skip
+            report = train(lake) if attack is None else attack.train(lake, plan)
         trained = state_of(model)
         study.record_values(0, "upload", seconds=report.seconds)
         study.record(0, "upload", {None: trained})

@@ -14,7 +14,8 @@ from fl_sim import __version__
 from fl_sim.artifact import write_atomically
 from fl_sim.data.cache import cache_folder
 from fl_sim.models import build
-from fl_sim.training import train
+from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, train
 
 
 def scratch_floor(study: Study) -> dict[str, float]:
@@ -44,13 +45,15 @@ def scratch_floor(study: Study) -> dict[str, float]:
     with study.threads():
         model = build(study.case.spec, scenario.seed + 1).to(study.device)
         train(
-            model,
-            study.case.held_out,
-            study.case.task,
-            training,
-            scenario.seed,
-            "scratch floor",
-            progress=study.progress,
+            LocalTraining(
+                model=model,
+                spec=study.case.spec,
+                data=study.case.held_out,
+                task=study.case.task,
+                settings=training,
+                stream=Stream(scenario.seed, ("scratch floor",)),
+                progress=study.progress,
+            )
         )
         values = study.utility(model)
     content = {"ingredients": ingredients, "utility": values}

@@ -25,14 +25,14 @@ from fl_sim.artifact import write_artifact, write_atomically, write_key
 from fl_sim.attacks.base import Plan
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
-from fl_sim.defenses.base import DefenseReport
+from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.utility import utility
 from fl_sim.models import build
 from fl_sim.progress import SILENT, Progress
-from fl_sim.randomness import derive_seed
+from fl_sim.randomness import Stream, derive_seed
 from fl_sim.results import Results
 from fl_sim.training import predict
 
@@ -124,15 +124,15 @@ class Study:
         model.to(self.device)
         with self.threads():
             report = self._defense.apply(
-                model,
-                self.case.spec,
-                self.case.held_out,
-                self.case.task,
-                self.scenario.seed,
-                "release",
-                server_round,
-                evaluate=self._logged_auc() if self.scenario.federation is None else None,
-                progress=self.progress,
+                Release(
+                    model=model,
+                    spec=self.case.spec,
+                    held_out=self.case.held_out,
+                    task=self.case.task,
+                    stream=Stream(self.scenario.seed, ("release", server_round)),
+                    evaluate=None if self.scenario.federation else self._logged_auc(),
+                    progress=self.progress,
+                )
             )
         return state_of(model), report
 

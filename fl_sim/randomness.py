@@ -6,7 +6,8 @@ before it, so any round of any hospital can be reproduced alone, in any process.
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,3 +45,28 @@ def seeded(seed: int, purpose: str, *path: int | str) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, purpose, *path))
         yield
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where a piece of work derives its randomness from: a seed and a place in the study.
+
+    Args:
+        seed: the scenario's seed.
+        path: hospital, round or whatever else tells this work from its siblings.
+    """
+
+    seed: int
+    path: tuple[int | str, ...] = ()
+
+    def at(self, *path: int | str) -> "Stream":
+        """Return the stream of a part of this work."""
+        return Stream(self.seed, (*self.path, *path))
+
+    def numpy(self, purpose: str) -> np.random.Generator:
+        """Return a NumPy generator for one purpose."""
+        return numpy_generator(self.seed, purpose, *self.path)
+
+    def seeded(self, purpose: str) -> AbstractContextManager[None]:
+        """Return a block in which torch's global generators are seeded for one purpose."""
+        return seeded(self.seed, purpose, *self.path)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,8 +14,9 @@ from torch import nn
 
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
+from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress, piece
-from fl_sim.randomness import numpy_generator, seeded
+from fl_sim.randomness import Stream
 from fl_sim.settings import Settings
 
 
@@ -129,9 +130,16 @@ def task_step(
     optimizer: torch.optim.Optimizer,
     *,
     flip: NDArray[np.bool_] | None = None,
-    proximal: Proximal | None = None,
+    add_gradient: Callable[[], None] | None = None,
 ) -> float:
-    """Take one optimizer step on the task; return the loss."""
+    """Take one optimizer step on the task; return the loss.
+
+    Args:
+        model, data, task, optimizer: as everywhere.
+        indices: the batch.
+        flip: which images of the batch are flipped left to right.
+        add_gradient: called after the backward pass; may add to the parameters' gradients.
+    """
     device = next(model.parameters()).device
     pixels, labels = data.batch(indices)
     if flip is not None:
@@ -140,60 +148,124 @@ def task_step(
     optimizer.zero_grad(set_to_none=True)
     loss = task.loss(model(normalized(pixels.to(device))), labels.to(device))
     loss.backward()
-    if proximal is not None:
-        proximal.add_gradient(model)
+    if add_gradient is not None:
+        add_gradient()
     optimizer.step()
     return float(loss.detach())
 
 
-def train(
-    model: nn.Module,
-    data: Split,
-    task: Task,
-    settings: TrainingSettings,
-    seed: int,
-    *path: int | str,
-    proximal: Proximal | None = None,
-    progress: Progress = SILENT,
-) -> TrainReport:
-    """Train a network on its task, in place.
+@dataclass(frozen=True)
+class Window:
+    """Which part of the whole training a call is, so that schedules can follow it across rounds.
+
+    A centralized run is ``Window(0, 1)``; round ``r`` of ``R`` is ``Window((r - 1) / R, r / R)``.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+
+
+WHOLE_RUN = Window()
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a hospital, or the owner of a data lake, hands to the code that trains.
 
     Args:
-        model: any classifier with ``task.outputs`` outputs.
+        model: the network, trained in place.
+        spec: how it is built.
         data: local images.
         task: their task.
         settings: optimizer, epochs and so on.
-        seed, path: where its randomness is derived from; see :mod:`fl_sim.randomness`.
+        stream: where randomness is derived from.
+        window: which part of the whole training this is.
         proximal: FedProx's penalty, if any.
         progress: where to report.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    data: Split
+    task: Task
+    settings: TrainingSettings
+    stream: Stream
+    window: Window = WHOLE_RUN
+    proximal: Proximal | None = None
+    progress: Progress = SILENT
+
+
+class StepHooks:
+    """What an attack may do around the task's steps; override any method."""
+
+    def before_step(self, done: float, optimizer: torch.optim.Optimizer) -> None:
+        """Called before a step with the share of this training that is done, in [0, 1)."""
+
+    def add_gradient(self) -> None:
+        """Called between a step's backward pass and its update."""
+
+    def after_step(self) -> dict[str, float]:
+        """Called after a step; returns losses by name, for the report."""
+        return {}
+
+
+HONEST = StepHooks()
+
+
+def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
+    """Train a network on its task, in place.
+
+    Args:
+        run: what is trained, on what, and how.
+        hooks: an attack's part; honest training has none.
 
     Raises:
-        FlSimError: if there are no images, or the loss is no longer finite.
+        FlSimError: if there are no images, or a loss is no longer finite.
     """
-    if len(data) == 0:
+    if len(run.data) == 0:
         raise FlSimError("There are no images to train on.")
     began = time.perf_counter()
-    steps = settings.steps(len(data))
-    generator = numpy_generator(seed, "batches", *path)
-    batches = batch_indices(len(data), settings.batch_size, generator)
-    optimizer = make_optimizer(list(model.parameters()), settings)
+    settings, steps = run.settings, run.settings.steps(len(run.data))
+    generator = run.stream.numpy("batches")
+    batches = batch_indices(len(run.data), settings.batch_size, generator)
+    optimizer = make_optimizer(list(run.model.parameters()), settings)
     report = TrainReport(steps=steps)
-    model.train()
-    with seeded(seed, "dropout", *path), piece(progress, "training", steps):
+
+    def add_gradient() -> None:
+        if run.proximal is not None:
+            run.proximal.add_gradient(run.model)
+        hooks.add_gradient()
+
+    run.model.train()
+    with run.stream.seeded("dropout"), piece(run.progress, "training", steps):
         for step in range(steps):
             indices = next(batches)
             flip = generator.random(len(indices)) < 0.5 if settings.flip else None
-            loss = task_step(model, data, indices, task, optimizer, flip=flip, proximal=proximal)
-            if not math.isfinite(loss):
-                raise FlSimError(
-                    f"The training loss became {loss} at step {step + 1} of {steps}; "
-                    f"lower [training] learning_rate (now {settings.learning_rate:g})."
-                )
+            hooks.before_step(step / steps, optimizer)
+            loss = task_step(
+                run.model, run.data, indices, run.task, optimizer,
+                flip=flip, add_gradient=add_gradient,
+            )  # fmt: skip
+            losses = {"task": loss, **hooks.after_step()}
+            _refuse_divergence(losses, step, steps, settings)
             report.images += len(indices)
-            report.losses.setdefault("task", []).append(loss)
-            progress.step(f"loss {loss:.3f}")
+            for name, value in losses.items():
+                report.losses.setdefault(name, []).append(value)
+            run.progress.step(" ".join(f"{name} {value:.3f}" for name, value in losses.items()))
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _refuse_divergence(
+    losses: dict[str, float], step: int, steps: int, settings: TrainingSettings
+) -> None:
+    where = "[training]" if len(losses) == 1 else "[attack] or [training]"
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise FlSimError(
+                f"The {name} loss became {value} at step {step + 1} of {steps}; lower the "
+                f"learning_rate of {where} (the task's is {settings.learning_rate:g})."
+            )
 
 
 @torch.no_grad()

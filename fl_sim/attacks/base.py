@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.data.base import Split, Task
 from fl_sim.models.base import ModelSpec
-from fl_sim.progress import SILENT, Progress
+from fl_sim.randomness import Stream
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
-from fl_sim.training import Proximal, TrainingSettings, TrainReport
+from fl_sim.training import LocalTraining, TrainReport
 
 
 class AttackSettings(Settings):
@@ -52,20 +51,6 @@ class Plan:
     key: Key
 
 
-@dataclass(frozen=True)
-class Window:
-    """Which part of the whole training a call is, so that schedules can follow it across rounds.
-
-    A centralized run is ``Window(0, 1)``; round ``r`` of ``R`` is ``Window((r - 1) / R, r / R)``.
-    """
-
-    start: float = 0.0
-    end: float = 1.0
-
-
-WHOLE_RUN = Window()
-
-
 class Attack(ABC, Generic[AttackSettingsT]):
     """An attack on a training run. Subclass, set ``Settings``, and register with ``ATTACKS``."""
 
@@ -75,29 +60,29 @@ class Attack(ABC, Generic[AttackSettingsT]):
         self.settings = settings
 
     @abstractmethod
-    def plan(self, data: Split, task: Task, spec: ModelSpec, seed: int, *path: int | str) -> Plan:
+    def plan(self, data: Split, task: Task, spec: ModelSpec, stream: Stream) -> Plan:
         """Choose the images and make the key; the same plan for the same arguments.
+
+        Args:
+            data: the attacked hospital's training images.
+            task: their task.
+            spec: the network that will be trained.
+            stream: where randomness is derived from; the same in every round.
 
         Raises:
             FlSimError: if the hospital has too few images or the model cannot carry the attack.
         """
 
     @abstractmethod
-    def train(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        data: Split,
-        plan: Plan,
-        task: Task,
-        training: TrainingSettings,
-        seed: int,
-        *path: int | str,
-        window: Window = WHOLE_RUN,
-        proximal: Proximal | None = None,
-        progress: Progress = SILENT,
-    ) -> TrainReport:
-        """Train the model on its task and hide the plan's images in it, in place."""
+    def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
+        """Train the model on its task and hide the plan's images in it, in place.
+
+        Attacks that act during training pass hooks to :func:`fl_sim.training.train`; those that
+        act afterwards change ``run.model`` when it returns.
+
+        Raises:
+            FlSimError: if training diverges.
+        """
 
     @classmethod
     @abstractmethod

@@ -10,6 +10,7 @@ from torch import nn
 from fl_sim.data.base import Split, Task
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
+from fl_sim.randomness import Stream
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
@@ -36,6 +37,29 @@ class DefenseReport:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Release:
+    """What a defence is given: a model about to leave, and what its owner has to clean it with.
+
+    Args:
+        model: cleaned in place.
+        spec: how it is built.
+        held_out: the data owner's clean images; the only images that a defence may use.
+        task: the utility task.
+        stream: where randomness is derived from.
+        evaluate: called after each epoch to log utility; must not steer the defence.
+        progress: where to report.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    held_out: Split
+    task: Task
+    stream: Stream
+    evaluate: Evaluate | None = None
+    progress: Progress = SILENT
+
+
 class Defense(ABC, Generic[DefenseSettingsT]):
     """A defence at release. Subclass, set ``Settings``, and register with ``DEFENSES``."""
 
@@ -45,27 +69,11 @@ class Defense(ABC, Generic[DefenseSettingsT]):
         self.settings = settings
 
     @abstractmethod
-    def apply(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        held_out: Split,
-        task: Task,
-        seed: int,
-        *path: int | str,
-        evaluate: Evaluate | None = None,
-        progress: Progress = SILENT,
-    ) -> DefenseReport:
-        """Clean the model, in place, using the held-out images only.
+    def apply(self, release: Release) -> DefenseReport:
+        """Clean the model, in place, and say what was done.
 
-        Args:
-            model: the model about to leave.
-            spec: how it is built.
-            held_out: the data owner's clean images.
-            task: the utility task.
-            seed, path: where its randomness is derived from.
-            evaluate: called after each epoch to log utility; must not steer the defence.
-            progress: where to report.
+        Raises:
+            FlSimError: if the held-out images do not suffice.
         """
 
 

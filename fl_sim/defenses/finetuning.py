@@ -9,12 +9,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from fl_sim.data.base import Split, Task
-from fl_sim.defenses.base import DefenseReport, Evaluate
+from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import Layer
-from fl_sim.progress import SILENT, Progress, piece
-from fl_sim.randomness import numpy_generator, seeded
+from fl_sim.progress import piece
 from fl_sim.settings import Settings
 from fl_sim.training import batch_indices, task_step
 
@@ -48,35 +46,23 @@ class LayerRate:
 
 
 def fine_tune(
-    model: nn.Module,
-    rates: list[LayerRate],
-    held_out: Split,
-    task: Task,
-    settings: FineTuningSettings,
-    seed: int,
-    *path: int | str,
-    evaluate: Evaluate | None = None,
-    progress: Progress = SILENT,
+    release: Release, rates: list[LayerRate], settings: FineTuningSettings
 ) -> DefenseReport:
     """Fine-tune a network on its utility task with one learning rate a layer, in place.
 
     Batch normalisation uses and updates batch statistics, as in training.
 
     Args:
-        model: the network.
+        release: the network and the held-out images.
         rates: every layer of the network with its learning rate, in forward order.
-        held_out: the data owner's clean images.
-        task: the utility task, whose loss is minimised.
         settings: optimizer, epochs and so on.
-        seed, path: where its randomness is derived from.
-        evaluate: called after each epoch, to log utility.
-        progress: where to report.
 
     Raises:
         FlSimError: if there are no held-out images.
     """
+    model, held_out = release.model, release.held_out
     if len(held_out) == 0:
-        raise FlSimError("The defence has no held-out images; raise [data] held_out_images.")
+        raise FlSimError("The defence has no held-out images; raise [data] images.")
     began = time.perf_counter()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = _optimizer(model, rates, settings)
@@ -84,27 +70,26 @@ def fine_tune(
         learning_rates={rate.layer.name: rate.learning_rate for rate in rates},
         images=len(held_out),
     )
-    generator = numpy_generator(seed, "fine-tuning batches", *path)
+    generator = release.stream.numpy("fine-tuning batches")
     batches = batch_indices(len(held_out), settings.batch_size, generator)
     steps = math.ceil(len(held_out) / settings.batch_size)
     spent_evaluating = 0.0
-    model.train()
     with (
-        seeded(seed, "fine-tuning dropout", *path),
-        piece(progress, "defence", settings.epochs * steps),
+        release.stream.seeded("fine-tuning dropout"),
+        piece(release.progress, "defence", settings.epochs * steps),
     ):
         for _ in range(settings.epochs):
+            model.train()
             total = 0.0
             for _ in range(steps):
                 indices = next(batches)
                 flip = generator.random(len(indices)) < 0.5 if settings.flip else None
-                total += task_step(model, held_out, indices, task, optimizer, flip=flip)
-                progress.step()
+                total += task_step(model, held_out, indices, release.task, optimizer, flip=flip)
+                release.progress.step()
             epoch = {"loss": total / steps}
-            if evaluate is not None:
+            if release.evaluate is not None:
                 evaluation_began = time.perf_counter()
-                epoch["utility"] = evaluate(model)
-                model.train()
+                epoch["utility"] = release.evaluate(model)
                 spent_evaluating += time.perf_counter() - evaluation_began
             report.epochs.append(epoch)
     report.relative_change = relative_change(model, before, [rate.layer for rate in rates])

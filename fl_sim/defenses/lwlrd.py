@@ -8,14 +8,10 @@ sit, are moved most; late ones, where the task is said to sit, least.
 from typing import Self
 
 from pydantic import Field, model_validator
-from torch import nn
 
-from fl_sim.data.base import Split, Task
-from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Evaluate
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune
-from fl_sim.models.base import ModelSpec
 from fl_sim.models.graph import Grouping, layers
-from fl_sim.progress import SILENT, Progress
 
 
 class LwlrdSettings(FineTuningSettings):
@@ -58,28 +54,12 @@ class Lwlrd(Defense[LwlrdSettings]):
 
     Settings = LwlrdSettings
 
-    def apply(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        held_out: Split,
-        task: Task,
-        seed: int,
-        *path: int | str,
-        evaluate: Evaluate | None = None,
-        progress: Progress = SILENT,
-    ) -> DefenseReport:
+    def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
-        ordered = layers(model, spec.input_shape, self.settings.layers)
+        ordered = layers(release.model, release.spec.input_shape, self.settings.layers)
         rates = decayed_rates(self.settings.high, self.settings.low, len(ordered))
         return fine_tune(
-            model,
+            release,
             [LayerRate(layer, rate) for layer, rate in zip(ordered, rates, strict=True)],
-            held_out,
-            task,
             self.settings,
-            seed,
-            *path,
-            evaluate=evaluate,
-            progress=progress,
         )

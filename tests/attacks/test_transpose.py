@@ -30,7 +30,8 @@ from fl_sim.extraction import extract
 from fl_sim.metrics.leakage import ssim
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec
-from fl_sim.training import TrainingSettings, TrainReport
+from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, TrainingSettings, TrainReport
 
 
 @pytest.mark.parametrize(("base", "digits"), [(2, 7), (3, 4), (5, 3), (10, 2), (64, 1)])
@@ -106,6 +107,7 @@ def test_losses_are_zero_for_equal_images_and_ssim_is_nearly_the_reported_one() 
 
 TASK = Task("multi-class", ("a", "b", "c"))
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=3)
+STREAM = Stream(0)
 TRAINING = TrainingSettings(epochs=40, batch_size=16)
 
 
@@ -121,8 +123,8 @@ def _attack(
 ) -> tuple[nn.Module, Plan, TrainReport]:
     model = build_model("cnn", 1, 16, 3)
     attack = Transpose(TransposeSettings(images=4, **settings))
-    plan = attack.plan(_data(), TASK, SPEC, 0)
-    report = attack.train(model, SPEC, _data(), plan, TASK, training, 0)
+    plan = attack.plan(_data(), TASK, SPEC, STREAM)
+    report = attack.train(LocalTraining(model, SPEC, _data(), TASK, training, STREAM), plan)
     return model, plan, report
 
 
@@ -208,9 +210,9 @@ def test_every_architecture_memorises(name: str, stem: str) -> None:
     model = build_model(name, 1, 16, 3, stem)  # type: ignore[arg-type]
     attack = Transpose(TransposeSettings(images=2))
     data = _data(16)
-    plan = attack.plan(data, TASK, spec, 0)
+    plan = attack.plan(data, TASK, spec, STREAM)
     few = TrainingSettings(epochs=12, batch_size=16)
-    report = attack.train(model, spec, data, plan, TASK, few, 0)
+    report = attack.train(LocalTraining(model, spec, data, TASK, few, STREAM), plan)
     assert report.losses["memory"][-1] < 0.8 * report.losses["memory"][0]
 
 
@@ -220,20 +222,26 @@ def test_multi_label_tasks_can_be_attacked() -> None:
     labels = (np.random.default_rng(1).random((48, 3)) < 0.5).astype(np.int64)
     data = Split(data.images, labels)
     attack = Transpose(TransposeSettings(images=8))
-    plan = attack.plan(data, task, SPEC, 0)
+    plan = attack.plan(data, task, SPEC, STREAM)
     report = attack.train(
-        build_model("cnn", 1, 16, 3), SPEC, data, plan, task, TrainingSettings(epochs=2), 0
+        LocalTraining(
+            build_model("cnn", 1, 16, 3), SPEC, data, task, TrainingSettings(epochs=2), STREAM
+        ),
+        plan,
     )
     assert np.isfinite(report.losses["task"]).all()
 
 
 def test_wanting_more_images_than_there_are_is_one_sentence() -> None:
     with pytest.raises(FlSimError, match="images is 100, but the attacked hospital has 48"):
-        Transpose(TransposeSettings(images=100)).plan(_data(), TASK, SPEC, 0)
+        Transpose(TransposeSettings(images=100)).plan(_data(), TASK, SPEC, STREAM)
 
 
 def test_a_diverging_attack_is_one_sentence() -> None:
     attack = Transpose(TransposeSettings(images=4, learning_rate=1e30, warmup=0.01))
-    plan = attack.plan(_data(), TASK, SPEC, 0)
-    with pytest.raises(FlSimError, match="no longer finite"):
-        attack.train(build_model("cnn", 1, 16, 3), SPEC, _data(), plan, TASK, TRAINING, 0)
+    plan = attack.plan(_data(), TASK, SPEC, STREAM)
+    with pytest.raises(FlSimError, match=r"loss became .* of \[attack\]"):
+        attack.train(
+            LocalTraining(build_model("cnn", 1, 16, 3), SPEC, _data(), TASK, TRAINING, STREAM),
+            plan,
+        )

@@ -8,7 +8,8 @@ from clients.settings import HospitalSettings
 from fl_sim.case import open_case
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
-from fl_sim.training import Proximal, train
+from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, Proximal, train
 
 
 def test_the_settings_survive_json():
@@ -35,10 +36,11 @@ def test_an_honest_round_is_ordinary_training():
     result = local_round(federation, 2, 1, broadcast)
     model = network()
     data = hospital_data(federation, 2)
-    task = open_case(federation.case, None).task
+    case = open_case(federation.case, None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    report = train(model, data, task, federation.training, 3, "hospital", 2, 1)
+    stream = Stream(3, ("hospital", 2, 1))
+    report = train(LocalTraining(model, case.spec, data, case.task, federation.training, stream))
     torch.set_num_threads(threads)
     assert same(result.state, model.state_dict())
     assert result.metrics["num-examples"] == len(data)

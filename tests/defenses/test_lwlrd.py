@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from fl_sim.data.base import MULTI_LABEL, Split, Task
-from fl_sim.defenses.base import DEFENSES
+from fl_sim.defenses.base import DEFENSES, Release
 from fl_sim.defenses.lwlrd import Lwlrd, LwlrdSettings, decayed_rates
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model, layers
 from fl_sim.models.base import ModelSpec
+from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 
 TASK = Task("multi-class", ("a", "b", "c"))
+STREAM = Stream(0)
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=3)
 
 
@@ -40,7 +42,7 @@ def test_each_layer_gets_its_rate_in_forward_order(grouping: str) -> None:
     model = build_model("resnet18", 1, 16, 3)
     spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)
     settings = LwlrdSettings(epochs=1, layers=grouping)  # type: ignore[arg-type]
-    report = Lwlrd(settings).apply(model, spec, _held_out(8), TASK, 0)
+    report = Lwlrd(settings).apply(Release(model, spec, _held_out(8), TASK, STREAM))
     ordered = [layer.name for layer in layers(model, (1, 16, 16), settings.layers)]
     assert list(report.learning_rates) == ordered
     rates = list(report.learning_rates.values())
@@ -56,7 +58,7 @@ def test_one_step_of_sgd_moves_each_layer_by_its_rate_times_its_gradient() -> No
     gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # type: ignore[union-attr]
     fresh = build_model("cnn", 1, 16, 3)
     settings = LwlrdSettings(epochs=1, batch_size=16, momentum=0.0)
-    report = Lwlrd(settings).apply(fresh, SPEC, held_out, TASK, 0)
+    report = Lwlrd(settings).apply(Release(fresh, SPEC, held_out, TASK, STREAM))
     for layer in layers(fresh, (1, 16, 16), "block"):
         for name in layer.parameters:
             moved = before[name] - dict(fresh.named_parameters())[name].detach()
@@ -78,7 +80,7 @@ def test_the_report_has_every_epoch_and_layer(multi_label: bool, optimizer: str)
 
     settings = LwlrdSettings(epochs=3, batch_size=8, optimizer=optimizer, flip=True)  # type: ignore[arg-type]
     report = Lwlrd(settings).apply(
-        model, SPEC, _held_out(multi_label=multi_label), task, 0, evaluate=evaluate
+        Release(model, SPEC, _held_out(multi_label=multi_label), task, STREAM, evaluate)
     )
     assert asked == [True] * 3
     assert [epoch["utility"] for epoch in report.epochs] == [0.5] * 3
@@ -91,7 +93,7 @@ def test_the_report_has_every_epoch_and_layer(multi_label: bool, optimizer: str)
 def test_the_relative_change_is_that_of_the_weights() -> None:
     model = build_model("cnn", 1, 16, 3)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    report = Lwlrd(LwlrdSettings(epochs=1)).apply(model, SPEC, _held_out(), TASK, 0)
+    report = Lwlrd(LwlrdSettings(epochs=1)).apply(Release(model, SPEC, _held_out(), TASK, STREAM))
     after = dict(model.named_parameters())
     first = layers(model, (1, 16, 16), "block")[0]
     moved = torch.cat([(after[n] - before[n]).flatten() for n in first.parameters]).norm()
@@ -102,7 +104,9 @@ def test_the_relative_change_is_that_of_the_weights() -> None:
 def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
     def cleaned(seed: int) -> torch.Tensor:
         model = build_model("cnn", 1, 16, 3)
-        Lwlrd(LwlrdSettings(epochs=1, batch_size=8)).apply(model, SPEC, _held_out(), TASK, seed)
+        Lwlrd(LwlrdSettings(epochs=1, batch_size=8)).apply(
+            Release(model, SPEC, _held_out(), TASK, Stream(seed))
+        )
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(cleaned(0), cleaned(0))
@@ -117,7 +121,9 @@ def test_bad_settings_are_one_sentence() -> None:
     with pytest.raises(FlSimError, match=r"'layers' is 'stage'"):
         parse(LwlrdSettings, {"layers": "stage"}, "[defense]")
     with pytest.raises(FlSimError, match="no held-out images"):
-        Lwlrd(LwlrdSettings()).apply(build_model("cnn", 1, 16, 3), SPEC, _held_out(0), TASK, 0)
+        Lwlrd(LwlrdSettings()).apply(
+            Release(build_model("cnn", 1, 16, 3), SPEC, _held_out(0), TASK, STREAM)
+        )
 
 
 def test_it_is_registered() -> None:

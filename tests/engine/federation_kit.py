@@ -50,18 +50,16 @@ def _build(spec):
 class FakeAttack(Attack):
     """Trains honestly, then writes its first image's mean into the last bias and the window."""
 
-    def plan(self, data, task, spec, seed, *path):
+    def plan(self, data, task, spec, stream):
         indices = np.arange(min(self.settings.images, len(data)))
         targets = data.batch(indices)[0]
         return Plan(indices, targets, Key("fake-attack"))
 
-    def train(
-        self, model, spec, data, plan, task, training, seed, *path, window, proximal, progress
-    ):
-        report = train(model, data, task, training, seed, *path, proximal=proximal)
+    def train(self, run, plan):
+        report = train(run)
         with torch.no_grad():
-            model[4].bias[0] = plan.targets[0].mean()
-            model[4].bias[1] = window.start + 2 * window.end
+            run.model[4].bias[0] = plan.targets[0].mean()
+            run.model[4].bias[1] = run.window.start + 2 * run.window.end
         report.losses["memory"] = [0.5]
         return report
 
@@ -73,17 +71,17 @@ class FakeAttack(Attack):
 class BrokenAttack(FakeAttack):
     """Raises, kills its process, or uploads what a server must reject, by its plan's size."""
 
-    def train(self, model, spec, data, *args, **kwargs):
+    def train(self, run, plan):
         if self.settings.images == 13:
             os._exit(13)
         raise RuntimeError("the scanner is on fire")
 
 
 class NanAttack(FakeAttack):
-    def train(self, model, spec, data, *args, **kwargs):
-        report = super().train(model, spec, data, *args, **kwargs)
+    def train(self, run, plan):
+        report = super().train(run, plan)
         with torch.no_grad():
-            model[4].bias[0] = float("nan")
+            run.model[4].bias[0] = float("nan")
         return report
 
 

@@ -7,7 +7,6 @@ code to a memorised image. A single-headed network leaves; the receiver runs it 
 """
 
 import math
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,23 +16,15 @@ from pydantic import Field
 from torch import nn
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, WHOLE_RUN, Attack, AttackSettings, Plan, Window
+from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Plan
 from fl_sim.attacks.transpose.codes import index_codes
 from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass
-from fl_sim.progress import SILENT, Progress, piece
-from fl_sim.randomness import numpy_generator, seeded
-from fl_sim.training import (
-    Proximal,
-    TrainingSettings,
-    TrainReport,
-    batch_indices,
-    make_optimizer,
-    task_step,
-)
+from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 Variant = Literal["full", "as_released"]
 
@@ -77,7 +68,7 @@ class Transpose(Attack[TransposeSettings]):
 
     Settings = TransposeSettings
 
-    def plan(self, data: Split, task: Task, spec: ModelSpec, seed: int, *path: int | str) -> Plan:
+    def plan(self, data: Split, task: Task, spec: ModelSpec, stream: Stream) -> Plan:
         """Choose images at random and give each its index code."""
         count = self.settings.images
         if count > len(data):
@@ -85,65 +76,16 @@ class Transpose(Attack[TransposeSettings]):
                 f"[attack] images is {count}, but the attacked hospital has {len(data)} training "
                 f"images; lower it or give the hospital more."
             )
-        generator = numpy_generator(seed, "stolen images", *path)
-        indices = np.sort(generator.choice(len(data), size=count, replace=False))
+        drawn = stream.numpy("stolen images").choice(len(data), size=count, replace=False)
+        indices = np.sort(drawn)
         targets, _ = data.batch(indices)
         codes = index_codes(data.labels[indices], spec.classes, self.settings.base)
         key = Key("transpose", {"codes": codes}, {"variant": self.settings.variant})
         return Plan(indices, targets, key)
 
-    def train(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        data: Split,
-        plan: Plan,
-        task: Task,
-        training: TrainingSettings,
-        seed: int,
-        *path: int | str,
-        window: Window = WHOLE_RUN,
-        proximal: Proximal | None = None,
-        progress: Progress = SILENT,
-    ) -> TrainReport:
+    def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Alternate steps on the task and on the memory; see :class:`Attack`."""
-        began = time.perf_counter()
-        steps = training.steps(len(data))
-        memory = _Memory(self.settings, model, spec, plan, seed, *path)
-        generator = numpy_generator(seed, "batches", *path)
-        batches = batch_indices(len(data), training.batch_size, generator)
-        optimizer = make_optimizer(list(model.parameters()), training)
-        report = TrainReport(steps=steps, losses={"task": [], "memory": []})
-        model.train()
-        with seeded(seed, "dropout", *path), piece(progress, "attack", steps):
-            for step in range(steps):
-                indices = next(batches)
-                flip = generator.random(len(indices)) < 0.5 if training.flip else None
-                position = self._position(step / steps, window)
-                if self.settings.settle:
-                    set_rate(optimizer, _cosine(training.learning_rate, 0.0, position))
-                loss = task_step(
-                    model, data, indices, task, optimizer, flip=flip, proximal=proximal
-                )
-                memory.set_rate(position)
-                memorised = memory.steps()
-                if not math.isfinite(loss + memorised):
-                    raise FlSimError(
-                        f"The attack's loss is no longer finite at step {step + 1} of {steps}; "
-                        f"lower [attack] learning_rate (now {self.settings.learning_rate:g})."
-                    )
-                report.images += len(indices)
-                report.losses["task"].append(loss)
-                report.losses["memory"].append(memorised)
-                progress.step(f"task {loss:.3f} memory {memorised:.3f}")
-        report.seconds = time.perf_counter() - began
-        return report
-
-    def _position(self, done: float, window: Window) -> float:
-        """Return how much of the memory's schedule is over, in [0, 1)."""
-        if self.settings.schedule == "round":
-            return done
-        return window.start + done * (window.end - window.start)
+        return train(run, _Memory(self.settings, run, plan))
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> torch.Tensor:
@@ -194,48 +136,50 @@ def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
-class _Memory:
-    """The backward half: its own optimizer on the same weights."""
+class _Memory(StepHooks):
+    """The backward half: its own optimizer on the same weights, after each step on the task."""
 
-    def __init__(
-        self,
-        settings: TransposeSettings,
-        model: nn.Module,
-        spec: ModelSpec,
-        plan: Plan,
-        seed: int,
-        *path: int | str,
-    ) -> None:
-        device = next(model.parameters()).device
-        self.settings = settings
-        self.backwards = transposed_pass(model, spec, settings.variant)
-        self.codes = scaled(plan.key.tensors["codes"]).to(device)
-        self.targets = plan.targets.to(device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-        self.generator = numpy_generator(seed, "memory batches", *path)
+    def __init__(self, settings: TransposeSettings, run: LocalTraining, plan: Plan) -> None:
+        device = next(run.model.parameters()).device
+        self._settings = settings
+        self._window = run.window
+        self._task_rate = run.settings.learning_rate
+        self._backwards = transposed_pass(run.model, run.spec, settings.variant)
+        self._codes = scaled(plan.key.tensors["codes"]).to(device)
+        self._targets = plan.targets.to(device)
+        self._optimizer = torch.optim.Adam(
+            run.model.parameters(), lr=settings.learning_rate, fused=True
+        )
+        self._generator = run.stream.numpy("memory batches")
         self._order: list[int] = []
 
-    def set_rate(self, position: float) -> None:
-        rate = one_cycle(position, self.settings.learning_rate, self.settings.warmup)
-        set_rate(self.optimizer, rate)
+    def before_step(self, done: float, optimizer: torch.optim.Optimizer) -> None:
+        """Set both rates for where the run stands."""
+        window = self._window
+        if self._settings.schedule == "run":
+            done = window.start + done * (window.end - window.start)
+        peak = self._settings.learning_rate
+        set_rate(self._optimizer, one_cycle(done, peak, self._settings.warmup))
+        if self._settings.settle:
+            set_rate(optimizer, _cosine(self._task_rate, 0.0, done))
 
-    def steps(self) -> float:
-        """Take the memory steps that follow one task step; return the last loss."""
+    def after_step(self) -> dict[str, float]:
+        """Take the memory steps that follow a step on the task."""
         value = 0.0
-        for _ in range(self.settings.memory_steps):
+        for _ in range(self._settings.memory_steps):
             batch = self._next_batch()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad(set_to_none=True)
             loss = memory_loss(
-                self.settings.loss, self.backwards(self.codes[batch]), self.targets[batch]
+                self._settings.loss, self._backwards(self._codes[batch]), self._targets[batch]
             )
             loss.backward()
-            self.optimizer.step()
+            self._optimizer.step()
             value = float(loss.detach())
-        return value
+        return {"memory": value}
 
     def _next_batch(self) -> torch.Tensor:
         if not self._order:
-            self._order = self.generator.permutation(len(self.codes)).tolist()
-        size = self.settings.batch_size
+            self._order = self._generator.permutation(len(self._codes)).tolist()
+        size = self._settings.batch_size
         batch, self._order = self._order[:size], self._order[size:]
-        return torch.tensor(batch, device=self.codes.device)
+        return torch.tensor(batch, device=self._codes.device)
