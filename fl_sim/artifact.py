@@ -35,11 +35,21 @@ class Artifact:
     state: dict[str, torch.Tensor]
 
     def model(self) -> nn.Module:
-        """Rebuild the network with the artifact's weights, in evaluation mode."""
+        """Rebuild the network with the artifact's weights, in evaluation mode.
+
+        Raises:
+            FlSimError: if the weights do not fit the architecture that the file states.
+        """
         from fl_sim.models import build
 
         network = build(self.spec)
-        network.load_state_dict(self.state)
+        try:
+            network.load_state_dict(self.state)
+        except RuntimeError:
+            raise FlSimError(
+                f"The model file's weights do not fit the model '{self.spec.name}' that its "
+                f"header states."
+            ) from None
         return network.eval()
 
 
@@ -89,7 +99,7 @@ def read_key(path: Path) -> Key:
     Raises:
         FlSimError: if it is missing, damaged, or not a key.
     """
-    tensors, header = _read(path, "fl_sim.key", "attacker's key")
+    tensors, header = _read(path, "fl_sim.key", "key file")
     return Key(str(header["attack"]), tensors, dict(header["settings"]))
 
 
