@@ -101,6 +101,7 @@ class _Rounds:
 
     def aggregate(self, server_round: int, state: State) -> None:
         """Measure the uploads and what became of them."""
+        self._study.progress.step(f"round {server_round}: measuring, defending", advance=0)
         self._study.record_values(
             server_round,
             "upload",

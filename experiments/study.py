@@ -73,7 +73,7 @@ class Study:
         self.out = out
         self.data_root = data_root
         self.progress = progress
-        self.case: Case = open_case(scenario.case, data_root)
+        self.case: Case = open_case(scenario.case, data_root, progress)
         self._claim_folder()
         self.results = Results(
             out / "results.csv",

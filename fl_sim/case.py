@@ -10,9 +10,11 @@ from pydantic import Field
 
 from fl_sim.data import load_dataset
 from fl_sim.data.base import DataFile, Split, Task
+from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.models import Stem, check
 from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Settings
 
 
@@ -74,13 +76,19 @@ class Case:
     files: tuple[DataFile, ...]
 
 
-def open_case(settings: CaseSettings, data_root: Path | None) -> Case:
+def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress = SILENT) -> Case:
     """Load a case; a process that asks twice gets the same object.
+
+    Args:
+        settings: what it is made of.
+        data_root: folder of data files.
+        progress: told how far a long preparation has come.
 
     Raises:
         FlSimError: if a file is missing or broken, or a size is impossible.
     """
-    return _open(settings.model_dump_json(), data_root)
+    with reporting(progress):
+        return _open(settings.model_dump_json(), data_root)
 
 
 @lru_cache(maxsize=2)

