@@ -203,7 +203,13 @@ def test_a_vision_transformer_is_run_as_its_paper_does(variant: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("resnet18", "default"), ("densenet121", "small"), ("vgg11", "small"), ("mlp", "default")],
+    [
+        ("resnet18", "default"),
+        ("densenet121", "small"),
+        ("vgg11", "small"),
+        ("mlp", "default"),
+        ("vit", "default"),
+    ],
 )
 def test_every_architecture_memorises(name: str, stem: str) -> None:
     spec = ModelSpec(name=name, channels=1, size=16, classes=3, stem=stem)  # type: ignore[arg-type]
