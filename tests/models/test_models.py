@@ -63,8 +63,9 @@ def test_impossible_models_are_refused_in_one_sentence(
 
 
 def test_every_registered_model_has_a_line_about_it() -> None:
-    assert {name for name, _ in CASES} == set(MODELS.names())
-    assert all(entry.summary for entry in MODELS.entries())
+    shipped = [e for e in MODELS.entries() if e.component.build.__module__.startswith("fl_sim.")]
+    assert {name for name, _ in CASES} == {entry.name for entry in shipped}
+    assert all(entry.summary for entry in shipped)
 
 
 class _OutOfOrder(nn.Module):
