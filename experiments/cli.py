@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 
 from fl_sim.errors import FlSimError, unknown_name
 
+INTERRUPTED = 130
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 app = typer.Typer(
@@ -49,7 +51,7 @@ Out = Annotated[
 
 @app.command()
 def demo(out: Out = None) -> None:
-    """Run the whole way on embedded images, in about two minutes, without data or network.
+    """Run the whole way on embedded images, in about a minute, without data or network.
 
     A network is attacked so that it memorises images, is cleaned, leaves as a file, and the images
     are read back from that file: first from a data lake, then from a federation.
@@ -146,15 +148,23 @@ def _run(
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what a user can mend."""
     try:
-        app()
+        # Not standalone, so that Ctrl-C can be answered in words; typer makes it a return code.
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except FlSimError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted; the same command continues where it stopped.")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted; the same command continues where it stopped.", file=sys.stderr)
         # Threads of an engine that is shutting down must not hold up the terminal.
         sys.stdout.flush()
-        os._exit(130)
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 def _escaped(error: FlSimError) -> str:

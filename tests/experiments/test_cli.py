@@ -1,8 +1,10 @@
 """The command line: what it prints, its exit codes, and that it teaches."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,28 @@ def test_scenarios_are_found_by_name_or_path(tmp_path: Path) -> None:
     assert find_scenario("demo-federated").name == "demo-federated.toml"
     with pytest.raises(FlSimError, match="does not exist"):
         find_scenario(str(tmp_path / "x.toml"))
+
+
+def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SCENARIO.replace("epochs = 1", "epochs = 9999", 1))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", "run", "s.toml", "--out", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs tests in the background makes its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "out/keys").exists() and run.poll() is None:
+        time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "the same command continues" in errors and "Traceback" not in errors
+
+
+def test_a_wrong_option_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    done = _fl_sim("run", "--sett", "a=1", cwd=tmp_path)
+    assert done.returncode == 2 and "--set" in done.stderr and "Traceback" not in done.stderr
+    assert "Usage" in _fl_sim(cwd=tmp_path).stdout + _fl_sim(cwd=tmp_path).stderr
