@@ -28,6 +28,8 @@ class FineTuningSettings(Settings):
         momentum: of SGD.
         weight_decay: L2 penalty.
         flip: whether images are flipped left to right at random.
+        batch_norm: batch normalisation uses each ``"batch"``'s statistics and updates the running
+            ones, as in training, or keeps to the ``"running"`` ones it came with.
     """
 
     epochs: int = Field(5, ge=1)
@@ -36,6 +38,7 @@ class FineTuningSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     flip: bool = False
+    batch_norm: Literal["batch", "running"] = "batch"
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,6 @@ def fine_tune(
     release: Release, rates: list[LayerRate], settings: FineTuningSettings
 ) -> DefenseReport:
     """Fine-tune a network on its utility task with one learning rate a layer, in place.
-
-    Batch normalisation uses and updates batch statistics, as in training.
 
     Args:
         release: the network and the held-out images.
@@ -80,7 +81,7 @@ def fine_tune(
         piece(release.progress, "defence", settings.epochs * steps),
     ):
         for _ in range(settings.epochs):
-            model.train()
+            _enter_training(model, settings)
             total = 0.0
             for _ in range(steps):
                 indices = next(batches)
@@ -114,6 +115,14 @@ def relative_change(
             size = norm([before[name] for name in layer.parameters])
             change[layer.name] = moved / size if size else float(moved > 0)
     return change
+
+
+def _enter_training(model: nn.Module, settings: FineTuningSettings) -> None:
+    model.train()
+    if settings.batch_norm == "running":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def _optimizer(

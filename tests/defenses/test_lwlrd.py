@@ -128,3 +128,14 @@ def test_bad_settings_are_one_sentence() -> None:
 
 def test_it_is_registered() -> None:
     assert DEFENSES.get("lwlrd") is Lwlrd
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "running"])
+def test_running_statistics_move_only_where_batches_are_normalised(batch_norm: str) -> None:
+    model = build_model("cnn", 1, 16, 3)
+    before = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
+    settings = parse(LwlrdSettings, {"epochs": 1, "batch_norm": batch_norm}, "[defense]")
+    Lwlrd(settings).apply(Release(model, SPEC, _held_out(), TASK, STREAM))
+    after = dict(model.named_buffers())
+    moved = any(not torch.equal(before[name], after[name]) for name in before)
+    assert moved == (batch_norm == "batch")
