@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,19 @@ from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
 from fl_sim.errors import FlSimError
-from fl_sim.models import build
+from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
-from fl_sim.settings import parse
-from fl_sim.training import LocalTraining, Proximal, TrainReport, Window, train
+from fl_sim.registry import import_plugins
+from fl_sim.training import (
+    LocalTraining,
+    Proximal,
+    TrainReport,
+    Window,
+    computing_threads,
+    train,
+)
 
 Metrics = dict[str, float | int]
 
@@ -82,7 +88,7 @@ def local_round(
             not fit the network, training diverges, or the attack cannot be planned.
     """
     began = time.perf_counter()
-    with _one_thread():
+    with computing_threads(1):
         case = _case(settings)
         with _network(case.spec, device) as model:
             _load(model, state, case.spec)
@@ -100,10 +106,10 @@ def local_round(
             if settings.attacks_in(hospital, server_round):
                 _, plan = hospital_plan(settings, hospital)
                 report = build_attack(settings).train(run, plan)
-                trained = boosted(_copy(model), state, settings.boost)
+                trained = boosted(state_of(model), state, settings.boost)
             else:
                 report = train(run)
-                trained = _copy(model)
+                trained = state_of(model)
     metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
     return LocalResult(trained, metrics)
 
@@ -162,9 +168,8 @@ def build_attack(settings: HospitalSettings) -> Attack[Any]:
     """
     if settings.attack is None:
         raise FlSimError("These settings have no attack.")
-    _import_plugins(settings)
-    kind = ATTACKS.get(settings.attack.name)
-    return kind(parse(kind.Settings, settings.attack.settings, "[attack]"))
+    import_plugins(settings.plugins)
+    return settings.attack.build(ATTACKS, "[attack]")
 
 
 def _metrics(
@@ -187,16 +192,8 @@ def _metrics(
     return metrics
 
 
-def _import_plugins(settings: HospitalSettings) -> None:
-    for module in settings.plugins:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from error
-
-
 def _case(settings: HospitalSettings) -> Case:
-    _import_plugins(settings)
+    import_plugins(settings.plugins)
     root = None if settings.data_root is None else Path(settings.data_root)
     return open_case(settings.case, root)
 
@@ -270,17 +267,3 @@ def _load(model: nn.Module, state: Mapping[str, torch.Tensor], spec: ModelSpec) 
         model.load_state_dict(state)
     except RuntimeError as error:
         raise FlSimError(f"The broadcast does not fit the model '{spec.name}': {error}") from None
-
-
-def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,8 +4,6 @@ It travels as JSON inside each message, so a hospital needs no file and no closu
 of defences or measurements.
 """
 
-from typing import Any
-
 from pydantic import Field
 
 from fl_sim.case import CaseSettings, Choice
@@ -52,7 +50,3 @@ class HospitalSettings(Settings):
             and hospital in self.malicious
             and (self.malicious_rounds is None or server_round in self.malicious_rounds)
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return self.model_dump(mode="json")

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.floor import record_scratch_floor
-from experiments.study import State, Study, state_of
+from experiments.study import State, Study
 from fl_sim.artifact import read_artifact, write_atomically
+from fl_sim.models import state_of
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
 

@@ -13,12 +13,13 @@ from clients.app import client_app
 from clients.hospital import hospital_data, hospital_plan
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
-from experiments.study import State, Study, state_of
+from experiments.study import State, Study
 from fl_sim.artifact import write_atomically
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
 from fl_sim.errors import FlSimError
+from fl_sim.models import state_of
 from fl_sim.progress import piece
 from strategies.base import build_aggregator
 from strategies.defended import DefendedStrategy

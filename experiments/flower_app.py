@@ -25,26 +25,17 @@ def main(grid: Grid, context: Context) -> None:
 
     from experiments.cli import find_scenario
     from experiments.console import Lines, print_result
-    from experiments.federated import run_federated
-    from experiments.result import Result
-    from experiments.run import default_folder
+    from experiments.run import default_folder, run
     from experiments.scenario import Scenario
-    from experiments.study import Study
-    from fl_sim.data import data_root
 
     settings = context.run_config
     scenario = Scenario.from_toml(find_scenario(str(settings.get("scenario") or "demo-federated")))
-    root = str(settings.get("data-root") or "")
-    out = str(settings.get("out") or "")
-    folder = Path(out) if out else Path.home() / "fl-sim" / default_folder(scenario)
     if scenario.federation is None:
         raise FlSimError('flwr run needs a scenario with mode = "federated".')
     _wait_for_nodes(grid, scenario.federation.hospitals)
-    study = Study(scenario, folder, data_root(Path(root) if root else None), Lines())
-    if not study.finished:
-        run_federated(study, grid)
-        study.finish()
-    print_result(Console(), Result(scenario, folder))
+    out = str(settings.get("out") or Path.home() / "fl-sim" / default_folder(scenario))
+    root = str(settings.get("data-root") or "") or None
+    print_result(Console(), run(scenario, out, root, Lines(), grid))
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:

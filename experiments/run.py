@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.result import Result
 from experiments.scenario import Scenario
@@ -10,12 +10,16 @@ from experiments.study import Study
 from fl_sim.data import data_root as find_data_root
 from fl_sim.progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
 
 def run(
     scenario: Scenario | Mapping[str, Any] | str | Path,
     out: Path | str | None = None,
     data_root: Path | str | None = None,
     progress: Progress = SILENT,
+    grid: "Grid | None" = None,
 ) -> Result:
     """Run a scenario to its end.
 
@@ -27,6 +31,7 @@ def run(
         out: folder of the run; by default ``runs/<scenario>-seed<seed>``.
         data_root: folder of data files; by default ``FL_SIM_DATA``, then medmnist's own place.
         progress: where long work reports.
+        grid: a Flower grid with the hospitals of a federation, where there is one already.
 
     Returns:
         The table, the recovered images and the files.
@@ -50,7 +55,7 @@ def run(
             # Flower costs seconds to import, which a centralized run does not pay.
             from experiments.federated import run_federated
 
-            run_federated(study)
+            run_federated(study, grid)
         study.finish()
     return Result(scenario, folder)
 

@@ -1,12 +1,11 @@
 """Scenarios: one cell of a study, as read from TOML, checked in every part before anything runs."""
 
 import hashlib
-import importlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,12 +19,14 @@ from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
 from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.models.base import MODELS
+from fl_sim.registry import import_plugins
 from fl_sim.settings import Settings, parse
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES, check_strategy
 
 Mode = Literal["federated", "centralized"]
 NONE = "none"
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 class FederationSettings(Settings):
@@ -165,8 +166,7 @@ class Scenario(Settings):
     def from_mapping(cls, values: Mapping[str, Any]) -> "Scenario":
         """Build a scenario from nested mappings, as TOML gives them; see :meth:`create`."""
         plain = dict(values)
-        for module in plain.get("plugins", ()):
-            _import_plugin(module)
+        import_plugins(plain.get("plugins", ()))
         _refuse_unknown(plain, cls.model_fields, "The scenario")
         for key in ("mode", "dataset", "model"):
             if key not in plain:
@@ -182,7 +182,7 @@ class Scenario(Settings):
                 'A scenario with mode = "centralized" has no [federation]; remove it, or set '
                 'mode = "federated".'
             )
-        plain["dataset"] = _dataset(plain["dataset"])
+        plain["dataset"] = _component(plain["dataset"], "[dataset]", dataset_settings)
         plain["model"] = _component(plain["model"], "[model]", lambda _name: ModelSettings)
         MODELS.get(plain["model"].name)
         plain["attack"] = _optional(
@@ -191,15 +191,11 @@ class Scenario(Settings):
         plain["defense"] = _optional(
             plain.get("defense"), "[defense]", lambda name: DEFENSES.get(name).Settings
         )
-        training = dict(_table(plain.get("training", {}), "[training]"))
-        training.setdefault("epochs", 1 if federated else 8)
-        plain["training"] = parse(TrainingSettings, training, "[training]")
-        plain["data"] = parse(
-            HeldOutSettings, dict(_table(plain.get("data", {}), "[data]")), "[data]"
+        plain["training"] = _section(
+            plain, "training", TrainingSettings, epochs=1 if federated else 8
         )
-        plain["measure"] = parse(
-            MeasureSettings, dict(_table(plain.get("measure", {}), "[measure]")), "[measure]"
-        )
+        plain["data"] = _section(plain, "data", HeldOutSettings)
+        plain["measure"] = _section(plain, "measure", MeasureSettings)
         plain["federation"] = _federation(plain.get("federation", {})) if federated else None
         return parse(cls, plain, "The scenario")
 
@@ -242,17 +238,11 @@ class Scenario(Settings):
 
     def make_attack(self) -> Attack[Any] | None:
         """Build the attack."""
-        if self.attack is None:
-            return None
-        kind = ATTACKS.get(self.attack.name)
-        return kind(kind.Settings.model_validate(self.attack.settings))
+        return self.attack.build(ATTACKS, "[attack]") if self.attack else None
 
     def make_defense(self) -> Defense[Any] | None:
         """Build the defence."""
-        if self.defense is None:
-            return None
-        kind = DEFENSES.get(self.defense.name)
-        return kind(kind.Settings.model_validate(self.defense.settings))
+        return self.defense.build(DEFENSES, "[defense]") if self.defense else None
 
     def hospital_settings(self, data_root: Path | None) -> HospitalSettings:
         """What hospitals are told.
@@ -276,12 +266,6 @@ class Scenario(Settings):
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )
-
-
-def _dataset(value: Any) -> Choice:
-    name, settings = _split(value, "[dataset]")
-    kind = dataset_settings(name)
-    return Choice(name=name, settings=parse(kind, settings, "[dataset]").model_dump(mode="json"))
 
 
 def _component(value: Any, where: str, settings_of: Any) -> Choice:
@@ -317,6 +301,14 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise FlSimError(f"{where} should be a table, not {value!r}.")
     return value
+
+
+def _section(
+    values: Mapping[str, Any], key: str, kind: type[SettingsT], **defaults: Any
+) -> SettingsT:
+    """Read one table of a scenario, absent or not."""
+    where = f"[{key}]"
+    return parse(kind, {**defaults, **_table(values.get(key, {}), where)}, where)
 
 
 def _federation(value: Any) -> FederationSettings:
@@ -365,13 +357,6 @@ def _refuse_unknown(values: Mapping[str, Any], valid: Iterable[str], where: str)
     for key in values:
         if key not in valid:
             raise FlSimError(f"{where} has no key '{key}'.{did_you_mean(key, valid)}")
-
-
-def _import_plugin(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:

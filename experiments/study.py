@@ -9,8 +9,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +30,11 @@ from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.utility import utility
-from fl_sim.models import build
+from fl_sim.models import build, state_of
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, derive_seed
 from fl_sim.results import Results
-from fl_sim.training import predict
+from fl_sim.training import computing_threads, predict
 
 State = dict[str, torch.Tensor]
 PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray", "medmnist", "scikit-image", "pandas")
@@ -119,9 +119,7 @@ class Study:
         """Clean a model on the held-out set, as its owner would before it leaves."""
         if self._defense is None:
             return state, None
-        model = build(self.case.spec)
-        model.load_state_dict(state)
-        model.to(self.device)
+        model = self._model(state)
         with self.threads():
             report = self._defense.apply(
                 Release(
@@ -211,15 +209,9 @@ class Study:
         """Take up the recovered images of an interrupted run's stages."""
         self._pictures = load_pictures(self.out)
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
+    def threads(self) -> AbstractContextManager[None]:
         """Run the server's or data owner's own computation on this run's threads."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.scenario.threads or DEFAULT_THREADS)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return computing_threads(self.scenario.threads or DEFAULT_THREADS)
 
     def _record_leakage(
         self, server_round: int, stage: str, artifact: Path, target: Target
@@ -240,11 +232,14 @@ class Study:
             self._keep_pictures(stage, target, leakage)
         return leakage.rows
 
-    def _utility_rows(self, state: State) -> list[Measured]:
+    def _model(self, state: State) -> nn.Module:
         model = build(self.case.spec)
         model.load_state_dict(state)
-        model.to(self.device)
-        return [Measured("-", m, v) for m, v in self.utility(model).items()]
+        return model.to(self.device)
+
+    def _utility_rows(self, state: State) -> list[Measured]:
+        utilities = self.utility(self._model(state))
+        return [Measured("-", m, v) for m, v in utilities.items()]
 
     def utility(self, model: nn.Module, images: int | None = None) -> dict[str, float]:
         """Measure utility on the test set, or on its first images."""
@@ -301,11 +296,6 @@ class Study:
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def state_of(model: nn.Module) -> State:
-    """Return a copy of a network's state dictionary, on the CPU."""
-    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 
 
 def load_pictures(out: Path) -> dict[str, torch.Tensor]:

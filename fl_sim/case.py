@@ -1,10 +1,9 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -15,7 +14,10 @@ from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.models import Stem, check
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
-from fl_sim.settings import Settings
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings, parse
+
+T = TypeVar("T")
 
 
 class Choice(Settings):
@@ -23,6 +25,20 @@ class Choice(Settings):
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self, registry: Registry[type[T]], where: str) -> T:
+        """Build the component from a registry of classes that have ``Settings``.
+
+        Args:
+            registry: attacks, defences or the like.
+            where: how its table is called in messages, for example ``"[attack]"``.
+
+        Raises:
+            FlSimError: if there is no such component, or a key is wrong.
+        """
+        kind: Any = registry.get(self.name)
+        component: T = kind(parse(kind.Settings, self.settings, where))
+        return component
 
 
 class ModelSettings(Settings):
@@ -93,7 +109,7 @@ def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress
 
 @lru_cache(maxsize=2)
 def _open(settings_json: str, data_root: Path | None) -> Case:
-    settings = CaseSettings.model_validate(json.loads(settings_json))
+    settings = CaseSettings.model_validate_json(settings_json)
     dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
     stem = ModelSettings.model_validate(settings.model.settings).stem
     spec = ModelSpec(

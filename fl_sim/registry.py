@@ -12,7 +12,7 @@ name, and only where there is none the whole package, so a process pays for what
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -88,6 +88,19 @@ class Registry(Generic[T]):
             importlib.import_module(module)
         else:
             self.entries()
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import modules that register components from outside this project.
+
+    Raises:
+        FlSimError: if one cannot be imported.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from error
 
 
 def _origin(component: Any) -> tuple[str, str]:

@@ -1,15 +1,14 @@
 """The one long table: a row a number, appended durably; everything else is computed from it."""
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fl_sim.artifact import write_atomically
+from fl_sim.artifact import locked, write_atomically
 from fl_sim.errors import FlSimError
 
 if TYPE_CHECKING:
@@ -140,15 +139,9 @@ class Results:
                 typed["value"] = float(row["value"])
                 yield typed
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold off other processes; the lock is a file beside, since ``keep`` replaces the table.
-
-        A killed process gives its lock back.
-        """
-        with open(self.path.with_name(f".{self.path.name}.lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        """Hold off other processes; the lock lies beside, since ``keep`` replaces the table."""
+        return locked(self.path.with_name(f".{self.path.name}.lock"))
 
     def _repair(self) -> None:
         content = self.path.read_bytes() if self.path.exists() else b""

@@ -193,7 +193,9 @@ def bare_rounds(shape: Shape, start: int, step: int) -> list[float]:
         for hospital in range(start, shape.cohort, step):
             rows = np.arange(hospital * shape.images, (hospital + 1) * shape.images)
             data = case.train.subset(rows)
-            optimizer = make_optimizer(model.parameters(), settings.training)
+            optimizer = make_optimizer(
+                model.parameters(), settings.training, settings.training.learning_rate
+            )
             batches = batch_indices(len(data), BATCH, np.random.default_rng(0))
             model.train()
             for _ in range(settings.training.steps(len(data))):

@@ -1,7 +1,7 @@
 """What a dataset is: uint8 images with labels in three splits, a task, and the files behind it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,6 @@ from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
 MULTI_LABEL = "multi-label, binary-class"
-TASK_KINDS = ("binary-class", "multi-class", "ordinal-regression", MULTI_LABEL)
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Task:
     """A classification task, in MedMNIST's terms.
 
     Args:
-        kind: one of ``TASK_KINDS``. Ordinal tasks are trained as multi-class ones, as MedMNIST's
-            own experiments do.
+        kind: ``"binary-class"``, ``"multi-class"``, ``"ordinal-regression"`` or ``MULTI_LABEL``.
+            Ordinal tasks are trained as multi-class ones, as MedMNIST's own experiments do.
         label_names: the classes, or for a multi-label task the labels.
     """
 
@@ -217,7 +216,6 @@ class DatasetSource:
 
     settings: type[DatasetSettings]
     load: Callable[[str, Any, Path | None], Dataset]
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 DATASETS: Registry[DatasetSource] = Registry("dataset", "fl_sim.data.sources")

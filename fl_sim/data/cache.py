@@ -1,7 +1,6 @@
 """Prepared images on disk: built once, memory-mapped ever after, safe against killed builds."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.artifact import write_atomically
+from fl_sim.artifact import locked, write_atomically
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, Progress, piece
 
@@ -62,7 +61,7 @@ def cached_images(
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f"{key}.lock"):
+            with locked(folder / f"{key}.lock"):
                 if not path.is_file():
                     _build(path, shape, rows)
         except OSError as error:
@@ -131,14 +130,6 @@ def _require_room(folder: Path, shape: tuple[int, ...]) -> None:
             f"The image cache {folder} needs {need >> 20} MB but has {free >> 20} MB free; set "
             "FL_SIM_CACHE to a folder with room, or limit the images."
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system frees it when the process dies."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sync(path: Path) -> None:

@@ -13,31 +13,23 @@ from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import Layer
 from fl_sim.progress import piece
-from fl_sim.settings import Settings
-from fl_sim.training import batch_indices, task_step
+from fl_sim.training import StepSettings, batch_indices, make_optimizer, task_step
 
 
-class FineTuningSettings(Settings):
-    """Keys of every fine-tuning defence.
+class FineTuningSettings(StepSettings):
+    """Keys of every fine-tuning defence, beside those of every step.
 
     Args:
         epochs: passes over the held-out set.
         batch_size: images a step. It decides how far the weights move: on an attacked ResNet18 and
             DermaMNIST, raw SSIM after LWLRD is 0.4 with 64 images a step and 0.15 with 16.
-        optimizer: ``"sgd"`` (with ``momentum``) or ``"adam"``.
-        momentum: of SGD.
-        weight_decay: L2 penalty.
-        flip: whether images are flipped left to right at random.
         batch_norm: batch normalisation uses each ``"batch"``'s statistics and updates the running
             ones, as in training, or keeps to the ``"running"`` ones it came with.
     """
 
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(16, ge=2)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    flip: bool = False
+    optimizer: Literal["adam", "sgd"] = "sgd"
     batch_norm: Literal["batch", "running"] = "batch"
 
 
@@ -133,8 +125,4 @@ def _optimizer(
         {"params": [parameters[name] for name in rate.layer.parameters], "lr": rate.learning_rate}
         for rate in rates
     ]
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
-    )
+    return make_optimizer(groups, settings, learning_rate=0.0)

@@ -1,5 +1,6 @@
 """Networks behind one `build_model`, and their parameters in forward order."""
 
+import torch
 from torch import nn
 
 from fl_sim.errors import FlSimError
@@ -16,6 +17,7 @@ __all__ = [
     "build",
     "build_model",
     "layers",
+    "state_of",
     "trace",
 ]
 
@@ -73,3 +75,8 @@ def check(spec: ModelSpec) -> None:
         )
     if spec.channels not in (1, 3):
         raise FlSimError(f"Images have 1 or 3 channels, not {spec.channels}.")
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a network's state dictionary, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -50,7 +50,6 @@ class TransposeSettings(AttackSettings):
         base: of the Gray code; by default the smallest that gives every image its own code.
     """
 
-    images: int = Field(64, ge=1)
     loss: MemoryLoss = "l1+ssim"
     learning_rate: float = Field(2e-3, gt=0)
     warmup: float = Field(0.3, gt=0, lt=1)
