@@ -172,9 +172,12 @@ class Study:
             seconds=report.seconds,
             held_out_images=float(report.images),
         )
-        line = json.dumps({"round": server_round, **asdict(report)}) + "\n"
-        with open(self.out / "defense.jsonl", "a", encoding="utf-8") as file:
-            file.write(line)
+        path = self.out / "defense.jsonl"
+        known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        # A round that an interrupted run had reported is reported anew.
+        kept = [line for line in known if json.loads(line)["round"] < server_round]
+        kept.append(json.dumps({"round": server_round, **asdict(report)}))
+        write_atomically(path, ("\n".join(kept) + "\n").encode())
 
     def warn(self, message: str) -> None:
         """Say something that a user should know but that does not end the run."""

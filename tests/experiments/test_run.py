@@ -179,6 +179,12 @@ def test_an_interrupted_run_continues_to_the_same_table(
     pd.testing.assert_frame_equal(without_timings(whole.table), without_timings(resumed.table))
     assert checksum(whole.artifact) == checksum(resumed.artifact)
     assert resumed.picture.exists()
+    assert _reported_rounds(resumed.out) == _reported_rounds(whole.out)
+
+
+def _reported_rounds(out: Path) -> list[int]:
+    lines = (out / "defense.jsonl").read_text().splitlines()
+    return [json.loads(line)["round"] for line in lines]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
