@@ -65,11 +65,11 @@ def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
     Raises:
         FlSimError: if more images are asked for than there are; the message gives the maximum.
     """
-    _require("held_out.images", settings.images, len(dataset.validation), "validation split")
-    _require("held_out.test_images", settings.test_images, len(dataset.test), "test split")
+    _require("[data] images", settings.images, len(dataset.validation), "validation split")
+    _require("[data] test_images", settings.test_images, len(dataset.test), "test split")
     public, rest = _public(dataset.train, settings.public_images, seed)
     where = "train split without the public images"
-    _require("held_out.train_images", settings.train_images, len(rest), where)
+    _require("[data] train_images", settings.train_images, len(rest), where)
     task = dataset.task
     return Divided(
         train=_draw(_without(dataset.train, rest), task, settings.train_images, seed, "train"),

@@ -78,7 +78,7 @@ def test_fewer_images_than_classes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"images": 201}, "held_out.images is 201, but the validation split has only 200"),
+        ({"images": 201}, r"\[data\] images is 201, but the validation split has only 200"),
         ({"test_images": 999}, "test_images is 999, but the test split has only 200"),
         ({"train_images": 950, "public_images": 100}, "without the public images has only 9"),
     ],
