@@ -1,0 +1,1 @@
+"""Carriers, one file each: where in a model file a payload travels."""

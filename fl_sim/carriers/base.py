@@ -1,0 +1,78 @@
+"""What a carrier is: where in a model file a payload travels.
+
+A carrier writes into a state dictionary and reads from one; it sees no images and no codec. Writing
+and reading agree on everything by the carrier's settings and its seed, which are in the key.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings
+
+State = dict[str, torch.Tensor]
+Payload = NDArray[np.uint8] | NDArray[np.float32]
+"""What travels, one-dimensional: bytes, or the float values of noise-resistant latents."""
+
+CarrierSettingsT = TypeVar("CarrierSettingsT", bound=Settings)
+
+
+class Carrier(ABC, Generic[CarrierSettingsT]):
+    """A carrier. Subclass, set ``Settings`` and ``carries``, and register with ``CARRIERS``.
+
+    Args:
+        settings: see the subclass.
+        seed: secret of sender and receiver; the order of places follows from it.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    carries: ClassVar[tuple[Literal["bytes", "values"], ...]] = ("bytes",)
+    """What it can carry: ``"bytes"`` (uint8), ``"values"`` (float32), or either."""
+    frozen: ClassVar[bool] = False
+    """Whether it is written before training, and its places are kept fixed during it."""
+
+    def __init__(self, settings: CarrierSettingsT, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+
+    @abstractmethod
+    def capacity(self, state: State) -> int | None:
+        """Return how many bytes or values the state can carry; ``None`` where there is no limit.
+
+        Only names, shapes and dtypes count, never values: sender and receiver must agree.
+
+        Raises:
+            FlSimError: if the settings choose no tensor of this state.
+        """
+
+    @abstractmethod
+    def write(self, state: State, payload: Payload) -> State:
+        """Return a new state dictionary with the payload in it; the given one is not changed.
+
+        Raises:
+            FlSimError: if the payload does not fit.
+        """
+
+    @abstractmethod
+    def read(self, state: State, count: int | None = None) -> Payload:
+        """Read from a state dictionary, however it was changed since.
+
+        Args:
+            state: as it arrived. Missing or reshaped tensors are no error: what cannot be read is
+                zero (bytes) or not a number (values).
+            count: bytes or values to read; by default all that the carrier's places hold.
+        """
+
+    def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
+        """Return which elements ``count`` bytes or values use: boolean masks by tensor name.
+
+        Names of entries that the carrier adds are left out.
+        """
+        raise NotImplementedError
+
+
+CARRIERS: Registry[type[Carrier[Any]]] = Registry("carrier", "fl_sim.carriers")

@@ -1,0 +1,1 @@
+"""Codecs, one file each: images to bytes and back."""

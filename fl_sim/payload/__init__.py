@@ -1,0 +1,1 @@
+"""The payload: how codes are framed so that a damaged one still gives back what is intact."""
