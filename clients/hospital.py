@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.settings import HospitalSettings
-from fl_sim.attacks.base import ATTACKS, Attack, Plan
+from fl_sim.attacks.base import ATTACKS, Attack, Embedding, Inside, Plan
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
@@ -39,6 +39,7 @@ from fl_sim.training import (
 )
 
 Metrics = dict[str, float | int]
+ATTACK_VALUE = "attack-"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class LocalResult:
     Args:
         state: every entry of the trained network's state dictionary, on the CPU.
         metrics: ``num-examples`` (training images of the hospital), ``seconds``, ``steps``,
-            ``images`` (seen in training), ``attacked`` (1 or 0), and ``loss-<name>``, the last
-            value of each loss.
+            ``images`` (seen in training), ``attacked`` (1 or 0), ``loss-<name>``, the last value of
+            each loss, and ``attack-<name>``, what the attack says of its payload.
     """
 
     state: dict[str, torch.Tensor]
@@ -104,14 +105,12 @@ def local_round(
                 progress=progress,
             )
             if settings.attacks_in(hospital, server_round):
-                _, plan = hospital_plan(settings, hospital)
-                report = build_attack(settings).train(run, plan)
-                trained = boosted(state_of(model), state, settings.boost)
+                report, embedding = _attack(settings, hospital, run, state)
             else:
-                report = train(run)
-                trained = state_of(model)
+                report, embedding = train(run), Embedding(state_of(model))
     metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
-    return LocalResult(trained, metrics)
+    metrics |= {f"{ATTACK_VALUE}{name}": value for name, value in embedding.values.items()}
+    return LocalResult(embedding.state, metrics)
 
 
 def hospital_data(settings: HospitalSettings, hospital: int) -> Split:
@@ -160,6 +159,27 @@ def boosted(
     }
 
 
+def _attack(
+    settings: HospitalSettings,
+    hospital: int,
+    run: LocalTraining,
+    broadcast: Mapping[str, torch.Tensor],
+) -> tuple[TrainReport, Embedding]:
+    """Train maliciously, boost, and write the payload last, so that boosting does not touch it."""
+    _, plan = hospital_plan(settings, hospital)
+    attack = build_attack(settings)
+    report = attack.train(run, plan)
+    trained = boosted(state_of(run.model), broadcast, settings.boost)
+    embedding = attack.embed(trained, run.spec, plan)
+    for name, value in broadcast.items():
+        if embedding.state[name].dtype != value.dtype:
+            raise FlSimError(
+                f"The attack sends '{name}' as {embedding.state[name].dtype}, but this federation "
+                f'exchanges {value.dtype}; set [attack] precision = "float32".'
+            )
+    return report, embedding
+
+
 def build_attack(settings: HospitalSettings) -> Attack[Any]:
     """Build the settings' attack.
 
@@ -194,8 +214,11 @@ def _metrics(
 
 def _case(settings: HospitalSettings) -> Case:
     import_plugins(settings.plugins)
-    root = None if settings.data_root is None else Path(settings.data_root)
-    return open_case(settings.case, root)
+    return open_case(settings.case, _data_root(settings))
+
+
+def _data_root(settings: HospitalSettings) -> Path | None:
+    return None if settings.data_root is None else Path(settings.data_root)
 
 
 def _shares_of(settings: HospitalSettings) -> list[NDArray[np.int64]]:
@@ -225,8 +248,14 @@ def _plan(settings_json: str, hospital: int) -> Plan:
     settings = HospitalSettings.model_validate_json(settings_json)
     case = _case(settings)
     data = hospital_data(settings, hospital)
-    stream = Stream(settings.case.seed, ("hospital", hospital))
-    return build_attack(settings).plan(data, case.task, case.spec, stream)
+    inside = Inside(
+        data=data,
+        task=case.task,
+        spec=case.spec,
+        stream=Stream(settings.case.seed, ("hospital", hospital)),
+        data_root=_data_root(settings),
+    )
+    return build_attack(settings).plan(inside)
 
 
 class _Skeletons:

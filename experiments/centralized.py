@@ -6,6 +6,7 @@ from typing import Any
 from experiments.floor import record_scratch_floor
 from experiments.study import State, Study
 from fl_sim.artifact import read_artifact, write_atomically
+from fl_sim.attacks.base import Inside
 from fl_sim.models import state_of
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
@@ -20,7 +21,8 @@ def run_centralized(study: Study) -> None:
     attack = scenario.make_attack()
     stream = Stream(scenario.seed, ("hospital", 0))
     if attack is not None:
-        plan = attack.plan(case.train, case.task, case.spec, stream)
+        inside = Inside(case.train, case.task, case.spec, stream, study.data_root, study.progress)
+        plan = attack.plan(inside)
         study.add_target(0, case.train, plan)
 
     trained = _trained_before(study)
@@ -40,7 +42,12 @@ def run_centralized(study: Study) -> None:
             report = train(lake) if attack is None else attack.train(lake, plan)
         trained = state_of(model)
         study.record_values(0, "upload", seconds=report.seconds)
-        study.record(0, "upload", {None: trained})
+        if attack is not None:
+            embedding = attack.embed(trained, case.spec, plan)
+            if embedding.values:
+                study.record_before_embedding(0, trained, **embedding.values)
+            trained = embedding.state
+        study.record(0, "upload", {None: trained}, senders=scenario.attackers)
         study.save_pictures()
         write_atomically(study.out / "trained", b"")
     else:

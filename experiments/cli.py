@@ -1,7 +1,8 @@
-"""The command line: ``fl-sim demo``, ``run``, ``list`` and ``extract``."""
+"""The command line: ``fl-sim demo``, ``run``, ``list``, ``extract`` and ``codec``."""
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import click
 import typer
 from rich.console import Console
 
+from experiments.codec_cli import app as codec_app
 from fl_sim.errors import FlSimError, unknown_name
 
 INTERRUPTED = 130
@@ -28,6 +30,8 @@ worth, what it cost. In a federation of hospitals, or in a centralized data lake
 
 Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it.""",
 )
+
+app.add_typer(codec_app, name="codec")
 
 DataRoot = Annotated[
     Path | None,
@@ -109,7 +113,7 @@ def extract(
     from experiments.pictures import write_images
     from fl_sim.extraction import extract as read_back
 
-    images = read_back(artifact, key)
+    images = read_back(artifact, key).images
     write_images(out, images)
     Console().print(f"{len(images)} images in {out}")
 
@@ -147,6 +151,8 @@ def _run(
 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what a user can mend."""
+    # CompressAI's import; nothing that a user of this program could mend.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         # Not standalone, so that Ctrl-C can be answered in words; typer makes it a return code.
         code = app(standalone_mode=False)

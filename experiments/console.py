@@ -134,8 +134,13 @@ COLUMNS = {
     "identification_distance strongest": "found,\ndist.",
     "identification_correlation strongest": "found,\ncorr.",
     "identification_chance": "found,\nchance",
+    "images_intact": "images\nintact",
+    "images_damaged": "\ndamaged",
+    "images_lost": "\nlost",
     "auc": "\nAUC",
     "auc_floor_scratch": "AUC\nscratch",
+    "dice": "\nDice",
+    "dice_floor_scratch": "Dice\nscratch",
 }
 
 
@@ -151,7 +156,7 @@ def print_result(console: Console, result: "Result") -> None:
     print_table(console, compact(result.summary()), "Leakage and utility by stage")
     console.print(
         "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows "
-        "only public images;\nAUC scratch: the same network trained on the held-out set alone.",
+        "only public images;\nscratch: the same network trained on the held-out set alone.",
         style="dim",
     )
     console.print(f"Table      {result.out / 'results.csv'}")
@@ -174,6 +179,8 @@ def print_components(console: Console, scenarios: Path) -> None:
 
 def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
     from fl_sim.attacks.base import ATTACKS
+    from fl_sim.carriers.base import CARRIERS
+    from fl_sim.codecs.base import CODECS
     from fl_sim.data import list_datasets
     from fl_sim.data.partitions import schemes
     from fl_sim.defenses.base import DEFENSES
@@ -185,6 +192,8 @@ def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
     for kind, registry in (
         ("Models", MODELS),
         ("Attacks", ATTACKS),
+        ("Codecs", CODECS),
+        ("Carriers", CARRIERS),
         ("Defences", DEFENSES),
         ("Restorations", RESTORATIONS),
         ("Strategies", STRATEGIES),

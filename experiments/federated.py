@@ -10,15 +10,16 @@ from flwr.serverapp import Grid
 from safetensors.torch import load_file, save
 
 from clients.app import client_app
-from clients.hospital import hospital_data, hospital_plan
+from clients.hospital import ATTACK_VALUE, hospital_data, hospital_plan
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
-from experiments.study import State, Study
+from experiments.study import State, Study, mean_rows
 from fl_sim.artifact import write_atomically
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.measure import Measured
 from fl_sim.models import state_of
 from fl_sim.progress import piece
 from strategies.base import build_aggregator
@@ -89,6 +90,7 @@ class _Rounds:
         self._federation = federation
         self._attackers = set(study.scenario.attackers)
         self._uploads: dict[int | None, State] = {}
+        self._said: dict[int, dict[str, float]] = {}
         self._seconds: list[float] = []
         self._checkpoint = study.out / "checkpoint.safetensors"
 
@@ -99,6 +101,12 @@ class _Rounds:
         self._seconds.append(float(metrics["seconds"]))
         if hospital in self._attackers and self._measured(server_round):
             self._uploads[hospital] = state
+            if metrics["attacked"]:
+                self._said[hospital] = {
+                    name.removeprefix(ATTACK_VALUE): float(value)
+                    for name, value in metrics.items()
+                    if name.startswith(ATTACK_VALUE)
+                }
 
     def aggregate(self, server_round: int, state: State) -> None:
         """Measure the uploads and what became of them."""
@@ -110,10 +118,13 @@ class _Rounds:
             hospitals=float(len(self._seconds)),
         )
         if self._uploads:
-            self._study.record(server_round, "upload", self._uploads)
+            self._study.record(server_round, "upload", self._uploads, senders=self._said)
+            said = [[Measured("-", m, v) for m, v in s.items()] for s in self._said.values()]
+            means = {row.metric: row.value for row in mean_rows(said)}
+            self._study.record_values(server_round, "upload", **means)
         if self._measured(server_round):
             self._study.record(server_round, "aggregate", {None: state})
-        self._uploads, self._seconds = {}, []
+        self._uploads, self._said, self._seconds = {}, {}, []
 
     def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
         """Measure what is broadcast next, or exported, and make the round durable."""

@@ -20,6 +20,7 @@ def run(
     data_root: Path | str | None = None,
     progress: Progress = SILENT,
     grid: "Grid | None" = None,
+    trained: Path | str | None = None,
 ) -> Result:
     """Run a scenario to its end.
 
@@ -32,6 +33,8 @@ def run(
         data_root: folder of data files; by default ``FL_SIM_DATA``, then medmnist's own place.
         progress: where long work reports.
         grid: a Flower grid with the hospitals of a federation, where there is one already.
+        trained: folder of a centralized run that differs in its defence only; its trained and
+            attacked model is taken, not trained anew.
 
     Returns:
         The table, the recovered images and the files.
@@ -47,6 +50,10 @@ def run(
     folder = Path(out) if out is not None else default_folder(scenario)
     study = Study(scenario, folder, root, progress)
     if not study.finished:
+        if trained is not None:
+            from experiments.adoption import adopt_trained
+
+            adopt_trained(study, Path(trained))
         if scenario.federation is None:
             from experiments.centralized import run_centralized
 

@@ -11,14 +11,13 @@ from pydantic import Field, model_validator
 
 from clients.settings import HospitalSettings
 from fl_sim.attacks.base import ATTACKS, Attack
-from fl_sim.case import CaseSettings, Choice, ModelSettings
+from fl_sim.case import CaseSettings, Choice, model_settings
 from fl_sim.data import dataset_settings
 from fl_sim.data.partitions import PartitionSettings
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
 from fl_sim.errors import FlSimError, did_you_mean
-from fl_sim.models.base import MODELS
 from fl_sim.registry import import_plugins
 from fl_sim.settings import Settings, parse
 from fl_sim.training import TrainingSettings
@@ -84,12 +83,15 @@ class MeasureSettings(Settings):
         every: measure every n-th round; the last is always measured.
         scratch_epochs: epochs of the utility floor, the same network trained from scratch on the
             held-out set alone; 0 leaves the floor out.
+        usability_epochs: epochs of the usability test, the same network trained on the recovered
+            images (and once on the true ones) and measured on the test set; 0 leaves it out.
         columns: images shown in the picture.
         keep: artifacts kept in a federation: of the ``"last"`` measured round or of ``"all"``.
     """
 
     every: int = Field(1, ge=1)
     scratch_epochs: int = Field(20, ge=0)
+    usability_epochs: int = Field(0, ge=0)
     columns: int = Field(8, ge=1, le=64)
     keep: Literal["last", "all"] = "last"
 
@@ -159,7 +161,7 @@ class Scenario(Settings):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FlSimError(f"The scenario file {path} cannot be read: {error}.") from None
         for override in overrides:
-            _set(values, override)
+            apply_override(values, override)
         return cls.from_mapping(values)
 
     @classmethod
@@ -183,8 +185,7 @@ class Scenario(Settings):
                 'mode = "federated".'
             )
         plain["dataset"] = _component(plain["dataset"], "[dataset]", dataset_settings)
-        plain["model"] = _component(plain["model"], "[model]", lambda _name: ModelSettings)
-        MODELS.get(plain["model"].name)
+        plain["model"] = _component(plain["model"], "[model]", model_settings)
         plain["attack"] = _optional(
             plain.get("attack"), "[attack]", lambda name: ATTACKS.get(name).Settings
         )
@@ -220,6 +221,9 @@ class Scenario(Settings):
     def identity(self) -> str:
         """A readable name with a hash of everything that results depend on, except the seed."""
         content = self.model_dump(mode="json", exclude={"seed", "threads", "device"})
+        attack = self.make_attack()
+        if attack is not None:
+            content["attack"]["settings"] = attack.settings.identity()
         content["dataset"]["name"] = Path(self.dataset.name).name  # wherever the file lies
         if content["federation"]:
             del content["federation"]["engine"]
@@ -282,17 +286,8 @@ def _optional(value: Any, where: str, settings_of: Any) -> Choice | None:
 
 def _split(value: Any, where: str) -> tuple[str, dict[str, Any]]:
     """A component is its name, or a table with its name and settings, or a Choice."""
-    if isinstance(value, Choice):
-        return value.name, dict(value.settings)
-    if isinstance(value, str | Path):
-        return str(value), {}
-    settings = dict(_table(value, where))
-    if "name" not in settings:
-        raise FlSimError(f"{where} lacks the key 'name'.")
-    name = settings.pop("name")
-    if not isinstance(name, str):
-        raise FlSimError(f"{where}: 'name' is {name!r}, but it should be a string.")
-    return name, settings
+    choice = Choice.of(value, where)
+    return choice.name, dict(choice.settings)
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -359,8 +354,12 @@ def _refuse_unknown(values: Mapping[str, Any], valid: Iterable[str], where: str)
             raise FlSimError(f"{where} has no key '{key}'.{did_you_mean(key, valid)}")
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    """Apply one ``key=value`` of the command line; the value is TOML, or else a plain string."""
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Apply one ``key=value`` of the command line, in place; the value is TOML, or else a string.
+
+    Raises:
+        FlSimError: if it is not ``key=value``, or the key has a parent without keys.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise FlSimError(f"--set takes key=value, for example attack.images=32, not '{override}'.")

@@ -9,26 +9,36 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
 from experiments.scenario import NONE, Scenario
 from fl_sim import __version__
-from fl_sim.artifact import write_artifact, write_atomically, write_key
-from fl_sim.attacks.base import Plan
+from fl_sim.artifact import (
+    Artifact,
+    artifact_bytes,
+    further_entries,
+    write_artifact,
+    write_atomically,
+    write_key,
+)
+from fl_sim.attacks.base import Extraction, Plan
+from fl_sim.carriers.base import Payload
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
-from fl_sim.extraction import extract
+from fl_sim.extraction import extract, survival_by_tensor
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
+from fl_sim.metrics.payload import measure_payload
 from fl_sim.metrics.utility import utility
 from fl_sim.models import build, state_of
 from fl_sim.progress import SILENT, Progress
@@ -51,6 +61,16 @@ class Target:
     originals: torch.Tensor
     labels: torch.Tensor
     key: Path
+    payload: Payload | None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What an attacker last sent: the payload, the images in it, and the model file around it."""
+
+    payload: Payload
+    images: torch.Tensor
+    artifact: Path
 
 
 class Study:
@@ -92,12 +112,13 @@ class Study:
         self.targets: list[Target] = []
         self._defense = scenario.make_defense()
         self._pictures: dict[str, torch.Tensor] = {}
+        self._sent: dict[int, Sent] = {}
 
     def add_target(self, hospital: int, data: Split, plan: Plan) -> None:
         """Note what an attacker steals, and write his key to its file."""
         key = write_key(self.out / "keys" / f"hospital-{hospital}.safetensors", plan.key)
         labels = torch.tensor(data.labels[plan.indices])
-        self.targets.append(Target(hospital, plan.targets, labels, key))
+        self.targets.append(Target(hospital, plan.targets, labels, key, plan.payload))
 
     @property
     def device(self) -> str:
@@ -120,21 +141,29 @@ class Study:
         if self._defense is None:
             return state, None
         model = self._model(state)
+        entries = {n: v.clone() for n, v in further_entries(state, model).items()}
         with self.threads():
             report = self._defense.apply(
                 Release(
                     model=model,
+                    entries=entries,
                     spec=self.case.spec,
                     held_out=self.case.held_out,
                     task=self.case.task,
                     stream=Stream(self.scenario.seed, ("release", server_round)),
-                    evaluate=None if self.scenario.federation else self._logged_auc(),
+                    evaluate=None if self.scenario.federation else self._logged_utility(),
                     progress=self.progress,
                 )
             )
-        return state_of(model), report
+        return state_of(model) | entries, report
 
-    def record(self, server_round: int, stage: str, models: Mapping[int | None, State]) -> None:
+    def record(
+        self,
+        server_round: int,
+        stage: str,
+        models: Mapping[int | None, State],
+        senders: Collection[int] = (),
+    ) -> None:
         """Write models to their files, extract from those files, and append what is measured.
 
         Rows are means over models and attackers; with several attackers each one's leakage also
@@ -145,18 +174,34 @@ class Study:
             stage: ``"upload"``, ``"aggregate"`` or ``"release"``.
             models: state dictionaries by the hospital whose upload it is, or ``None`` for the one
                 model that every attacker reads.
+            senders: hospitals that have just written a payload into their model; what is read
+                later is compared with it.
         """
         utilities: list[list[Measured]] = []
         leaks: list[list[Measured]] = []
         for hospital, state in models.items():
             path = self._artifact_path(server_round, stage, hospital)
             artifact = write_artifact(path, self.case.spec, state)
+            size = Measured("-", "file_bytes", float(artifact.stat().st_size))
             with self.threads():
-                utilities.append(self._utility_rows(state))
+                utilities.append([*self._utility_rows(state), size])
                 for target in self.targets:
                     if hospital in (None, target.hospital):
-                        leaks.append(self._record_leakage(server_round, stage, artifact, target))
+                        sends = target.hospital in senders
+                        leaks.append(
+                            self._record_leakage(server_round, stage, artifact, target, sends)
+                        )
         self._add(server_round, stage, mean_rows(utilities) + mean_rows(leaks))
+
+    def record_before_embedding(self, server_round: int, state: State, **values: float) -> None:
+        """Append what the model was before a payload was written into it, and about the payload."""
+        size = len(artifact_bytes(self.case.spec, state))
+        with self.threads():
+            utilities = self._utility_rows(state)
+        before = {row.metric: row.value for row in utilities if "[" not in row.metric}
+        before["file_bytes"] = float(size)
+        named = {f"{metric}_before_embedding": value for metric, value in before.items()}
+        self.record_values(server_round, "upload", **named, **values)
 
     def record_values(self, server_round: int, stage: str, **values: float) -> None:
         """Append plain numbers, metric by name."""
@@ -208,6 +253,15 @@ class Study:
         if self._pictures:
             write_atomically(self.out / "images" / "recovered.safetensors", save(self._pictures))
 
+    def adopt_pictures(self, other: Path) -> None:
+        """Take up another run's recovered images as they were before its release."""
+        self._pictures = {
+            name: image
+            for name, image in load_pictures(other).items()
+            if not name.startswith("release")
+        }
+        self.save_pictures()
+
     def restore_pictures(self) -> None:
         """Take up the recovered images of an interrupted run's stages."""
         self._pictures = load_pictures(self.out)
@@ -217,28 +271,76 @@ class Study:
         return computing_threads(self.scenario.threads or DEFAULT_THREADS)
 
     def _record_leakage(
-        self, server_round: int, stage: str, artifact: Path, target: Target
+        self, server_round: int, stage: str, artifact: Path, target: Target, sends: bool
     ) -> list[Measured]:
         public, public_labels = self.case.public.tensors()
         single_label = target.labels.ndim == 1
+        extraction = extract(artifact, target.key)
         leakage = measure_leakage(
-            extract(artifact, target.key),
+            extraction.images,
             target.originals,
             public,
             derive_seed(self.scenario.seed, "floors", target.hospital),
             labels=target.labels if single_label else None,
             public_labels=public_labels if single_label else None,
         )
+        rows = leakage.rows + self._survival_rows(artifact, target, extraction, sends)
+        rows += self._usability_rows(stage, target, leakage)
         if len(self.targets) > 1:
-            self._add(server_round, f"{stage}:{target.hospital}", leakage.rows)
+            self._add(server_round, f"{stage}:{target.hospital}", rows)
         if target is self.targets[0]:
             self._keep_pictures(stage, target, leakage)
-        return leakage.rows
+        return rows
+
+    def _survival_rows(
+        self, artifact: Path, target: Target, extraction: Extraction, sends: bool
+    ) -> list[Measured]:
+        """Measure what arrived of a payload, against what its attacker last sent."""
+        reading = extraction.reading
+        if reading is None:
+            return []
+        if sends:
+            payload = reading.content if target.payload is None else target.payload
+            copy = artifact.with_name(f"sent-hospital-{target.hospital}{artifact.suffix}")
+            write_atomically(copy, artifact.read_bytes())
+            self._sent[target.hospital] = Sent(payload, extraction.images, copy)
+        sent = self._last_sent(target)
+        if sent is None:
+            return measure_payload(reading, None, extraction.images, None)
+        rows = measure_payload(reading, sent.payload, extraction.images, sent.images)
+        return rows + survival_by_tensor(sent.artifact, artifact, len(sent.payload), target.key)
+
+    def _usability_rows(
+        self, stage: str, target: Target, leakage: LeakageMeasurement
+    ) -> list[Measured]:
+        """Train on what was recovered, and at the first stage on the originals to compare with."""
+        from experiments.usability import usability
+
+        if self.scenario.measure.usability_epochs == 0:
+            return []
+        kinds = {"stolen": leakage.images[leakage.strongest]}
+        if stage == "upload":
+            kinds["originals"] = target.originals
+        return [
+            Measured("-", f"{metric}_trained_on_{kind}", value)
+            for kind, images in kinds.items()
+            for metric, value in usability(self, images, target.labels).items()
+            if "[" not in metric
+        ]
+
+    def _last_sent(self, target: Target) -> Sent | None:
+        """Return what an attacker last sent; an interrupted run reads it back from its file."""
+        copy = self.out / "artifacts" / f"sent-hospital-{target.hospital}.safetensors"
+        if target.hospital not in self._sent and copy.exists():
+            extraction = extract(copy, target.key)
+            if extraction.reading is not None:
+                payload = target.payload
+                content = extraction.reading.content if payload is None else payload
+                self._sent[target.hospital] = Sent(content, extraction.images, copy)
+        return self._sent.get(target.hospital)
 
     def _model(self, state: State) -> nn.Module:
-        model = build(self.case.spec)
-        model.load_state_dict(state)
-        return model.to(self.device)
+        return Artifact(self.case.spec, state).model().to(self.device)
 
     def _utility_rows(self, state: State) -> list[Measured]:
         utilities = self.utility(self._model(state))
@@ -248,12 +350,14 @@ class Study:
         """Measure utility on the test set, or on its first images."""
         test = self.case.test
         if images is not None and images < len(test):
-            test = Split(test.images[:images], test.labels[:images])
-        scores = predict(model, test, self.case.task)
-        return utility(scores, torch.tensor(test.labels), self.case.task)
+            test = test.subset(np.arange(images))
+        answers = predict(model, test, self.case.task)
+        labels = torch.tensor(np.asarray(test.labels))
+        return utility(answers, labels, self.case.task, test.patients)
 
-    def _logged_auc(self) -> Callable[[nn.Module], float]:
-        return lambda model: self.utility(model, LOGGED_TEST_IMAGES)["auc"]
+    def _logged_utility(self) -> Callable[[nn.Module], float]:
+        metric = self.case.task.main_metric
+        return lambda model: self.utility(model, LOGGED_TEST_IMAGES)[metric]
 
     def _keep_pictures(self, stage: str, target: Target, leakage: LeakageMeasurement) -> None:
         self._pictures["original"] = target.originals
@@ -308,8 +412,9 @@ def load_pictures(out: Path) -> dict[str, torch.Tensor]:
 
 
 def mean_rows(parts: list[list[Measured]]) -> list[Measured]:
-    """Average the rows of several attackers, row by row."""
-    return [
-        Measured(group[0].extraction, group[0].metric, sum(r.value for r in group) / len(group))
-        for group in zip(*parts, strict=True)
-    ]
+    """Average the rows of several attackers, number by number."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for part in parts:
+        for row in part:
+            values.setdefault((row.extraction, row.metric), []).append(row.value)
+    return [Measured(*key, sum(group) / len(group)) for key, group in values.items()]

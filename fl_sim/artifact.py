@@ -40,6 +40,9 @@ class Artifact:
     def model(self) -> nn.Module:
         """Rebuild the network with the artifact's weights, in evaluation mode.
 
+        Entries that the network does not have are ignored, as a program that loads weights by
+        name does; :func:`further_entries` tells them.
+
         Raises:
             FlSimError: if the weights do not fit the architecture that the file states.
         """
@@ -47,13 +50,21 @@ class Artifact:
 
         network = build(self.spec)
         try:
-            network.load_state_dict(self.state)
+            missing = network.load_state_dict(self.state, strict=False).missing_keys
         except RuntimeError:
+            missing = ["shapes"]
+        if missing:
             raise FlSimError(
                 f"The model file's weights do not fit the model '{self.spec.name}' that its "
                 f"header states."
-            ) from None
+            )
         return network.eval()
+
+
+def further_entries(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the entries of a state dictionary that the network does not have."""
+    own = network.state_dict().keys()
+    return {name: value for name, value in state.items() if name not in own}
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,12 @@ def write_artifact(path: Path, spec: ModelSpec, state: dict[str, torch.Tensor]) 
     Returns:
         ``path``.
     """
-    return _write(path, state, {"fl_sim.model": spec.model_dump_json()})
+    return write_atomically(path, artifact_bytes(spec, state))
+
+
+def artifact_bytes(spec: ModelSpec, state: dict[str, torch.Tensor]) -> bytes:
+    """Return the content of a model file."""
+    return _serialised(state, {"fl_sim.model": spec.model_dump_json()})
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -93,7 +109,8 @@ def read_artifact(path: Path) -> Artifact:
 def write_key(path: Path, key: Key) -> Path:
     """Write the attacker's key. Returns ``path``."""
     header = {"attack": key.attack, "settings": key.settings}
-    return _write(path, key.tensors, {"fl_sim.key": json.dumps(header, sort_keys=True)})
+    metadata = {"fl_sim.key": json.dumps(header, sort_keys=True)}
+    return write_atomically(path, _serialised(key.tensors, metadata))
 
 
 def read_key(path: Path) -> Key:
@@ -136,9 +153,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Path:
+def _serialised(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return write_atomically(path, save(plain, metadata))
+    return save(plain, metadata)
 
 
 def _read(path: Path, kind: str, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

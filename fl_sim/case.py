@@ -1,18 +1,20 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from fl_sim.data import load_dataset
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
+from fl_sim.errors import FlSimError
 from fl_sim.models import Stem, check
-from fl_sim.models.base import ModelSpec
+from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
@@ -25,6 +27,43 @@ class Choice(Settings):
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> "Choice":
+        """Read a component as people write it: its name, or a table of its name and settings.
+
+        Args:
+            value: a string, a path, a mapping with the key ``name``, or a choice.
+            where: how its table is called in messages, for example ``"[attack]"``.
+
+        Raises:
+            FlSimError: if it is nothing of these.
+        """
+        if isinstance(value, Choice):
+            return value
+        if isinstance(value, str | Path):
+            return cls(name=str(value))
+        if not isinstance(value, Mapping):
+            raise FlSimError(f"{where} should be a name or a table, not {value!r}.")
+        if set(value) == {"name", "settings"} and isinstance(value["settings"], Mapping):
+            return cls(name=value["name"], settings=dict(value["settings"]))
+        settings = dict(value)
+        if "name" not in settings:
+            raise FlSimError(f"{where} lacks the key 'name'.")
+        name = settings.pop("name")
+        if not isinstance(name, str):
+            raise FlSimError(f"{where}: 'name' is {name!r}, but it should be a string.")
+        return cls(name=name, settings=settings)
+
+    def checked(self, registry: Registry[type[T]], where: str) -> "Choice":
+        """Return the choice with every default of its component filled in.
+
+        Raises:
+            FlSimError: if there is no such component, or a key is wrong.
+        """
+        kind: Any = registry.get(self.name)
+        settings = parse(kind.Settings, self.settings, where).model_dump(mode="json")
+        return Choice(name=self.name, settings=settings)
 
     def build(self, registry: Registry[type[T]], where: str) -> T:
         """Build the component from a registry of classes that have ``Settings``.
@@ -42,13 +81,24 @@ class Choice(Settings):
 
 
 class ModelSettings(Settings):
-    """Settings of a model.
+    """Keys of every model, beside those of its own.
 
     Args:
         stem: ``"default"`` is torchvision's own; ``"small"`` a 3x3 convolution without pooling.
     """
 
     stem: Stem = "default"
+
+
+def model_settings(name: str) -> type[ModelSettings]:
+    """Return the keys of ``[model]`` for a registered model: those of every model, and its own.
+
+    Raises:
+        FlSimError: if there is no such model.
+    """
+    own = MODELS.get(name).settings
+    bases: tuple[Any, ...] = (ModelSettings, own)
+    return cast(type[ModelSettings], create_model(own.__name__, __base__=bases))
 
 
 class CaseSettings(Settings):
@@ -111,13 +161,15 @@ def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress
 def _open(settings_json: str, data_root: Path | None) -> Case:
     settings = CaseSettings.model_validate_json(settings_json)
     dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
-    stem = ModelSettings.model_validate(settings.model.settings).stem
+    model = parse(model_settings(settings.model.name), settings.model.settings, "[model]")
     spec = ModelSpec(
         name=settings.model.name,
         channels=dataset.channels,
         size=dataset.size,
         classes=dataset.task.outputs,
-        stem=stem,
+        stem=model.stem,
+        task=dataset.task.family,
+        settings=model.model_dump(mode="json", exclude=set(ModelSettings.model_fields)),
     )
     check(spec)
     parts = divide(dataset, settings.data, settings.seed)

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from fl_sim.artifact import read_artifact, read_key
-from fl_sim.attacks.base import ATTACKS
+from fl_sim.attacks.base import ATTACKS, Extraction
+from fl_sim.metrics.measure import NO_EXTRACTION, Measured
 
 
-def extract(artifact: Path, key: Path) -> torch.Tensor:
+def extract(artifact: Path, key: Path) -> Extraction:
     """Recover images from an exported model.
 
     Args:
@@ -16,10 +15,29 @@ def extract(artifact: Path, key: Path) -> torch.Tensor:
         key: the attacker's key file.
 
     Returns:
-        float32 ``[n, channels, height, width]``, as the attack's ``extract`` gives them.
+        The images, float32 ``[n, channels, height, width]``, and what came out of a carrier.
 
     Raises:
         FlSimError: if a file is missing, damaged, or names an attack that is not installed.
     """
     known = read_key(key)
     return ATTACKS.get(known.attack).extract(read_artifact(artifact), known)
+
+
+def survival_by_tensor(sent: Path, arrived: Path, length: int, key: Path) -> list[Measured]:
+    """Return where a payload was damaged: the carrier's error rate in every tensor it uses.
+
+    Args:
+        sent: the model file that the payload was written into.
+        arrived: the model file that it is read from.
+        length: of the payload, in bytes or values.
+        key: the attacker's key file.
+
+    Returns:
+        ``carrier_error[<tensor>]``: the share of wrong bits, or the relative error of values.
+    """
+    known = read_key(key)
+    errors = ATTACKS.get(known.attack).survival(
+        read_artifact(sent).state, read_artifact(arrived).state, length, known
+    )
+    return [Measured(NO_EXTRACTION, f"carrier_error[{n}]", v) for n, v in errors.items()]

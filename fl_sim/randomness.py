@@ -67,6 +67,10 @@ class Stream:
         """Return a NumPy generator for one purpose."""
         return numpy_generator(self.seed, purpose, *self.path)
 
+    def torch_generator(self, purpose: str) -> torch.Generator:
+        """Return a CPU torch generator for one purpose."""
+        return torch_generator(self.seed, purpose, *self.path)
+
     def seeded(self, purpose: str) -> AbstractContextManager[None]:
         """Return a block in which torch's global generators are seeded for one purpose."""
         return seeded(self.seed, purpose, *self.path)

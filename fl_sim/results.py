@@ -230,6 +230,8 @@ _ORDER = (
     "non_finite",
     "auc",
     "auc_floor_scratch",
+    "dice",
+    "dice_floor_scratch",
     "accuracy",
     "balanced_accuracy",
     "seconds",

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from fl_sim.data.base import Split, Task
+from fl_sim.data.base import Split, Task, predicted_masks
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.settings import Settings
+
+PREDICTED_PIXELS = 1 << 20
 
 
 class StepSettings(Settings):
@@ -160,7 +162,7 @@ def task_step(
     Args:
         model, data, task, optimizer: as everywhere.
         indices: the batch.
-        flip: which images of the batch are flipped left to right.
+        flip: which images of the batch, with their masks, are flipped left to right.
         add_gradient: called after the backward pass; may add to the parameters' gradients.
     """
     device = next(model.parameters()).device
@@ -168,6 +170,8 @@ def task_step(
     if flip is not None:
         mask = torch.from_numpy(flip)
         pixels[mask] = pixels[mask].flip(-1)
+        if task.is_segmentation:
+            labels[mask] = labels[mask].flip(-1)
     optimizer.zero_grad(set_to_none=True)
     loss = task.loss(model(normalized(pixels.to(device))), labels.to(device))
     loss.backward()
@@ -294,13 +298,26 @@ def _refuse_divergence(
 
 @torch.no_grad()
 def predict(model: nn.Module, data: Split, task: Task, batch_size: int = 256) -> torch.Tensor:
-    """Return the model's probabilities ``[n, outputs]`` on a split, in evaluation mode."""
+    """Return the model's answers on a split, in evaluation mode.
+
+    Args:
+        model, data, task: as everywhere.
+        batch_size: images at once; of large images to be segmented fewer.
+
+    Returns:
+        Probabilities ``[n, outputs]``; for a segmentation the most probable class of each pixel,
+        see :func:`fl_sim.data.base.predicted_masks`.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    if task.is_segmentation:
+        pixels_an_image = data.images.shape[1] * data.images.shape[2]
+        batch_size = min(batch_size, max(1, PREDICTED_PIXELS // pixels_an_image))
     parts = []
     for first in range(0, len(data), batch_size):
         pixels, _ = data.batch(slice(first, first + batch_size))
-        parts.append(task.scores(model(normalized(pixels.to(device)))).cpu())
+        scores = task.scores(model(normalized(pixels.to(device))))
+        parts.append((predicted_masks(scores) if task.is_segmentation else scores).cpu())
     model.train(was_training)
     return torch.cat(parts)

@@ -57,7 +57,10 @@ class Observer(Protocol):
     def upload(
         self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
     ) -> None:
-        """A hospital's upload was accepted; called in the hospitals' order."""
+        """A hospital's upload was accepted; called in the hospitals' order.
+
+        ``state`` also has entries that nobody asked for; they are not aggregated.
+        """
 
     def aggregate(self, server_round: int, state: State) -> None:
         """The uploads were aggregated."""
@@ -338,16 +341,17 @@ class DefendedStrategy(Strategy):
         return uploads
 
     def _read(self, server_round: int, hospital: int, message: Message) -> Upload:
-        state, metrics = read_upload(message, self._broadcast)
+        state, further, metrics = read_upload(message, self._broadcast)
+        received = next(iter(message.content.array_records.values()))
         upload = Upload(
             hospital=hospital,
             message=message,
-            arrays=next(iter(message.content.array_records.values())),
+            arrays=ArrayRecord({name: received[name] for name in state}),
             metrics=metrics,
             integers={k: v.clone() for k, v in state.items() if not v.is_floating_point()},
             averaged={k: state[k].clone() for k in state if k in self._set_aside()},
         )
-        self._observer.upload(server_round, hospital, state, dict(metrics))
+        self._observer.upload(server_round, hospital, state | further, dict(metrics))
         return upload
 
     def _report(self, server_round: int, failures: Mapping[int, str]) -> None:

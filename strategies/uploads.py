@@ -40,7 +40,7 @@ class Upload:
 
 def read_upload(
     message: Message, expected: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], dict[str, int | float]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int | float]]:
     """Deserialise a reply and check it.
 
     Args:
@@ -48,7 +48,8 @@ def read_upload(
         expected: the broadcast.
 
     Returns:
-        The uploaded state, in the broadcast's order, and the scalar metrics.
+        The uploaded state, in the broadcast's order; further entries, which nobody asked for and
+        which are not aggregated; and the scalar metrics.
 
     Raises:
         Rejected: if the reply is an error, or anything in it is not as expected.
@@ -56,11 +57,9 @@ def read_upload(
     if message.has_error():
         raise Rejected(_reason(message))
     arrays, metrics = _only_records(message)
-    missing, extra = _difference(expected, arrays)
+    missing = next((name for name in expected if name not in arrays), None)
     if missing:
         raise Rejected(f"the upload lacks the tensor '{missing}'")
-    if extra:
-        raise Rejected(f"the upload has the unknown tensor '{extra}'")
     try:
         state = from_record(arrays)
     except (ValueError, TypeError, EOFError, OSError) as error:
@@ -73,7 +72,8 @@ def read_upload(
     weight = scalars.get(WEIGHT)
     if weight is None or not math.isfinite(weight) or weight <= 0:
         raise Rejected(f"the upload's '{WEIGHT}' is {weight}, not a positive number")
-    return {name: state[name] for name in expected}, scalars
+    further = {name: tensor for name, tensor in state.items() if name not in expected}
+    return {name: state[name] for name in expected}, further, scalars
 
 
 def tensor_problem(name: str, tensor: torch.Tensor, reference: torch.Tensor) -> str | None:
@@ -117,11 +117,3 @@ def _only_records(message: Message) -> tuple[ArrayRecord, MetricRecord]:
             "not one of each"
         )
     return arrays[0], metrics[0]
-
-
-def _difference(
-    expected: Mapping[str, torch.Tensor], arrays: ArrayRecord
-) -> tuple[str | None, str | None]:
-    missing = next((name for name in expected if name not in arrays), None)
-    extra = next((name for name in arrays if name not in expected), None)
-    return missing, extra

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_sim.data.base import Split, Task
+from fl_sim.data.base import NO_ANSWER, SEGMENTATION, Split, Task, predicted_masks
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec
@@ -18,7 +18,9 @@ from fl_sim.training import (
     StepHooks,
     TrainingSettings,
     batch_indices,
+    make_optimizer,
     predict,
+    task_step,
     train,
 )
 
@@ -58,6 +60,90 @@ def test_a_hospital_with_one_image_or_none() -> None:
     assert train(_run(1)).images > 0
     with pytest.raises(FlSimError, match="no images"):
         train(_run(0))
+
+
+ORGANS = Task(SEGMENTATION, ("background", "a", "b"))
+
+
+def test_the_loss_of_masks_is_dice_and_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 8, 8, generator=generator)
+    masks = torch.randint(2, (4, 8, 8), generator=generator)  # no pixel of the third class
+    probabilities = logits.softmax(1)
+    dice = []
+    for number in (1, 2):
+        said, wanted = probabilities[:, number], (masks == number).float()
+        overlap, sizes = (said * wanted).sum(), said.sum() + wanted.sum()
+        dice.append(1 - (2 * overlap + 1e-5) / (sizes + 1e-5))
+    expected = sum(dice) / 2 + torch.nn.functional.cross_entropy(logits, masks)
+    assert float(ORGANS.loss(logits, masks)) == pytest.approx(float(expected), rel=1e-5)
+    right = 50.0 * torch.nn.functional.one_hot(masks, 3).permute(0, 3, 1, 2)
+    # The class that is nowhere costs its smoothing only.
+    assert float(ORGANS.loss(right, masks)) < 0.01
+
+
+def test_what_a_segmentation_task_says_of_itself() -> None:
+    assert ORGANS.is_segmentation and not TASK.is_segmentation
+    assert (ORGANS.family, TASK.family) == ("segmentation", "classification")
+    assert (ORGANS.main_metric, TASK.main_metric) == ("dice", "auc")
+    assert ORGANS.outputs == 3 and not ORGANS.multi_label
+    scores = ORGANS.scores(torch.randn(2, 3, 4, 4))
+    torch.testing.assert_close(scores.sum(1), torch.ones(2, 4, 4))
+
+
+def test_masks_are_flipped_with_their_images() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 3, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((images, torch.zeros(0)))
+            return self.conv(images)
+
+    class Noting(Task):
+        def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            seen[-1] = (seen[-1][0], labels)
+            return logits.sum()
+
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 3, (4, 6, 6)).astype(np.uint8)
+    data = Split((masks[..., None] * 100).astype(np.uint8), masks)
+    model = Spy()
+    optimizer = make_optimizer(model.parameters(), TrainingSettings(), 0.1)
+    flip = np.array([True, False, True])
+    task = Noting(SEGMENTATION, ORGANS.label_names)
+    task_step(model, data, np.array([3, 1, 0]), task, optimizer, flip=flip)
+    images, labels = seen[0]
+    assert np.array_equal(labels[0].numpy(), masks[3, :, ::-1])
+    assert np.array_equal(labels[1].numpy(), masks[1])
+    torch.testing.assert_close((images[:, 0] + 1) / 2 * 255, labels * 100.0)
+    assert np.array_equal(data.labels, masks)  # the dataset's own are as they were
+
+
+def test_predicted_masks_say_where_there_is_no_answer() -> None:
+    scores = torch.rand(3, 4, 5, 5)
+    scores[1, 2, 0, 0] = float("nan")
+    masks = predicted_masks(scores)
+    assert masks.dtype == torch.uint8
+    assert torch.equal(masks[0].long(), scores[0].argmax(0))
+    assert (masks[1] == NO_ANSWER).all() and not (masks[2] == NO_ANSWER).any()
+
+
+def test_large_masks_are_predicted_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Counting(torch.nn.Conv2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    monkeypatch.setattr("fl_sim.training.PREDICTED_PIXELS", 150)
+    data = Split(np.zeros((5, 8, 8, 1), dtype=np.uint8), np.zeros((5, 8, 8), dtype=np.uint8))
+    assert predict(Counting(1, 3, 1), data, ORGANS).shape == (5, 8, 8)
+    assert sizes == [2, 2, 1]
 
 
 def test_hooks_are_called_around_each_step_in_order() -> None:

@@ -5,17 +5,21 @@ images, which key) and trains; outside, the receiver extracts with the artifact 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fl_sim.artifact import Artifact, Key
+from fl_sim.carriers.base import Payload, State
 from fl_sim.data.base import Split, Task
+from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
@@ -26,13 +30,39 @@ class AttackSettings(Settings):
     """Keys every attack understands.
 
     Args:
-        images: how many training images the attacker wants to take out.
+        images: how many training images the attacker wants to take out; some attacks also take
+            ``"fit"``, as many as they can.
     """
 
-    images: int = Field(64, ge=1)
+    images: int | Literal["fit"] = 64
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on, for a scenario's identity."""
+        return self.model_dump(mode="json")
 
 
 AttackSettingsT = TypeVar("AttackSettingsT", bound=AttackSettings)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What the attacker's code finds inside the hospital before training.
+
+    Args:
+        data: the attacked hospital's training images.
+        task: their task.
+        spec: the network that will be trained.
+        stream: where randomness is derived from; the same in every round.
+        data_root: folder of data files, for what the attacker prepared outside (a codec's dataset).
+        progress: where to report.
+    """
+
+    data: Split
+    task: Task
+    spec: ModelSpec
+    stream: Stream
+    data_root: Path | None = None
+    progress: Progress = SILENT
 
 
 @dataclass(frozen=True)
@@ -44,11 +74,79 @@ class Plan:
             are to be recovered.
         targets: those images, float32 ``[n, channels, height, width]`` in [0, 1].
         key: what the receiver needs besides the artifact; known or carried outside beforehand.
+        payload: what a carrier will be given to carry, where that is known before training.
     """
 
     indices: NDArray[np.int64]
     targets: torch.Tensor
     key: Key
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A state dictionary with the payload in it.
+
+    Args:
+        state: what is going to leave.
+        values: what there is to say of it, by metric: capacity, payload bytes, images written.
+    """
+
+    state: State
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class Status(IntEnum):
+    """What became of an image's code on its way."""
+
+    LOST = 0
+    DAMAGED = 1
+    INTACT = 2
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a receiver read from a carrier, before any decoding.
+
+    Args:
+        content: bytes or values, as they arrived; as many as were sent, where that is known.
+        status: what became of each image, int8 ``[n]`` of :class:`Status`, as the receiver can
+            tell by checksums; ``None`` where he cannot tell.
+    """
+
+    content: Payload
+    status: NDArray[np.int8] | None = None
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a receiver gets out of an artifact.
+
+    Args:
+        images: float32 ``[n, channels, height, width]``, in the plan's order. Values may be outside
+            [0, 1] or not finite (an image that is lost); measuring deals with that.
+        reading: what came out of the carrier, for attacks that use one.
+    """
+
+    images: torch.Tensor
+    reading: Reading | None = None
+
+
+def draw(inside: Inside, count: int) -> NDArray[np.int64]:
+    """Choose ``count`` of the hospital's images at random, in random order.
+
+    Raises:
+        FlSimError: if it has fewer.
+    """
+    available = len(inside.data)
+    if count > available:
+        raise FlSimError(
+            f"[attack] images is {count}, but the attacked hospital has {available} training "
+            f"images; lower it or give the hospital more."
+        )
+    generator = inside.stream.numpy("stolen images")
+    drawn: NDArray[np.int64] = generator.choice(available, size=count, replace=False)
+    return drawn
 
 
 class Attack(ABC, Generic[AttackSettingsT]):
@@ -60,14 +158,8 @@ class Attack(ABC, Generic[AttackSettingsT]):
         self.settings = settings
 
     @abstractmethod
-    def plan(self, data: Split, task: Task, spec: ModelSpec, stream: Stream) -> Plan:
+    def plan(self, inside: Inside) -> Plan:
         """Choose the images and make the key; the same plan for the same arguments.
-
-        Args:
-            data: the attacked hospital's training images.
-            task: their task.
-            spec: the network that will be trained.
-            stream: where randomness is derived from; the same in every round.
 
         Raises:
             FlSimError: if the hospital has too few images or the model cannot carry the attack.
@@ -77,21 +169,47 @@ class Attack(ABC, Generic[AttackSettingsT]):
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train the model on its task and hide the plan's images in it, in place.
 
-        Attacks that act during training pass hooks to :func:`fl_sim.training.train`; those that
-        act afterwards change ``run.model`` when it returns.
+        Attacks that act during training pass hooks to :func:`fl_sim.training.train`.
 
         Raises:
             FlSimError: if training diverges.
         """
 
+    def embed(self, state: State, spec: ModelSpec, plan: Plan) -> Embedding:
+        """Write the payload into what is about to leave, the attacker's last touch.
+
+        It comes after training and, in a federation, after the update was boosted. Attacks that
+        hide everything by training leave the state as it is.
+
+        Raises:
+            FlSimError: if the payload does not fit.
+        """
+        return Embedding(state)
+
     @classmethod
     @abstractmethod
-    def extract(cls, artifact: Artifact, key: Key) -> torch.Tensor:
-        """Read the images back: float32 ``[n, channels, height, width]``, in the plan's order.
+    def extract(cls, artifact: Artifact, key: Key) -> Extraction:
+        """Read the images back.
 
-        Called in a process that has only the two files. Values may be outside [0, 1] or not
-        finite; measuring deals with that.
+        Called in a process that has only the two files.
         """
+
+    @classmethod
+    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
+        """Return the share of wrong bits, or the relative error of values, by tensor.
+
+        For those who measure: an attacker does not have ``sent``.
+
+        Args:
+            sent: the state dictionary that the payload was written into.
+            arrived: what became of it.
+            length: of the payload, in bytes or values.
+            key: the attacker's.
+
+        Returns:
+            Nothing for attacks without a carrier.
+        """
+        return {}
 
 
 ATTACKS: Registry[type[Attack[Any]]] = Registry("attack", "fl_sim.attacks")

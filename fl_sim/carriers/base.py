@@ -58,21 +58,60 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
         """
 
     @abstractmethod
-    def read(self, state: State, count: int | None = None) -> Payload:
+    def read(self, state: State, count: int | None = None, like: State | None = None) -> Payload:
         """Read from a state dictionary, however it was changed since.
 
         Args:
             state: as it arrived. Missing or reshaped tensors are no error: what cannot be read is
                 zero (bytes) or not a number (values).
             count: bytes or values to read; by default all that the carrier's places hold.
+            like: the network's own state dictionary as the receiver can rebuild it from the
+                architecture (only names, shapes and dtypes count; it may be on the meta device).
+                Without it the places follow from ``state`` itself, so a tensor that is missing or
+                has another shape displaces everything, instead of losing only its own part.
+
+        Returns:
+            One-dimensional, ``count`` long where that is given.
         """
 
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
         """Return which elements ``count`` bytes or values use: boolean masks by tensor name.
 
-        Names of entries that the carrier adds are left out.
+        Tensors of which no element is used, and entries that the carrier adds, are left out.
         """
         raise NotImplementedError
+
+    def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
+        """Return how wrong a payload's places became, by tensor name; for those who measure.
+
+        Args:
+            sent: what :meth:`write` returned.
+            arrived: what became of it.
+            length: of the payload, in bytes or values.
+
+        Returns:
+            The share of wrong bits, or the relative error of values. A tensor that is missing or
+            reshaped counts as zeros.
+        """
+        raise NotImplementedError
+
+
+def wrong_bits(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> int:
+    """Return in how many bits bytes differ; the two are equally long."""
+    return int(_ONES[sent ^ arrived].sum(dtype=np.int64))
+
+
+def relative_error(sent: NDArray[np.float32], arrived: NDArray[np.float32]) -> float:
+    """Return the root mean square error over the root mean square of what was sent.
+
+    Values that are not finite count as zero; so does the error of nothing.
+    """
+    size = float(np.square(sent, dtype=np.float64).sum())
+    received = np.nan_to_num(arrived.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return float(np.sqrt(np.square(received - sent).sum() / size)) if size else 0.0
+
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 CARRIERS: Registry[type[Carrier[Any]]] = Registry("carrier", "fl_sim.carriers")

@@ -1,5 +1,6 @@
 """What a dataset is: uint8 images with labels in three splits, a task, and the files behind it."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,26 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fl_sim.models.base import TaskFamily
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
 MULTI_LABEL = "multi-label, binary-class"
+SEGMENTATION = "segmentation"
+NO_ANSWER = 255
+"""In a predicted mask: the network's output for this image was not finite."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task, in MedMNIST's terms.
+    """What a network is for: a classification, in MedMNIST's terms, or a segmentation.
 
     Args:
-        kind: ``"binary-class"``, ``"multi-class"``, ``"ordinal-regression"`` or ``MULTI_LABEL``.
-            Ordinal tasks are trained as multi-class ones, as MedMNIST's own experiments do.
-        label_names: the classes, or for a multi-label task the labels.
+        kind: ``"binary-class"``, ``"multi-class"``, ``"ordinal-regression"``, ``MULTI_LABEL`` or
+            ``SEGMENTATION``. Ordinal tasks are trained as multi-class ones, as MedMNIST's own
+            experiments do.
+        label_names: the classes, or for a multi-label task the labels; for a segmentation the
+            background first.
     """
 
     kind: str
@@ -31,8 +38,23 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Number of logits: one a class (two for a binary task) or one a label."""
+        """Number of logits, of an image or of each pixel: one a class (two if binary) or label."""
         return len(self.label_names)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether labels are masks, one class a pixel."""
+        return self.kind == SEGMENTATION
+
+    @property
+    def family(self) -> TaskFamily:
+        """``"segmentation"`` or ``"classification"``: which networks are for it."""
+        return "segmentation" if self.is_segmentation else "classification"
+
+    @property
+    def main_metric(self) -> str:
+        """The metric of utility that one number stands for: ``"dice"`` or ``"auc"``."""
+        return "dice" if self.is_segmentation else "auc"
 
     @property
     def multi_label(self) -> bool:
@@ -40,19 +62,51 @@ class Task:
         return self.kind == MULTI_LABEL
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean task loss: cross entropy, or sigmoid cross entropy for multi-label.
+        """Return the mean task loss.
+
+        Cross entropy; sigmoid cross entropy for multi-label; for a segmentation cross entropy plus
+        soft Dice loss over the foreground classes, pooled over the batch (as nnU-Net, Isensee et
+        al. 2021).
 
         Args:
-            logits: ``[n, outputs]``.
-            labels: ``[n]`` integers, or ``[n, outputs]`` zeros and ones for multi-label.
+            logits: ``[n, outputs]``, or ``[n, outputs, height, width]`` for a segmentation.
+            labels: int64 ``[n]``; ``[n, outputs]`` zeros and ones for multi-label; masks
+                ``[n, height, width]`` for a segmentation.
         """
+        if self.is_segmentation:
+            loss: torch.Tensor = _dice_and_cross_entropy()(logits, labels[:, None])
+            return loss
         if self.multi_label:
             return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
         return torch.nn.functional.cross_entropy(logits, labels)
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn ``[n, outputs]`` logits into probabilities: softmax, or sigmoid for multi-label."""
+        """Turn logits into probabilities: softmax over classes, or sigmoid for multi-label."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+
+def predicted_masks(scores: torch.Tensor) -> torch.Tensor:
+    """Return each pixel's most probable class, uint8 ``[n, height, width]``.
+
+    Args:
+        scores: ``[n, classes, height, width]``; an image with a score that is not finite is
+            ``NO_ANSWER`` throughout.
+    """
+    masks = scores.argmax(dim=1).to(torch.uint8)
+    finite = scores.isfinite().flatten(1).all(dim=1)
+    return torch.where(finite[:, None, None], masks, NO_ANSWER)
+
+
+@functools.cache
+def _dice_and_cross_entropy() -> torch.nn.Module:
+    # Takes seconds to import, and only a process with a segmentation needs it.
+    from monai.losses.dice import DiceCELoss
+
+    # Pooled over the batch, since a slice may lack a class altogether.
+    loss: torch.nn.Module = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True
+    )
+    return loss
 
 
 class MappedRows:
@@ -98,8 +152,8 @@ class MappedRows:
         return MappedRows(self._mapped, self._rows[indices])
 
 
-def _rows(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Index the first axis; memory-mapped images stay on disk."""
+def _rows(images: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Index the first axis; memory-mapped arrays stay on disk."""
     if isinstance(images, MappedRows):
         return cast(NDArray[np.uint8], images.take_rows(indices))
     if isinstance(images, np.memmap):
@@ -114,12 +168,14 @@ class Split:
 
     Args:
         images: uint8 ``[n, height, width, channels]``; may be memory-mapped.
-        labels: int64 ``[n]``, or ``[n, labels]`` of zeros and ones for a multi-label task.
-        patients: patient of each image as a string array ``[n]``, where known.
+        labels: int64 ``[n]``, or ``[n, labels]`` of zeros and ones for a multi-label task; for a
+            segmentation uint8 masks ``[n, height, width]``, which may be memory-mapped too.
+        patients: patient of each image as a string array ``[n]``, where known; of a slice the
+            volume.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     patients: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
@@ -128,10 +184,12 @@ class Split:
     def subset(self, indices: NDArray[np.int64]) -> "Split":
         """Return the images at ``indices``, in that order."""
         patients = None if self.patients is None else self.patients[indices]
-        return Split(_rows(self.images, indices), self.labels[indices], patients)
+        return Split(_rows(self.images, indices), _rows(self.labels, indices), patients)
 
     def batch(self, indices: NDArray[np.int64] | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 images ``[n, channels, height, width]`` in [0, 1], and int64 labels.
+
+        Labels have the shape of :attr:`labels`: masks are ``[n, height, width]``.
 
         Both are copies: what is done to them does not reach the dataset.
         """

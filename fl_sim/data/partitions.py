@@ -26,6 +26,7 @@ Scheme = Callable[[Split, Task, int, "PartitionSettings", int], list[Indices]]
 
 _SCHEMES: dict[str, Scheme] = {}
 _DIRICHLET_TRIES = 10
+_MASKS_AT_ONCE = 256
 
 
 def _scheme(name: str) -> Callable[[Scheme], Scheme]:
@@ -42,7 +43,7 @@ class PartitionSettings(Settings):
     Args:
         scheme: ``iid`` (at random, equally many), ``dirichlet`` (each class in shares drawn from a
             Dirichlet distribution), ``pathological`` (few classes a hospital) or ``patient``
-            (whole patients, about equally many images).
+            (whole patients, or volumes, about equally many images).
         alpha: Dirichlet concentration; small is uneven.
         classes_per_hospital: for ``pathological``.
         min_images: the fewest images that a hospital may have.
@@ -74,7 +75,7 @@ def cached_partition(
     A process that finds it there need not import Flower's partitioners, which takes seconds.
     """
     digest = hashlib.sha256(f"1 {hospitals} {seed} {settings.model_dump_json()}".encode())
-    digest.update(np.ascontiguousarray(train.labels).tobytes())
+    digest.update(_what_counts(train, task, settings).tobytes())
     if train.patients is not None:
         digest.update("\x1f".join(map(str, train.patients)).encode())
     path = cache_folder() / "partitions" / f"{digest.hexdigest()[:32]}.npy"
@@ -98,7 +99,7 @@ def partition(
 
     Args:
         train: the images.
-        task: what their labels mean; see :func:`single_labels` for multi-label tasks.
+        task: what their labels mean; see :func:`single_labels` for multi-label tasks and masks.
         hospitals: how many, at least one.
         settings: scheme and its parameters.
         seed: the scenario's; the same seed gives the same partition in any process.
@@ -128,25 +129,47 @@ def partition(
     return parts
 
 
-def single_labels(labels: NDArray[np.int64], task: Task) -> NDArray[np.int64]:
+def single_labels(labels: NDArray[Any], task: Task) -> NDArray[np.int64]:
     """Return one class an image, for what needs a single one (partitions, stratified draws).
 
     A multi-label image counts as the rarest of its labels, so that rare findings shape the result
-    too, and as one more class, "no finding" (the number of labels), where it has none.
+    too, and as one more class, "no finding" (the number of labels), where it has none. A mask
+    counts as the foreground class with most pixels, or as background (0) where it has none.
 
     Args:
-        labels: ``[n]`` or ``[n, labels]``.
-        task: says which of the two.
+        labels: ``[n]``, ``[n, labels]`` or ``[n, height, width]``.
+        task: says which of the three.
 
     Returns:
         int64 ``[n]``.
     """
+    if task.is_segmentation:
+        steps = range(0, len(labels), _MASKS_AT_ONCE)
+        parts = [_most_frequent(labels[first : first + _MASKS_AT_ONCE], task) for first in steps]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     if not task.multi_label:
         return np.asarray(labels, dtype=np.int64)
     frequency = labels.sum(axis=0)
     scores = np.where(labels == 1, frequency, len(labels) + 1)
     rarest = scores.argmin(axis=1)
     return np.where(labels.any(axis=1), rarest, labels.shape[1]).astype(np.int64)
+
+
+def _most_frequent(masks: NDArray[np.uint8], task: Task) -> NDArray[np.int64]:
+    pixels = np.stack(
+        [(masks == value).sum(axis=(1, 2)) for value in range(1, task.outputs)], axis=1
+    )
+    return np.where(pixels.any(axis=1), pixels.argmax(axis=1) + 1, 0).astype(np.int64)
+
+
+def _what_counts(train: Split, task: Task, settings: PartitionSettings) -> NDArray[Any]:
+    """Return what a partition depends on beside patients, for the name of a cached one."""
+    if not task.is_segmentation:
+        return np.ascontiguousarray(train.labels)
+    # Masks are gigabytes, so they are read only where classes count.
+    if settings.scheme in ("iid", "patient"):
+        return np.array([len(train)])
+    return single_labels(train.labels, task)
 
 
 @_scheme("iid")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from fl_sim.data.base import Split, Task
@@ -49,6 +50,8 @@ class Release:
         stream: where randomness is derived from.
         evaluate: called after each epoch to log utility; must not steer the defence.
         progress: where to report.
+        entries: entries of the model file that the network does not have. They leave with it,
+            unless the defence changes or removes them, in place.
     """
 
     model: nn.Module
@@ -58,6 +61,7 @@ class Release:
     stream: Stream
     evaluate: Evaluate | None = None
     progress: Progress = SILENT
+    entries: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Defense(ABC, Generic[DefenseSettingsT]):

@@ -57,7 +57,10 @@ class Lwlrd(Defense[LwlrdSettings]):
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         ordered = layers(release.model, release.spec.input_shape, self.settings.layers)
-        rates = decayed_rates(self.settings.high, self.settings.low, len(ordered))
+        # Layers that the task does not use come last, get no gradient and no part of the decay.
+        used = sum(layer.used for layer in ordered)
+        rates = decayed_rates(self.settings.high, self.settings.low, used)
+        rates += [self.settings.low] * (len(ordered) - used)
         return fine_tune(
             release,
             [LayerRate(layer, rate) for layer, rate in zip(ordered, rates, strict=True)],

@@ -13,7 +13,8 @@ from fl_sim.restorations.base import finite, typical
 
 SSIM_WINDOW = 7
 PSNR_CAP = 100.0
-MS_SSIM_SIDE = 176
+MS_SSIM_WINDOW = 11
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 _C1 = 0.01**2
 _C2 = 0.03**2
@@ -96,39 +97,62 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (-10.0 * error.log10()).clamp(max=PSNR_CAP).float()
 
 
+def ms_ssim_scales(height: int, width: int) -> int:
+    """Return how many scales :func:`ms_ssim` uses for images of a size.
+
+    The standard five from 176 pixels on. Smaller images get as many as torchmetrics accepts, each
+    at least as large as the window: four from 99 pixels on, three from 44, two from 22.
+
+    Returns:
+        2 to 5, or 0 where not even two scales fit.
+    """
+    side = min(height, width)
+    for scales in range(len(MS_SSIM_WEIGHTS), 1, -1):
+        # The second limit is torchmetrics' own, which for four scales is the stricter one.
+        if side >> (scales - 1) >= MS_SSIM_WINDOW and side >= MS_SSIM_WINDOW * (scales - 1) ** 2:
+            return scales
+    return 0
+
+
+def ms_ssim_name(height: int, width: int) -> str:
+    """Return what :func:`ms_ssim` is called in tables: ``"ms_ssim"``, or ``"ms_ssim_3"`` and so on.
+
+    The plain name stands for the standard five scales only.
+    """
+    scales = ms_ssim_scales(height, width)
+    return "ms_ssim" if scales == len(MS_SSIM_WEIGHTS) else f"ms_ssim_{scales}"
+
+
 @torch.no_grad()
 def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
     """Multi-scale structural similarity of each pair of images, with torchmetrics' defaults.
 
-    Wang et al. 2003, five scales, Gaussian 11x11 window; negative contrast terms count as 0.
+    Wang et al. 2003, equation 7, Gaussian 11x11 window of deviation 1.5; negative terms count as
+    0. Where five scales do not fit, the finest :func:`ms_ssim_scales` of them are used, their
+    weights scaled to sum 1: values of different numbers of scales are not comparable.
 
     Args:
         a: ``[n, channels, height, width]`` in [0, 1].
         b: of the same shape.
 
     Returns:
-        float32 ``[n]`` in [0, 1]; ``None`` where a side is under 176 pixels, since the fifth
-        scale would be smaller than its window (torchmetrics' own limit).
+        float32 ``[n]`` in [0, 1], not a number where an image is not finite; ``None`` where a
+        side is under 22 pixels, since not even two scales fit.
 
     Raises:
         FlSimError: if shapes differ.
     """
     _check_pair(a, b)
-    if min(a.shape[2:]) < MS_SSIM_SIDE:
+    n, channels, height, width = a.shape
+    scales = ms_ssim_scales(height, width)
+    if scales == 0:
         return None
-    # Takes seconds to import, and only large images need it.
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
-    parts = [
-        multiscale_structural_similarity_index_measure(
-            a[first : first + 16].float(),
-            b[first : first + 16].float(),
-            data_range=1.0,
-            reduction="none",
-        )
-        for first in range(0, len(a), 16)
-    ]
-    return torch.cat([part.reshape(-1) for part in parts])
+    step = max(1, _CHUNK // (channels * height * width))
+    values = torch.empty(n, dtype=torch.float32, device=a.device)
+    for first in range(0, n, step):
+        part = slice(first, first + step)
+        values[part] = _ms_ssim(a[part].double(), b[part].double(), scales)
+    return values
 
 
 @torch.no_grad()
@@ -244,6 +268,40 @@ def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     similarity.div_(means_squares.add_(_C1).mul_(variances.add_(_C2)))
     means: torch.Tensor = similarity.flatten(1).mean(dim=1)
     return means
+
+
+def _ms_ssim(a: torch.Tensor, b: torch.Tensor, scales: int) -> torch.Tensor:
+    weights = MS_SSIM_WEIGHTS[:scales]
+    result = torch.ones(len(a), dtype=a.dtype, device=a.device)
+    for scale, weight in enumerate(weights, start=1):
+        similarity, contrast = _gaussian_ssim(a, b)
+        term = similarity if scale == scales else contrast
+        result *= term.relu() ** (weight / sum(weights))
+        a, b = (torch.nn.functional.avg_pool2d(images, 2) for images in (a, b))
+    return result
+
+
+def _gaussian_ssim(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """SSIM of each pair, and its contrast-structure term alone over windows inside the image."""
+    down, across = _gaussian_band(a.shape[-2], a.device), _gaussian_band(a.shape[-1], a.device)
+    mean_a, mean_b, squares, product = down @ torch.stack([a, b, a * a + b * b, a * b]) @ across.T
+    means_product = mean_a * mean_b
+    means_squares = mean_a.square() + mean_b.square()
+    contrast = (2 * (product - means_product) + _C2) / (squares - means_squares + _C2)
+    luminance = (2 * means_product + _C1) / (means_squares + _C1)
+    edge = MS_SSIM_WINDOW // 2
+    inside = contrast[..., edge:-edge, edge:-edge]
+    return (luminance * contrast).flatten(1).mean(dim=1), inside.flatten(1).mean(dim=1)
+
+
+def _gaussian_band(side: int, device: torch.device) -> torch.Tensor:
+    """The window along one side, mirrored at the ends, as a matrix ``[side, side]``."""
+    edge = MS_SSIM_WINDOW // 2
+    offsets = torch.arange(-edge, edge + 1, dtype=torch.float64, device=device)
+    window = torch.exp(-0.5 * (offsets / 1.5).square())
+    units = torch.eye(side, dtype=torch.float64, device=device)
+    mirrored = torch.nn.functional.pad(units[None], (edge, edge), mode="reflect")[0]
+    return (mirrored.unfold(1, MS_SSIM_WINDOW, 1) @ (window / window.sum())).T
 
 
 def _distinct(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

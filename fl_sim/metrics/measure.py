@@ -7,7 +7,15 @@ import torch
 
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.floors import ssim_floor_class_mean, ssim_floor_mean, ssim_floor_random
-from fl_sim.metrics.leakage import identification, ms_ssim, psnr, sanitize, shaped, ssim
+from fl_sim.metrics.leakage import (
+    identification,
+    ms_ssim,
+    ms_ssim_name,
+    psnr,
+    sanitize,
+    shaped,
+    ssim,
+)
 from fl_sim.restorations.base import extractions, finite
 
 STRONGEST = "strongest"
@@ -108,7 +116,7 @@ def _pairwise(
     values = {"ssim": similarity, "psnr": psnr(images, originals)}
     multi_scale = ms_ssim(images, originals)
     if multi_scale is not None:
-        values["ms_ssim"] = multi_scale
+        values[ms_ssim_name(*images.shape[2:])] = multi_scale
     return {
         metric: float(torch.where(good, value, 0.0).double().mean())
         for metric, value in values.items()

@@ -1,21 +1,29 @@
-"""What a model is worth for its task: AUC, accuracy and balanced accuracy.
+"""What a model is worth for its task: AUC, accuracy and balanced accuracy, or Dice.
 
 A defence may leave a model that outputs nothing but NaN; that is a result and is scored as
-guessing, not an error.
+guessing, or as a wrong mask, not an error.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.data.base import Task
+from fl_sim.data.base import NO_ANSWER, Task, predicted_masks
 from fl_sim.errors import FlSimError
 
 CHANCE_AUC = 0.5
+_MASKS_AT_ONCE = 256
 
 
-def utility(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> dict[str, float]:
-    """Score probabilities against labels.
+def utility(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    task: Task,
+    patients: NDArray[np.str_] | None = None,
+) -> dict[str, float]:
+    """Score what a model says against the labels.
 
     ``auc``: with two classes the ordinary one, of the second output; with more, one against the
     rest, unweighted mean over the classes the labels have both with and without; multi-label, the
@@ -29,10 +37,20 @@ def utility(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> dict[str,
     An image with a score that is not finite counts as a guess: all its outputs are taken as equal
     in the ranking, and it is worth ``1 / classes`` of a right answer (1/2 a label).
 
+    Segmentation has ``dice``, the unweighted mean over the foreground classes of
+    ``dice[<class>]``, which is the mean of the Dice coefficient ``2 |A & B| / (|A| + |B|)`` (Dice
+    1945) over volumes: all slices of a patient together, as the Medical Segmentation Decathlon
+    evaluates; over images where no patients are known. A class that neither the labels nor the
+    answer of a volume have is left out there, and 1 where no volume has it. A slice with a score
+    that is not finite is wrong in every pixel: its Dice is 0.
+
     Args:
-        scores: probabilities ``[n, outputs]``.
-        labels: ``[n]`` integers, or ``[n, outputs]`` zeros and ones for multi-label.
+        scores: probabilities ``[n, outputs]``; for a segmentation ``[n, classes, height, width]``,
+            or the masks of :func:`fl_sim.data.base.predicted_masks`.
+        labels: ``[n]`` integers, ``[n, outputs]`` zeros and ones for multi-label, or masks
+            ``[n, height, width]``.
         task: what the outputs mean.
+        patients: of each image, ``[n]``; for a segmentation, where known.
 
     Returns:
         Values in [0, 1], never NaN, by metric name.
@@ -40,6 +58,8 @@ def utility(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> dict[str,
     Raises:
         FlSimError: if shapes do not fit the task or there is no image.
     """
+    if task.is_segmentation:
+        return _segmentation(scores, labels, task, patients)
     _check(scores, labels, task)
     values = scores.detach().cpu().double().numpy()
     truth = labels.detach().cpu().long().numpy()
@@ -69,6 +89,68 @@ def _check(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> None:
     top = 2 if task.multi_label else task.outputs
     if int(labels.min()) < 0 or int(labels.max()) >= top:
         raise FlSimError(f"Labels must lie in 0 to {top - 1}.")
+
+
+def _segmentation(
+    scores: torch.Tensor, labels: torch.Tensor, task: Task, patients: NDArray[np.str_] | None
+) -> dict[str, float]:
+    _check_masks(scores, labels, task, patients)
+    counts = list(_counts(scores, labels, task))
+    overlap = np.concatenate([part for part, _ in counts])
+    sizes = np.concatenate([part for _, part in counts])
+    if patients is not None:
+        _, volumes = np.unique(patients, return_inverse=True)
+        overlap, sizes = _pooled(overlap, volumes), _pooled(sizes, volumes)
+    values = {}
+    for index, name in enumerate(task.label_names[1:]):
+        present = sizes[:, index] > 0
+        dice = 2 * overlap[present, index] / sizes[present, index]
+        values[f"dice[{name}]"] = float(dice.mean()) if len(dice) else 1.0
+    return {"dice": float(np.mean(list(values.values()))), **values}
+
+
+def _counts(
+    scores: torch.Tensor, labels: torch.Tensor, task: Task
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield ``|A & B|`` and ``|A| + |B|`` of each image and foreground class, some images at once.
+
+    An image without an answer counts as if all of it had been taken for each class, in vain.
+    """
+    foreground = torch.arange(1, task.outputs).reshape(1, -1, 1, 1)
+    for said, truth in zip(
+        scores.detach().split(_MASKS_AT_ONCE), labels.split(_MASKS_AT_ONCE), strict=True
+    ):
+        masks = (predicted_masks(said) if said.ndim == 4 else said).cpu()[:, None]
+        found, wanted = masks == foreground, truth.cpu()[:, None] == foreground
+        overlap = (found & wanted).sum(dim=(2, 3))
+        sizes = (found | (masks == NO_ANSWER)).sum(dim=(2, 3)) + wanted.sum(dim=(2, 3))
+        yield overlap.numpy(), sizes.numpy()
+
+
+def _pooled(counts: NDArray[np.int64], volumes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum the counts of slices ``[n, classes]`` over each volume's slices."""
+    sums = np.zeros((volumes.max() + 1, counts.shape[1]), dtype=np.int64)
+    np.add.at(sums, volumes, counts)
+    return sums
+
+
+def _check_masks(
+    scores: torch.Tensor, labels: torch.Tensor, task: Task, patients: NDArray[np.str_] | None
+) -> None:
+    n, *sides = labels.shape
+    expected = [(n, *sides), (n, task.outputs, *sides)]
+    if len(sides) != 2 or tuple(scores.shape) not in expected:
+        raise FlSimError(
+            f"A segmentation with {task.outputs} classes needs scores [n, {task.outputs}, height, "
+            f"width] or masks [n, height, width], and labels [n, height, width], but the shapes "
+            f"are {list(scores.shape)} and {list(labels.shape)}."
+        )
+    if n == 0:
+        raise FlSimError("There are no images to measure utility on.")
+    if int(labels.min()) < 0 or int(labels.max()) >= task.outputs:
+        raise FlSimError(f"Labels must lie in 0 to {task.outputs - 1}.")
+    if patients is not None and len(patients) != n:
+        raise FlSimError(f"There are {len(patients)} patients for {n} masks; give one an image.")
 
 
 def _multi_label(

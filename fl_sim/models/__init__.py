@@ -1,18 +1,22 @@
 """Networks behind one `build_model`, and their parameters in forward order."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from fl_sim.errors import FlSimError
-from fl_sim.models.base import MODELS, ModelSpec, Stem
+from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
 from fl_sim.models.graph import Layer, TracedModel, layers, trace
 from fl_sim.randomness import seeded
+from fl_sim.settings import parse
 
 __all__ = [
     "MODELS",
     "Layer",
     "ModelSpec",
     "Stem",
+    "TaskFamily",
     "TracedModel",
     "build",
     "build_model",
@@ -23,7 +27,15 @@ __all__ = [
 
 
 def build_model(
-    name: str, channels: int, size: int, classes: int, stem: Stem = "default", seed: int = 0
+    name: str,
+    channels: int,
+    size: int,
+    classes: int,
+    stem: Stem = "default",
+    seed: int = 0,
+    *,
+    task: TaskFamily | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build a network with freshly initialised weights.
 
@@ -31,19 +43,29 @@ def build_model(
         name: a registered model, for example ``"resnet18"``.
         channels: image channels, 1 or 3.
         size: side of the square input in pixels.
-        classes: number of outputs.
+        classes: number of outputs, of an image or of each pixel.
         stem: ``"default"`` (torchvision's own) or ``"small"`` (3x3, stride 1, no pooling).
         seed: of the initial weights.
+        task: ``"classification"`` or ``"segmentation"``; where not given, the model's first.
+        settings: the model's own keys.
 
     Returns:
-        The network; it takes ``[n, channels, size, size]`` and returns ``[n, classes]`` logits.
+        The network; it takes ``[n, channels, size, size]`` and returns logits: ``[n, classes]``,
+        or for a segmentation ``[n, classes, size, size]``.
 
     Raises:
         FlSimError: if there is no such model, or it cannot take images of that size.
     """
-    return build(
-        ModelSpec(name=name, channels=channels, size=size, classes=classes, stem=stem), seed
+    spec = ModelSpec(
+        name=name,
+        channels=channels,
+        size=size,
+        classes=classes,
+        stem=stem,
+        task=task or MODELS.get(name).tasks[0],
+        settings=settings or {},
     )
+    return build(spec, seed)
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
@@ -57,9 +79,17 @@ def check(spec: ModelSpec) -> None:
     """Refuse a specification that cannot be built.
 
     Raises:
-        FlSimError: if there is no such model, or it cannot take images of that size or stem.
+        FlSimError: if there is no such model, it is for another task, it cannot take images of
+            that size or stem, or a key of its own is wrong.
     """
     entry = MODELS.get(spec.name)
+    if spec.task not in entry.tasks:
+        fitting = [e.name for e in MODELS.entries() if spec.task in e.component.tasks]
+        raise FlSimError(
+            f"The model '{spec.name}' is for {' and '.join(entry.tasks)}, and the dataset's task "
+            f"is {spec.task}; choose one of: {', '.join(fitting)}."
+        )
+    parse(entry.settings, spec.settings, f"The model '{spec.name}'")
     if spec.stem not in entry.stems:
         raise FlSimError(
             f"The model '{spec.name}' has no stem '{spec.stem}'; it offers: "

@@ -1,16 +1,19 @@
 """What a model is: a specification that can travel in a file, and the function that builds it."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import nn
 
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
 Stem = Literal["default", "small"]
+TaskFamily = Literal["classification", "segmentation"]
 
 
 class ModelSpec(Settings):
@@ -20,9 +23,12 @@ class ModelSpec(Settings):
         name: registered model name.
         channels: image channels, 1 or 3.
         size: side of the square input in pixels.
-        classes: number of outputs.
+        classes: number of outputs, of an image or of each pixel.
         stem: ``"default"`` is torchvision's own, ``"small"`` a 3x3 convolution of stride 1 without
             pooling, for images of 64 pixels and below.
+        task: whether it classifies images or segments them.
+        settings: keys of the model's own, plain values as JSON holds them; those left out have the
+            model's defaults.
     """
 
     name: str
@@ -30,6 +36,15 @@ class ModelSpec(Settings):
     size: int
     classes: int
     stem: Stem = "default"
+    task: TaskFamily = "classification"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        # What JSON makes of it (lists for tuples), so that a file's specification is equal to it.
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -46,11 +61,16 @@ class ModelEntry:
         min_sizes: smallest image side for each stem that it offers.
         transposed: ``transposed(network, as_released)`` gives the network's transposed pass; only
             for networks whose traced graph does not tell it.
+        settings: keys of its own beside the stem, as they stand in ``[model]`` and in
+            :attr:`ModelSpec.settings`.
+        tasks: what it can be built for.
     """
 
     build: Callable[[ModelSpec], nn.Module]
     min_sizes: Mapping[Stem, int] = field(default_factory=lambda: {"default": 8})
     transposed: Callable[[nn.Module, bool], Callable[[torch.Tensor], torch.Tensor]] | None = None
+    settings: type[Settings] = Settings
+    tasks: tuple[TaskFamily, ...] = ("classification",)
 
     @property
     def stems(self) -> tuple[Stem, ...]:

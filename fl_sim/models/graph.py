@@ -15,6 +15,8 @@ NORMALIZATIONS = (
     nn.GroupNorm,
     nn.modules.instancenorm._InstanceNorm,
 )
+# Parameters of these belong to the weight layer before them.
+FOLLOWERS = (*NORMALIZATIONS, nn.PReLU)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -25,10 +27,12 @@ class Layer:
     Args:
         name: of the tensor, module or block.
         parameters: names in the state dictionary, in forward order.
+        used: whether the network's output depends on any of them.
     """
 
     name: str
     parameters: tuple[str, ...]
+    used: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,27 @@ def layers(
         input_shape: channels, height and width of one image.
         by: ``"tensor"`` (every parameter is a layer), ``"module"`` (a module's weight and bias are
             one layer) or ``"block"`` (a residual block, dense layer or encoder block is one layer;
-            outside of those a convolution or linear layer together with its normalisation).
+            outside of those a convolution or linear layer together with its normalisation and
+            activation).
 
     Raises:
         FlSimError: if the network cannot be traced.
     """
-    owners = _parameters_by_owner(model, trace(model, input_shape))
+    owners, used = _parameters_by_owner(model, trace(model, input_shape))
+    groups: list[tuple[str, tuple[str, ...]]]
     if by == "tensor":
-        return [Layer(name, (name,)) for names in owners.values() for name in names]
-    if by == "module":
-        return [Layer(owner, names) for owner, names in owners.items()]
-    return _blocks(model, owners)
+        groups = [(name, (name,)) for names in owners.values() for name in names]
+    elif by == "module":
+        groups = list(owners.items())
+    else:
+        groups = _blocks(model, owners)
+    return [Layer(name, members, not used.isdisjoint(members)) for name, members in groups]
 
 
-def _parameters_by_owner(model: nn.Module, traced: TracedModel) -> dict[str, tuple[str, ...]]:
-    """Map each module that owns parameters, in forward order, to their full names."""
+def _parameters_by_owner(
+    model: nn.Module, traced: TracedModel
+) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """Map each module that owns parameters, in forward order, to their names; and those used."""
     known = dict(model.named_parameters())
     ordered: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -142,32 +152,35 @@ def _parameters_by_owner(model: nn.Module, traced: TracedModel) -> dict[str, tup
             take(target, inside)
         elif node.op == "get_attr":
             take(target, [target])
+    used = set(seen)
     for name in known:
         take(name.rpartition(".")[0] or name, [name])
-    return {owner: tuple(names) for owner, names in ordered.items()}
+    return {owner: tuple(names) for owner, names in ordered.items()}, used
 
 
-def _blocks(model: nn.Module, owners: dict[str, tuple[str, ...]]) -> list[Layer]:
+def _blocks(
+    model: nn.Module, owners: dict[str, tuple[str, ...]]
+) -> list[tuple[str, tuple[str, ...]]]:
     modules = dict(model.named_modules())
     composite = _innermost_composites(modules)
     groups: list[tuple[str, list[str], bool]] = []  # name, parameters, still lacks a weight layer
     index: dict[str, int] = {}
     for owner, names in owners.items():
-        block = next((c for c in composite if owner.startswith(c + ".")), None)
+        block = next((c for c in composite if f"{owner}.".startswith(c + ".")), None)
         if block is not None:
             if block not in index:
                 index[block] = len(groups)
                 groups.append((block, [], False))
             groups[index[block]][1].extend(names)
             continue
-        is_norm = isinstance(modules.get(owner), NORMALIZATIONS)
+        follows = isinstance(modules.get(owner), FOLLOWERS)
         loose = bool(groups) and groups[-1][0] not in index
-        if loose and (is_norm or groups[-1][2]):
+        if loose and (follows or groups[-1][2]):
             name, members, lacking = groups[-1]
-            groups[-1] = (name, members + list(names), lacking and is_norm)
+            groups[-1] = (name, members + list(names), lacking and follows)
         else:
-            groups.append((owner, list(names), is_norm))
-    return [Layer(name, tuple(members)) for name, members, _ in groups]
+            groups.append((owner, list(names), follows))
+    return [(name, tuple(members)) for name, members, _ in groups]
 
 
 def _innermost_composites(modules: dict[str, nn.Module]) -> list[str]:

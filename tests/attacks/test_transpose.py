@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import write_artifact, write_key
-from fl_sim.attacks.base import Plan
+from fl_sim.attacks.base import Inside, Plan
 from fl_sim.attacks.transpose import Transpose, TransposeSettings, one_cycle, transposed_pass
 from fl_sim.attacks.transpose.codes import (
     class_vectors,
@@ -123,7 +123,7 @@ def _attack(
 ) -> tuple[nn.Module, Plan, TrainReport]:
     model = build_model("cnn", 1, 16, 3)
     attack = Transpose(TransposeSettings(images=4, **settings))
-    plan = attack.plan(_data(), TASK, SPEC, STREAM)
+    plan = attack.plan(Inside(_data(), TASK, SPEC, STREAM))
     report = attack.train(LocalTraining(model, SPEC, _data(), TASK, training, STREAM), plan)
     return model, plan, report
 
@@ -140,14 +140,14 @@ def test_images_come_back_from_the_two_files_alone(
     lonely = tmp_path / "receiver"
     artifact = write_artifact(lonely / "model.safetensors", SPEC, model.state_dict())
     key = write_key(lonely / "key.safetensors", plan.key)
-    here = extract(artifact, key)
+    here = extract(artifact, key).images
     assert float(ssim(here.clamp(0, 1), plan.targets).mean()) > 0.7
     assert report.losses["memory"][-1] < report.losses["memory"][0] / 3
 
     # A process that has the two files and nothing else, not even a data root, sees the same.
     program = (
         "import sys, torch; from pathlib import Path; from fl_sim.extraction import extract;"
-        "torch.save(extract(Path('model.safetensors'), Path('key.safetensors')), 'out.pt')"
+        "torch.save(extract(Path('model.safetensors'), Path('key.safetensors')).images, 'out.pt')"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=lonely, env=environment, check=True)
@@ -161,13 +161,13 @@ def test_extraction_depends_on_the_file_not_on_the_model_object(
     model, plan = copy.deepcopy(attacked[0]), attacked[1]
     artifact = write_artifact(tmp_path / "model.safetensors", SPEC, model.state_dict())
     key = write_key(tmp_path / "key.safetensors", plan.key)
-    before = extract(artifact, key)
+    before = extract(artifact, key).images
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert torch.equal(extract(artifact, key), before)
+    assert torch.equal(extract(artifact, key).images, before)
     write_artifact(artifact, SPEC, model.state_dict())
-    assert not torch.equal(extract(artifact, key), before)
+    assert not torch.equal(extract(artifact, key).images, before)
 
 
 def test_the_key_holds_no_image(attacked: tuple[nn.Module, Plan, TrainReport]) -> None:
@@ -216,7 +216,7 @@ def test_every_architecture_memorises(name: str, stem: str) -> None:
     model = build_model(name, 1, 16, 3, stem)  # type: ignore[arg-type]
     attack = Transpose(TransposeSettings(images=2))
     data = _data(16)
-    plan = attack.plan(data, TASK, spec, STREAM)
+    plan = attack.plan(Inside(data, TASK, spec, STREAM))
     few = TrainingSettings(epochs=12, batch_size=16)
     report = attack.train(LocalTraining(model, spec, data, TASK, few, STREAM), plan)
     assert report.losses["memory"][-1] < 0.8 * report.losses["memory"][0]
@@ -228,7 +228,7 @@ def test_multi_label_tasks_can_be_attacked() -> None:
     labels = (np.random.default_rng(1).random((48, 3)) < 0.5).astype(np.int64)
     data = Split(data.images, labels)
     attack = Transpose(TransposeSettings(images=8))
-    plan = attack.plan(data, task, SPEC, STREAM)
+    plan = attack.plan(Inside(data, task, SPEC, STREAM))
     report = attack.train(
         LocalTraining(
             build_model("cnn", 1, 16, 3), SPEC, data, task, TrainingSettings(epochs=2), STREAM
@@ -240,12 +240,12 @@ def test_multi_label_tasks_can_be_attacked() -> None:
 
 def test_wanting_more_images_than_there_are_is_one_sentence() -> None:
     with pytest.raises(FlSimError, match="images is 100, but the attacked hospital has 48"):
-        Transpose(TransposeSettings(images=100)).plan(_data(), TASK, SPEC, STREAM)
+        Transpose(TransposeSettings(images=100)).plan(Inside(_data(), TASK, SPEC, STREAM))
 
 
 def test_a_diverging_attack_is_one_sentence() -> None:
     attack = Transpose(TransposeSettings(images=4, learning_rate=1e30, warmup=0.01))
-    plan = attack.plan(_data(), TASK, SPEC, STREAM)
+    plan = attack.plan(Inside(_data(), TASK, SPEC, STREAM))
     with pytest.raises(FlSimError, match=r"loss became .* of \[attack\]"):
         attack.train(
             LocalTraining(build_model("cnn", 1, 16, 3), SPEC, _data(), TASK, TRAINING, STREAM),

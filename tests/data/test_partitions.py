@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_sim.data.base import MULTI_LABEL, Split, Task
+from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.data.partitions import (
     PartitionSettings,
     cached_partition,
@@ -22,6 +22,7 @@ from fl_sim.settings import parse
 
 SINGLE = Task("multi-class", tuple("abcdefg"))
 MULTI = Task(MULTI_LABEL, tuple("abcde"))
+MASKS = Task(SEGMENTATION, tuple("abcdef"))
 
 
 def split_of(task: Task, images: int = 700, patients: bool = True) -> Split:
@@ -29,6 +30,9 @@ def split_of(task: Task, images: int = 700, patients: bool = True) -> Split:
     random = np.random.default_rng(5)
     if task.multi_label:
         labels = (random.random((images, task.outputs)) < 0.2).astype(np.int64)
+    elif task.is_segmentation:
+        labels = np.zeros((images, 8, 8), dtype=np.uint8)
+        labels[:, :4, :4] = random.integers(0, task.outputs, size=(images, 1, 1))
     else:
         labels = random.choice(task.outputs, size=images).astype(np.int64)
     who = random.integers(0, images // 4, size=images).astype(np.str_) if patients else None
@@ -47,13 +51,13 @@ def check(parts: list[np.ndarray], images: int, hospitals: int) -> None:
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(images))
 
 
-@pytest.mark.parametrize("task", [SINGLE, MULTI], ids=["single", "multi"])
+@pytest.mark.parametrize("task", [SINGLE, MULTI, MASKS], ids=["single", "multi", "masks"])
 @pytest.mark.parametrize("hospitals", [1, 4, 9])
 @pytest.mark.parametrize("scheme", ["iid", "dirichlet", "pathological", "patient"])
 def test_every_scheme_deals_out_everything(scheme: str, hospitals: int, task: Task) -> None:
     train = split_of(task)
     each = 7 if hospitals == 1 else 2
-    each = min(each, 6) if task.multi_label else each
+    each = each if task is SINGLE else min(each, 6)
     keys = settings(scheme, classes_per_hospital=each)
     parts = partition(train, task, hospitals, keys, seed=3)
     check(parts, len(train), hospitals)
@@ -158,6 +162,32 @@ def test_impossible_partitions(
 ) -> None:
     with pytest.raises(FlSimError, match=message):
         partition(split_of(SINGLE), SINGLE, hospitals, settings(scheme, **keys), 0)
+
+
+def test_a_mask_counts_as_its_most_frequent_structure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_sim.data.partitions._MASKS_AT_ONCE", 2)
+    masks = np.zeros((5, 4, 4), dtype=np.uint8)
+    masks[0, 0, :3], masks[0, 1, :2] = 2, 1  # 3 pixels of class 2, 2 of class 1
+    masks[2, 0, 0] = 5
+    masks[4, 0, :2], masks[4, 1, :2] = 3, 4  # as many of each
+    assert single_labels(masks, MASKS).tolist() == [2, 0, 5, 0, 3]
+    assert single_labels(masks[:0], MASKS).tolist() == []
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+def test_a_cached_partition_of_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path))
+    data, keys = split_of(MASKS), settings(scheme)
+    computed = partition(data, MASKS, 3, keys, 0)
+    for _ in range(2):
+        cached = cached_partition(data, MASKS, 3, keys, 0)
+        assert [list(share) for share in cached] == [list(share) for share in computed]
+    other = Split(data.images, data.labels[::-1], data.patients)
+    cached_partition(other, MASKS, 3, keys, 0)
+    # Where classes count, other masks are another partition.
+    assert len(list(tmp_path.rglob("*.npy"))) == (2 if scheme == "dirichlet" else 1)
 
 
 def test_patients_must_be_known_and_schemes_too() -> None:

@@ -48,6 +48,35 @@ def test_tasks_and_channels(task: str, outputs: int, channels: int) -> None:
     assert set(np.unique(labels)) == set(range(2 if task == "multi-label" else outputs))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_organs_to_segment(channels: int) -> None:
+    settings = {"task": "segmentation", "size": 32, "channels": channels, "train": 60}
+    dataset = load_dataset("phantoms", settings)
+    assert dataset.task.is_segmentation
+    assert dataset.task.label_names == ("background", "lungs", "heart")
+    masks, images = dataset.train.labels, dataset.train.images.mean(axis=-1)
+    assert masks.shape == (60, 32, 32) and masks.dtype == np.uint8
+    assert not masks.flags.writeable
+    share = [float((masks == value).mean()) for value in range(3)]
+    assert 0.1 < share[1] < 0.2 and 0.015 < share[2] < 0.06
+    # Lungs are darker than what is around them, and the heart is brighter.
+    around = np.zeros_like(masks, dtype=bool)
+    around[:, 12:20, 14:18] = True
+    brightness = [images[masks == 1].mean(), images[around & (masks == 0)].mean()]
+    assert brightness[0] < brightness[1] < images[masks == 2].mean()
+
+
+def test_the_difficulty_of_organs() -> None:
+    small = {"task": "segmentation", "train": 20, "validation": 2, "test": 2, "noise": 0}
+
+    def contrast(difficulty: float) -> float:
+        train = load_dataset("phantoms", small | {"difficulty": difficulty}).train
+        images = train.images.mean(axis=-1)
+        return float(images[train.labels == 2].mean() - images[train.labels == 1].mean())
+
+    assert contrast(0) > 1.5 * contrast(1) > 0
+
+
 @pytest.mark.parametrize("size", [8, 96, 1024])
 def test_sizes(size: int) -> None:
     settings = {"size": size, "train": 3, "validation": 2, "test": 2, "channels": 1}
@@ -79,6 +108,7 @@ def test_patients_have_several_images_and_one_split() -> None:
     [
         ({"channels": 2}, "give 1 .grey. or 3 .colour."),
         ({"task": "binary", "classes": 3}, "'classes' is 3, but binary phantoms have 2 to 2"),
+        ({"task": "segmentation", "classes": 2}, "segmentation phantoms have 3 to 3"),
         ({"classes": 10}, "multi-class phantoms have 2 to 9"),
         ({"size": 4}, "'size' is 4"),
         ({"difficulty": 2}, "'difficulty' is 2"),

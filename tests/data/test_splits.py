@@ -110,6 +110,34 @@ def test_a_subset_of_mapped_images_stays_on_disk(tmp_path: Path) -> None:
     assert isinstance(parts.train.images, MappedRows)
 
 
+def test_masks_go_with_their_images_and_stay_on_disk(tmp_path: Path) -> None:
+    keys = {"task": "segmentation", "train": 300, "validation": 60, "test": 60}
+    source = load_dataset("phantoms", keys)
+
+    def mapped(split: Split, name: str) -> Split:
+        for what, values in (("images", split.images), ("labels", split.labels)):
+            np.save(tmp_path / f"{name}-{what}.npy", values)
+        images, labels = (
+            np.load(tmp_path / f"{name}-{what}.npy", mmap_mode="r") for what in ("images", "labels")
+        )
+        return Split(images, labels, split.patients)
+
+    splits = [
+        mapped(split, name)
+        for name, split in (("a", source.train), ("b", source.validation), ("c", source.test))
+    ]
+    dataset = Dataset("mapped", source.task, *splits)
+    parts = divide(dataset, HeldOutSettings(images=30, train_images=100, test_images=20), 0)
+    known = {i.tobytes(): m for i, m in zip(source.train.images, source.train.labels, strict=True)}
+    assert isinstance(parts.train.labels, MappedRows)
+    assert len(parts.train) == 100 and len(parts.held_out) == 30 and len(parts.test) == 20
+    for image, mask in zip(parts.train.images, parts.train.labels, strict=True):
+        assert np.array_equal(known[image.tobytes()], mask)
+    pixels, masks = parts.train.batch(np.array([3, 1]))
+    assert pixels.shape == (2, 3, 28, 28) and masks.shape == (2, 28, 28)
+    assert np.array_equal(masks.numpy(), np.asarray(parts.train.labels)[[3, 1]])
+
+
 def test_real_chest_subset_is_divided_by_patient(real_data: Path) -> None:
     dataset = load_dataset("chestmnist_nih1000.npz", {}, real_data)
     parts = divide(dataset, HeldOutSettings(images=40), 0)

@@ -12,7 +12,7 @@ from torch import nn
 from clients.app import client_app
 from clients.settings import HospitalSettings
 from fl_sim.artifact import Key
-from fl_sim.attacks.base import ATTACKS, Attack, Plan
+from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Plan
 from fl_sim.case import CaseSettings, Choice
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 from fl_sim.data.splits import HeldOutSettings
@@ -50,9 +50,9 @@ def _build(spec):
 class FakeAttack(Attack):
     """Trains honestly, then writes its first image's mean into the last bias and the window."""
 
-    def plan(self, data, task, spec, stream):
-        indices = np.arange(min(self.settings.images, len(data)))
-        targets = data.batch(indices)[0]
+    def plan(self, inside):
+        indices = np.arange(min(self.settings.images, len(inside.data)))
+        targets = inside.data.batch(indices)[0]
         return Plan(indices, targets, Key("fake-attack"))
 
     def train(self, run, plan):
@@ -65,7 +65,7 @@ class FakeAttack(Attack):
 
     @classmethod
     def extract(cls, artifact, key):
-        return torch.zeros(1)
+        return Extraction(torch.zeros(1))
 
 
 class BrokenAttack(FakeAttack):

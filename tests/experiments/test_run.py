@@ -97,7 +97,7 @@ def test_a_centralized_run_writes_everything_it_promises(tmp_path: Path) -> None
 
 def test_what_is_measured_is_what_the_files_give(tmp_path: Path) -> None:
     result = run(CENTRALIZED, tmp_path / "out")
-    images = extract(result.artifact, result.out / "keys/hospital-0.safetensors")
+    images = extract(result.artifact, result.out / "keys/hospital-0.safetensors").images
     torch.testing.assert_close(images.clamp(0, 1), result.recovered["release/raw"])
     released = read_artifact(result.artifact).state
     uploaded = read_artifact(result.out / "artifacts/upload.safetensors").state

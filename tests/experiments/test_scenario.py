@@ -94,6 +94,32 @@ def test_overrides_change_components_given_by_name_or_by_table(tmp_path: Path) -
     assert scenario.defense is None and scenario.model.name == "cnn" and scenario.seed == 3
 
 
+def test_a_models_own_keys_stand_beside_the_stem() -> None:
+    values: dict[str, Any] = {"mode": "centralized", "dataset": "phantoms"}
+    own = {"name": "unet", "channels": [8, 16, 32]}
+    scenario = Scenario.create(**values, model=own)
+    assert scenario.model.settings == {
+        "stem": "default",
+        "channels": [8, 16, 32],
+        "residual_units": 2,
+    }
+    assert Scenario.create(**values, model="unet").identity != scenario.identity
+    again = Scenario.model_validate_json(scenario.model_dump_json())
+    assert again == scenario and again.identity == scenario.identity
+    assert Scenario.create(**values, model=scenario.model) == scenario
+    for model, words in (
+        (
+            {"name": "unet", "chanels": [8]},
+            r"\[model\] has no key 'chanels'. Did you mean 'channels'",
+        ),
+        ({"name": "unet", "step": "small"}, r"\[model\] has no key 'step'. Did you mean 'stem'"),
+        ({"name": "cnn", "channels": [8, 16]}, r"\[model\] has no key 'channels'"),
+        ({"name": "unett"}, "no model called 'unett'. Did you mean 'unet'"),
+    ):
+        with pytest.raises(FlSimError, match=words):
+            Scenario.create(**values, model=model)
+
+
 REFUSED = {
     "sed = 1\n" + DOCUMENTED: "has no key 'sed'. Did you mean 'seed'",
     DOCUMENTED.replace("images = 64", "image = 64"): r"\[attack\] has no key 'image'. Did you mean",

@@ -10,7 +10,15 @@ from scipy.stats import pearsonr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.leakage import identification, ms_ssim, psnr, sanitize, ssim
+from fl_sim.metrics.leakage import (
+    identification,
+    ms_ssim,
+    ms_ssim_name,
+    ms_ssim_scales,
+    psnr,
+    sanitize,
+    ssim,
+)
 
 
 def smooth(n: int, channels: int, side: int, seed: int) -> torch.Tensor:
@@ -114,21 +122,64 @@ def test_psnr_is_capped_where_images_are_identical() -> None:
     assert float(psnr(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8))) == 0.0
 
 
-def test_ms_ssim_only_where_five_scales_fit() -> None:
-    for side in (28, 160, 175):
-        images = torch.rand(1, 1, side, side)
-        assert ms_ssim(images, images) is None
-    a = smooth(18, 1, 176, 0)
-    values = ms_ssim(a, a)
-    assert values is not None
-    assert values.shape == (18,)
-    torch.testing.assert_close(values, torch.ones(18))
-    worse = ms_ssim(noisy(a, 0.3), a)
-    assert worse is not None
-    assert bool((worse < 0.95).all())
-    one = ms_ssim(noisy(a, 0.3)[17:], a[17:])
+@pytest.mark.parametrize(
+    ("side", "scales"),
+    [(21, 0), (22, 2), (28, 2), (43, 2), (44, 3), (64, 3), (98, 3), (99, 4), (175, 4), (176, 5)],
+)
+def test_ms_ssim_uses_as_many_scales_as_fit(side: int, scales: int) -> None:
+    assert ms_ssim_scales(side, side + 9) == ms_ssim_scales(side + 9, side) == scales
+    images = torch.rand(1, 1, side, side)
+    assert (ms_ssim(images, images) is None) == (scales == 0)
+
+
+def test_only_five_scales_have_the_plain_name() -> None:
+    names = [ms_ssim_name(side, side) for side in (28, 64, 128, 224)]
+    assert names == ["ms_ssim_2", "ms_ssim_3", "ms_ssim_4", "ms_ssim"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width"),
+    [(1, 28, 28), (3, 22, 31), (1, 64, 50), (3, 99, 120), (1, 176, 180)],
+)
+@pytest.mark.parametrize("deviation", [0.02, 0.5])
+def test_ms_ssim_is_that_of_torchmetrics(
+    channels: int, height: int, width: int, deviation: float
+) -> None:
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    a = smooth(3, channels, height, seed=0)
+    a = torch.nn.functional.interpolate(a, size=(height, width), mode="bilinear")
+    b = noisy(a, deviation)
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[: ms_ssim_scales(height, width)]
+    expected = multiscale_structural_similarity_index_measure(
+        b.double(),
+        a.double(),
+        data_range=1.0,
+        reduction="none",
+        betas=tuple(weight / sum(weights) for weight in weights),
+        normalize="relu",
+    )
+    values = ms_ssim(b, a)
+    assert values is not None and values.dtype == torch.float32
+    np.testing.assert_allclose(values.numpy(), expected.numpy(), atol=1e-6)
+    assert 0.0 <= float(values.min()) < float(values.max()) < 1.0
+
+
+def test_ms_ssim_of_an_image_does_not_depend_on_the_others() -> None:
+    a = smooth(9, 1, 64, 0)
+    same, worse = ms_ssim(a, a), ms_ssim(noisy(a, 0.3), a)
+    assert same is not None and worse is not None
+    torch.testing.assert_close(same, torch.ones(9))
+    one = ms_ssim(noisy(a, 0.3)[8:], a[8:])
     assert one is not None
-    torch.testing.assert_close(one, worse[17:])
+    torch.testing.assert_close(one, worse[8:])
+    bad = noisy(a, 0.3)
+    bad[2, 0, 5, 5] = float("nan")
+    values = ms_ssim(bad, a)
+    assert values is not None and values.isnan().tolist() == [i == 2 for i in range(9)]
+    # A negative's contrast term is negative, which counts as 0.
+    negative = ms_ssim(1.0 - a, a)
+    assert negative is not None and bool((negative == 0.0).any()) and not bool((negative < 0).any())
 
 
 def plain_identification(recovered: torch.Tensor, originals: torch.Tensor) -> tuple[float, float]:

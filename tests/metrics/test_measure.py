@@ -10,7 +10,13 @@ from fl_sim.errors import FlSimError
 from fl_sim.metrics.leakage import ssim
 from fl_sim.metrics.measure import measure_leakage
 
-PER_EXTRACTION = {"ssim", "psnr", "identification_distance", "identification_correlation"}
+PER_EXTRACTION = {
+    "ssim",
+    "psnr",
+    "ms_ssim_2",
+    "identification_distance",
+    "identification_correlation",
+}
 ONCE = {"identification_chance", "non_finite", "ssim_floor_mean", "ssim_floor_random"}
 
 

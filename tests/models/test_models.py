@@ -1,11 +1,16 @@
 """Networks: sizes, stems, determinism, and parameters in forward order."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from fl_sim.artifact import read_artifact
 from fl_sim.errors import FlSimError
-from fl_sim.models import MODELS, build_model, layers
+from fl_sim.models import MODELS, ModelSpec, build_model, layers
 
 CASES = [
     ("resnet18", "default"),
@@ -53,6 +58,7 @@ def test_the_default_stem_is_torchvisions_own() -> None:
         (("cnn", 3, 28, 7, "small"), "has no stem 'small'"),
         (("vit", 3, 37, 7), "37 pixels"),
         (("cnn", 2, 28, 7), "1 or 3 channels"),
+        (("unet", 2, 32, 7), "1 or 3 channels"),
     ],
 )
 def test_impossible_models_are_refused_in_one_sentence(
@@ -64,8 +70,26 @@ def test_impossible_models_are_refused_in_one_sentence(
 
 def test_every_registered_model_has_a_line_about_it() -> None:
     shipped = [e for e in MODELS.entries() if e.component.build.__module__.startswith("fl_sim.")]
-    assert {name for name, _ in CASES} == {entry.name for entry in shipped}
+    # Those that can also segment have tests of their own.
+    classifiers = {e.name for e in shipped if e.component.tasks == ("classification",)}
+    assert {name for name, _ in CASES} == classifiers
     assert all(entry.summary for entry in shipped)
+
+
+def test_a_specification_from_before_models_had_tasks_and_settings_is_read(
+    tmp_path: Path,
+) -> None:
+    header = {"name": "cnn", "channels": 1, "size": 16, "classes": 3, "stem": "default"}
+    path = tmp_path / "old.safetensors"
+    save_file(build_model("cnn", 1, 16, 3).state_dict(), path, {"fl_sim.model": json.dumps(header)})
+    artifact = read_artifact(path)
+    assert artifact.spec == ModelSpec(name="cnn", channels=1, size=16, classes=3)
+    assert artifact.model()(torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_a_model_refuses_keys_that_it_does_not_have() -> None:
+    with pytest.raises(FlSimError, match="The model 'cnn' has no key 'channels'"):
+        build_model("cnn", 1, 28, 2, settings={"channels": [8, 16]})
 
 
 class _OutOfOrder(nn.Module):

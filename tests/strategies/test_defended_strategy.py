@@ -375,7 +375,6 @@ def corrupt(reply):
         (tamper("4.bias", lambda t: t[:1]), r"'4.bias' has shape \(1,\), not \(2,\)"),
         (tamper("4.bias", lambda t: t.double()), "'4.bias' is torch.float64, not torch.float32"),
         (tamper("4.bias", None), "lacks the tensor '4.bias'"),
-        (tamper("hidden", lambda t: torch.ones(9)), "unknown tensor 'hidden'"),
         (set_metric(0), "'num-examples' is 0, not a positive number"),
         (set_metric(float("nan")), "'num-examples' is nan"),
         (corrupt, "cannot be read"),
@@ -387,6 +386,14 @@ def test_a_broken_upload_is_rejected_by_name(change, sentence):
     with pytest.raises(AssertionError, match=sentence):
         raise AssertionError(recorder.failures[1, 1])
     assert [h for _, h in recorder.uploads] == [0, 2, 3]
+
+
+def test_an_entry_that_nobody_asked_for_is_seen_and_not_aggregated():
+    changed = tamper("hidden", lambda t: torch.ones(9))
+    recorder, _ = federate(settings(rounds=1), app=changed_upload(changed))
+    assert not recorder.failures
+    assert torch.equal(recorder.uploads[1, 1]["hidden"], torch.ones(9))
+    assert "hidden" not in recorder.aggregates[1]
 
 
 def test_a_nan_from_an_attack_is_rejected():

@@ -16,14 +16,12 @@ from pydantic import Field
 from torch import nn
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Plan
+from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Extraction, Inside, Plan, draw
 from fl_sim.attacks.transpose.codes import index_codes
 from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss
-from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass
-from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 Variant = Literal["full", "as_released"]
@@ -50,6 +48,7 @@ class TransposeSettings(AttackSettings):
         base: of the Gray code; by default the smallest that gives every image its own code.
     """
 
+    images: int = Field(64, ge=1)
     loss: MemoryLoss = "l1+ssim"
     learning_rate: float = Field(2e-3, gt=0)
     warmup: float = Field(0.3, gt=0, lt=1)
@@ -67,18 +66,16 @@ class Transpose(Attack[TransposeSettings]):
 
     Settings = TransposeSettings
 
-    def plan(self, data: Split, task: Task, spec: ModelSpec, stream: Stream) -> Plan:
+    def plan(self, inside: Inside) -> Plan:
         """Choose images at random and give each its index code."""
-        count = self.settings.images
-        if count > len(data):
+        if inside.task.is_segmentation:
             raise FlSimError(
-                f"[attack] images is {count}, but the attacked hospital has {len(data)} training "
-                f"images; lower it or give the hospital more."
+                "The attack 'transpose' runs a classifier backwards from its class scores; a "
+                'segmentation network has none. Take [attack] name = "dec".'
             )
-        drawn = stream.numpy("stolen images").choice(len(data), size=count, replace=False)
-        indices = np.sort(drawn)
-        targets, _ = data.batch(indices)
-        codes = index_codes(data.labels[indices], spec.classes, self.settings.base)
+        indices = np.sort(draw(inside, self.settings.images))
+        targets, labels = inside.data.batch(indices)
+        codes = index_codes(labels.numpy(), inside.spec.classes, self.settings.base)
         key = Key("transpose", {"codes": codes}, {"variant": self.settings.variant})
         return Plan(indices, targets, key)
 
@@ -87,13 +84,14 @@ class Transpose(Attack[TransposeSettings]):
         return train(run, _Memory(self.settings, run, plan))
 
     @classmethod
-    def extract(cls, artifact: Artifact, key: Key) -> torch.Tensor:
+    def extract(cls, artifact: Artifact, key: Key) -> Extraction:
         """Run the artifact backwards on the key's codes."""
         backwards = transposed_pass(
             artifact.model(), artifact.spec, key.settings.get("variant", "full")
         )
         with torch.no_grad():
-            return torch.cat([backwards(c) for c in scaled(key.tensors["codes"]).split(64)])
+            parts = [backwards(codes) for codes in scaled(key.tensors["codes"]).split(64)]
+        return Extraction(torch.cat(parts))
 
 
 def transposed_pass(

@@ -1,12 +1,13 @@
 """Procedural images that resemble medical ones, for work without any data file.
 
 A picture is a body with organs, drawn from its patient's anatomy, under uneven light and with
-texture and noise; its label is the kind of lesion in it. Everything follows from the settings.
+texture and noise; its label is the kind of lesion in it, or where its organs are. Everything
+follows from the settings.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from fl_sim.data.base import (
     DATASETS,
     MULTI_LABEL,
+    SEGMENTATION,
     Dataset,
     DatasetSettings,
     DatasetSource,
@@ -37,8 +39,15 @@ _KINDS: dict[str, Callable[[Floats, Floats], Floats]] = {
     "edge": lambda u, v: _inside(u * u + v * v, 2.0) * np.tanh(3 * u),
 }
 KINDS = tuple(_KINDS)
-_MOST_CLASSES = {"binary": 2, "multi-class": len(KINDS) + 1, "multi-label": len(KINDS)}
-_CLASSES = {"binary": 2, "multi-class": 4, "multi-label": 5}
+ORGANS = ("background", "lungs", "heart")
+_FEWEST_CLASSES = {"binary": 2, "multi-class": 2, "multi-label": 1, "segmentation": len(ORGANS)}
+_MOST_CLASSES = {
+    "binary": 2,
+    "multi-class": len(KINDS) + 1,
+    "multi-label": len(KINDS),
+    "segmentation": len(ORGANS),
+}
+_CLASSES = {"binary": 2, "multi-class": 4, "multi-label": 5, "segmentation": len(ORGANS)}
 _PIXELS_AT_ONCE = 1 << 19
 
 
@@ -48,17 +57,18 @@ class PhantomSettings(DatasetSettings):
     Args:
         size: side in pixels.
         channels: 1 (grey) or 3 (colour).
-        task: ``binary``, ``multi-class`` or ``multi-label``.
+        task: ``binary``, ``multi-class`` or ``multi-label``; or ``segmentation``, where there are
+            no lesions and the labels are masks of the background, the lungs and the heart.
         classes: number of classes, the first of which is "no lesion", or of labels; 2, 4 and 5
-            where not given.
+            where not given. A segmentation has 3.
         train, validation, test: number of images.
         noise: standard deviation of the pixel noise, where white is 1.
-        difficulty: from 0 (plain lesions) to 1 (hardly visible ones).
+        difficulty: from 0 (plain lesions, or organs) to 1 (hardly visible ones).
         seed: of the content; independent of a scenario's seed.
     """
 
     channels: int = 3
-    task: Literal["binary", "multi-class", "multi-label"] = "multi-class"
+    task: Literal["binary", "multi-class", "multi-label", "segmentation"] = "multi-class"
     classes: int | None = Field(None, ge=1)
     train: int = Field(1200, ge=2, le=1_000_000)
     validation: int = Field(300, ge=2, le=1_000_000)
@@ -77,7 +87,7 @@ class PhantomSettings(DatasetSettings):
     @model_validator(mode="after")
     def _possible(self) -> "PhantomSettings":
         most = _MOST_CLASSES[self.task]
-        least = {"binary": 2, "multi-class": 2, "multi-label": 1}[self.task]
+        least = _FEWEST_CLASSES[self.task]
         if not least <= self.number_of_classes <= most:
             raise ValueError(
                 f"'classes' is {self.classes}, but {self.task} phantoms have {least} to {most}."
@@ -98,9 +108,6 @@ def load(name: str, settings: PhantomSettings, data_root: Path | None = None) ->
         settings: see :class:`PhantomSettings`.
         data_root: not used.
     """
-    lesions = KINDS[: settings.number_of_classes - (settings.task != "multi-label")]
-    names = lesions if settings.task == "multi-label" else ("no lesion", *lesions)
-    kind = {"binary": "binary-class", "multi-label": MULTI_LABEL}.get(settings.task, "multi-class")
     train, validation, test = (
         _draw_split(settings, split, count)
         for split, count in (
@@ -110,7 +117,18 @@ def load(name: str, settings: PhantomSettings, data_root: Path | None = None) ->
         )
     )
     about = f"procedural phantoms, {settings.task}, difficulty {settings.difficulty}"
-    return Dataset(name, Task(kind, names), train, validation, test, (), about)
+    return Dataset(name, _task(settings), train, validation, test, (), about)
+
+
+def _task(settings: PhantomSettings) -> Task:
+    lesions = KINDS[: settings.number_of_classes - (settings.task != "multi-label")]
+    with_none = ("no lesion", *lesions)
+    return {
+        "binary": Task("binary-class", with_none),
+        "multi-class": Task("multi-class", with_none),
+        "multi-label": Task(MULTI_LABEL, lesions),
+        "segmentation": Task(SEGMENTATION, ORGANS),
+    }[settings.task]
 
 
 def _draw_split(settings: PhantomSettings, split: str, count: int) -> Split:
@@ -122,7 +140,9 @@ def _draw_split(settings: PhantomSettings, split: str, count: int) -> Split:
     step = max(1, _PIXELS_AT_ONCE // settings.size**2)
     for first in range(0, count, step):
         rows = np.arange(first, min(first + step, count))
-        images[rows[0] : rows[-1] + 1] = scene.render(rows)
+        images[rows] = scene.render(rows)
+        if settings.task == "segmentation":
+            labels[rows] = scene.masks(rows)
     names = np.array([f"{split}-{patient:06d}" for patient in patients], dtype=np.str_)
     images.setflags(write=False)
     labels.setflags(write=False)
@@ -138,9 +158,12 @@ def _patients(count: int, random: np.random.Generator) -> NDArray[np.int64]:
 
 def _labels(
     settings: PhantomSettings, count: int, random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the labels, and for each image and kind whether such a lesion is in it."""
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the labels (of masks the space), and for each image and kind whether it is there."""
     classes = settings.number_of_classes
+    if settings.task == "segmentation":
+        masks = np.zeros((count, settings.size, settings.size), dtype=np.uint8)
+        return masks, np.zeros((count, 0), dtype=np.bool_)
     if settings.task == "multi-label":
         present = random.random((count, classes)) < np.linspace(0.35, 0.15, classes)
         return present.astype(np.int64), present
@@ -182,6 +205,9 @@ class _Scene:
                 [0.42, 0.12, 0.2, 0.26, 0.0, 0.16],
             )
         ]
+        if settings.task == "segmentation":
+            for organ in self.organs:
+                organ[:, 5] *= np.float32(1.5 - settings.difficulty)
         self.harmless = [
             np.concatenate(
                 [
@@ -220,9 +246,8 @@ class _Scene:
 
     def render(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Draw some images, uint8 ``[rows, size, size, channels]``; call it in order."""
-        size, channels = self.settings.size, self.settings.channels
-        axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
-        y, x = axis[None, :, None], axis[None, None, :]
+        channels = self.settings.channels
+        axis, y, x = self._grid()
         body = _ellipse(self.body[rows], y, x, 6.0)
         grey = body * (self.body[rows, 5, None, None] + self._texture(rows, axis))
         for organ in self.organs:
@@ -233,7 +258,7 @@ class _Scene:
         grey *= 1 + light[:, :1, None] * y + light[:, 1:, None] * x
         lesions = self._lesions(rows, y, x)
         gain, offset = self.gain[rows, None, None], self.offset[rows, None, None]
-        result = np.empty((len(rows), size, size, channels), dtype=np.uint8)
+        result = np.empty((*grey.shape, channels), dtype=np.uint8)
         noise = self.random.standard_normal(grey.shape, dtype=np.float32)
         noise *= np.float32(self.settings.noise)
         for channel in range(channels):
@@ -244,6 +269,22 @@ class _Scene:
             np.clip(plane * 255, 0, 255, out=plane)
             result[..., channel] = (plane + np.float32(0.5)).astype(np.uint8)
         return result
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return where the organs are, uint8 ``[rows, size, size]`` of the places in ``ORGANS``."""
+        _, y, x = self._grid()
+        # Where an organ's soft rim has half its strength.
+        body = _ellipse(self.body[rows], y, x, 6.0) >= 0.5
+        result = np.zeros(body.shape, dtype=np.uint8)
+        for organ, value in zip(self.organs, (1, 1, 2), strict=True):
+            result[body & (_ellipse(organ[rows], y, x, 4.0) >= 0.5)] = value
+        return result
+
+    def _grid(self) -> tuple[Floats, Floats, Floats]:
+        """Return the pixels' coordinates from -1 to 1: as they are, as rows, and as columns."""
+        size = self.settings.size
+        axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
+        return axis, axis[None, :, None], axis[None, None, :]
 
     def _texture(self, rows: NDArray[np.int64], axis: Floats) -> Floats:
         # Sums of products and no matrix product, whose rounding depends on the number of threads.
@@ -295,5 +336,6 @@ def _inside(square: Floats, sharpness: float) -> Floats:
 
 DATASETS.register(
     "phantoms",
-    "procedural images with organs and lesions; grey or RGB, any size, any task; no file needed",
+    "procedural images with organs and lesions; grey or RGB, any size, any task, also organ masks; "
+    "no file needed",
 )(DatasetSource(PhantomSettings, load))

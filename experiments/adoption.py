@@ -1,0 +1,58 @@
+"""Start a centralized run from another one's trained model: one attack, many defences."""
+
+import json
+import shutil
+from pathlib import Path
+
+from experiments.scenario import Scenario
+from experiments.study import Study
+from fl_sim.artifact import write_atomically
+from fl_sim.errors import FlSimError
+from fl_sim.results import read_table
+
+_FREE = {"defense", "measure", "threads", "device", "plugins"}
+_COLUMNS = ("round", "stage", "extraction", "metric", "value")
+
+
+def adopt_trained(study: Study, trained: Path) -> None:
+    """Take up the model, and its measurements, that another run trained and attacked.
+
+    Does nothing where the study has a trained model already.
+
+    Args:
+        study: a centralized run that has not begun.
+        trained: folder of a run of the same scenario and seed but for its defence.
+
+    Raises:
+        FlSimError: if that run has not ended its training, or trained something else.
+    """
+    if (study.out / "trained").exists():
+        return
+    if study.scenario.federation is not None:
+        raise FlSimError(
+            "A federation defends during training; only a data lake's model is adopted."
+        )
+    if not (trained / "trained").exists():
+        raise FlSimError(f"The run in {trained} has no trained model; let it finish first.")
+    known = json.loads((trained / "scenario.json").read_text(encoding="utf-8"))["scenario"]
+    _require_same(study.scenario, known, trained)
+    for folder in ("artifacts", "keys", "images"):
+        (study.out / folder).mkdir(exist_ok=True)
+    for path in [*trained.glob("artifacts/upload*"), *trained.glob("artifacts/sent-*")]:
+        shutil.copyfile(path, study.out / "artifacts" / path.name)
+    rows = read_table(trained / "results.csv")
+    rows = rows[rows["stage"].str.startswith("upload")]
+    study.results.drop_rounds(0)
+    records = rows[list(_COLUMNS)].to_dict("records")
+    study.results.add({str(k): v for k, v in record.items()} for record in records)
+    study.adopt_pictures(trained)
+    write_atomically(study.out / "trained", b"")
+
+
+def _require_same(scenario: Scenario, known: dict[str, object], trained: Path) -> None:
+    for name, value in scenario.model_dump(mode="json").items():
+        if name not in _FREE and known.get(name) != value:
+            raise FlSimError(
+                f"The run in {trained} differs from this scenario in '{name}', not only in its "
+                f"defence; train this scenario by itself."
+            )

@@ -1,0 +1,181 @@
+"""The DEC attack: images compressed, and the codes hidden in the model that leaves.
+
+Li, Ayache and Delingette, "Data Exfiltration by Compression Attack: Definition and Evaluation on
+Medical Image Data", MELBA 2025:032, arXiv 2511.21227 (first: arXiv 2206.03391). It works for any
+task and network: a codec turns images into bytes, a carrier puts them where nobody looks.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.base import ATTACKS, Attack, Embedding, Extraction, Inside, Plan, draw
+from fl_sim.attacks.dec.hooks import CodecHooks, FrozenHooks
+from fl_sim.attacks.dec.message import Codes, Message, Sent
+from fl_sim.attacks.dec.route import (
+    Route,
+    codec_inside,
+    decoder,
+    give_tables,
+    pack_tables,
+    unpack_tables,
+)
+from fl_sim.attacks.dec.settings import DecSettings
+from fl_sim.carriers.base import Payload, State
+from fl_sim.codecs.base import Codec, LearnedCodec
+from fl_sim.codecs.files import load_codec
+from fl_sim.codecs.library import trained_codec
+from fl_sim.data.base import Split
+from fl_sim.errors import FlSimError
+from fl_sim.metrics.compression import gzip_baseline
+from fl_sim.models import build
+from fl_sim.models.base import ModelSpec
+from fl_sim.training import LocalTraining, TrainReport, train
+
+_BATCH = 256
+# The hyper-decoder picks the tables that codes are read with: one wrong bit in it and nothing fits.
+_KEPT_WHOLE = "codec.h_s.*"
+
+
+@ATTACKS.register("dec", "images compressed and hidden in the model file (MELBA 2025:032)")
+class Dec(Attack[DecSettings]):
+    """Hide compressed images in the model, with a codec from outside or one trained inside."""
+
+    Settings = DecSettings
+
+    def plan(self, inside: Inside) -> Plan:
+        """Choose images; with a codec from outside, compress them at once."""
+        settings = self.settings
+        fit = settings.images == "fit"
+        indices = draw(inside, len(inside.data) if fit else int(settings.images))
+        if not fit:
+            indices = np.sort(indices)
+        if settings.scenario == "internal":
+            codec_inside(build(inside.spec))
+            route = self._route(inside, len(indices))
+            return Plan(indices, inside.data.batch(indices)[0], route.key(None))
+        codec = self._codec_from_outside(inside)
+        route = self._route(inside, len(indices))
+        room = route.open_carrier().capacity(route.places(inside.spec))
+        sent = route.message(codec).write(_batches(inside.data, indices), room)
+        if sent.images < len(indices) and not fit:
+            raise FlSimError(self._too_many(len(indices), room, sent))
+        indices = indices[: sent.images]
+        key = self._route(inside, sent.images).key(codec)
+        return Plan(indices, inside.data.batch(indices)[0], key, sent.payload)
+
+    def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
+        """Train on the task; the codec along with it, or around frozen weights, where so set."""
+        if self.settings.scenario == "internal":
+            codec = codec_inside(run.model)
+            return train(run, CodecHooks(run, codec, self.settings.codec_steps))
+        carrier = Route.of(plan.key).open_carrier()
+        if not carrier.frozen or plan.payload is None:
+            return train(run)
+        written = carrier.write(run.model.state_dict(), plan.payload)
+        places = carrier.places(written, len(plan.payload))
+        run.model.load_state_dict(written)
+        return train(run, FrozenHooks(run.model, written, places))
+
+    def embed(self, state: State, spec: ModelSpec, plan: Plan) -> Embedding:
+        """Write the payload into the state dictionary; see :class:`Attack`."""
+        route = Route.of(plan.key)
+        state = route.cast(state)
+        carrier = route.open_carrier()
+        room = carrier.capacity(state)
+        if self.settings.scenario == "internal":
+            sent, message = self._from_inside(Artifact(spec, state), plan, route, room)
+        else:
+            assert plan.payload is not None
+            sent = Sent(plan.payload, len(plan.targets))
+            message = route.message(decoder(plan.key, Artifact(spec, state)))
+        values = {"payload_bytes": float(sent.payload.nbytes), "images_written": float(sent.images)}
+        if room is not None:
+            values["capacity_bytes"] = float(room * sent.payload.itemsize)
+        if sent.images:
+            written, size = plan.targets[: sent.images], message.code_bytes(sent.payload)
+            values["bpp"] = 8 * size / written[:, 0].numel()
+            values["p_ratio"] = size / gzip_baseline(written)
+        return Embedding(carrier.write(state, sent.payload), values)
+
+    @classmethod
+    def extract(cls, artifact: Artifact, key: Key) -> Extraction:
+        """Read the carrier and decode what is there."""
+        route = Route.of(key)
+        codec = decoder(key, artifact)
+        message = route.message(codec)
+        content = route.open_carrier().read(
+            route.cast(artifact.state),
+            message.count(route.images),
+            like=route.places(artifact.spec),
+        )
+        if "codec" not in key.settings and not _completed(codec, message, content):
+            return message.nothing(content, route.images)
+        return message.read(content, route.images)
+
+    @classmethod
+    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
+        """Return the carrier's error rate by tensor; see :class:`Attack`."""
+        return Route.of(key).open_carrier().errors(sent, arrived, length)
+
+    def _codec_from_outside(self, inside: Inside) -> Codec[Any]:
+        file = self.settings.codec_file
+        if file is not None:
+            codec = load_codec(file)
+            if self.settings.contents == "latents" and codec.lossless:
+                raise FlSimError(f"[attack] The codec in {file} is lossless and has no latents.")
+            return codec
+        return trained_codec(
+            self.settings.codec, self.settings.external, inside.data_root, inside.progress
+        )
+
+    def _route(self, inside: Inside, images: int) -> Route:
+        carrier = self.settings.carrier
+        if self.settings.scenario == "internal" and "exclude" in carrier.settings:
+            kept = [*carrier.settings["exclude"], _KEPT_WHOLE]
+            settings = {**carrier.settings, "exclude": kept}
+            carrier = carrier.model_copy(update={"settings": settings})
+        return Route(
+            carrier=carrier,
+            seed=int(inside.stream.numpy("carrier seed").integers(2**62)),
+            contents=self.settings.contents,
+            rounding=self.settings.rounding,
+            precision=self.settings.precision,
+            images=images,
+            shape=inside.spec.input_shape,
+        )
+
+    def _from_inside(
+        self, artifact: Artifact, plan: Plan, route: Route, room: int | None
+    ) -> tuple[Sent, Message]:
+        """Encode the stolen images with the codec that the network contains, as it leaves."""
+        codec = codec_inside(artifact.model())
+        codec.freeze()
+        message = route.message(codec, pack_tables(codec))
+        return message.write(plan.targets.split(_BATCH), room), message
+
+    def _too_many(self, wanted: int, room: int | None, sent: Sent) -> str:
+        unit = "bytes" if self.settings.contents == "codes" else "values"
+        return (
+            f"[attack] images is {wanted}, but the carrier '{self.settings.carrier.name}' holds "
+            f"{room} {unit} in this model, enough for {sent.images} of them; lower images, or set "
+            f'it to "fit".'
+        )
+
+
+def _completed(codec: Codec[Any], message: Message, content: Payload) -> bool:
+    """Give a codec out of the artifact what its state dictionary lacks; ``False`` if it is lost."""
+    if isinstance(message, Codes):
+        return give_tables(codec, unpack_tables(message.extra_of(content)))
+    assert isinstance(codec, LearnedCodec)
+    codec.freeze()  # for the grid only: latents need no entropy tables
+    return True
+
+
+def _batches(data: Split, indices: NDArray[np.int64]) -> Iterator[torch.Tensor]:
+    for first in range(0, len(indices), _BATCH):
+        yield data.batch(indices[first : first + _BATCH])[0]

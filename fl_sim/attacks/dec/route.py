@@ -1,0 +1,150 @@
+"""The route of a payload: what sender and receiver have agreed on, as it stands in the key."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.dec.message import Codes, Latents, Message
+from fl_sim.carriers.base import CARRIERS, Carrier, State
+from fl_sim.case import Choice
+from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
+from fl_sim.codecs.files import codec_from
+from fl_sim.errors import FlSimError
+from fl_sim.models import build
+from fl_sim.models.base import ModelSpec
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ATTACK = "dec"
+_CODEC = "codec."
+_TABLES = "tables."
+_LARGEST_TABLES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a payload travels.
+
+    Args:
+        carrier: where in the model file, with its settings.
+        seed: the carrier's secret.
+        contents: ``"codes"`` or ``"latents"``.
+        rounding, precision: see :class:`fl_sim.attacks.dec.settings.DecSettings`.
+        images: how many images were to be sent.
+        shape: of an image.
+    """
+
+    carrier: Choice
+    seed: int
+    contents: str
+    rounding: bool
+    precision: str
+    images: int
+    shape: ImageShape
+
+    @classmethod
+    def of(cls, key: Key) -> "Route":
+        """Read the route from a key."""
+        settings = dict(key.settings["route"])
+        carrier = Choice(**settings.pop("carrier"))
+        channels, height, width = settings.pop("shape")
+        return cls(carrier=carrier, shape=(channels, height, width), **settings)
+
+    def key(self, codec: Codec[Any] | None) -> Key:
+        """Return the key of this route; it holds the decoder where that does not leave inside."""
+        route = {
+            "carrier": self.carrier.model_dump(mode="json"),
+            "seed": self.seed,
+            "contents": self.contents,
+            "rounding": self.rounding,
+            "precision": self.precision,
+            "images": self.images,
+            "shape": list(self.shape),
+        }
+        if codec is None:
+            return Key(ATTACK, {}, {"route": route})
+        tensors = {_CODEC + n: t for n, t in codec.tensors(decoder_only=True).items()}
+        settings = codec.settings.model_dump(mode="json")
+        return Key(ATTACK, tensors, {"route": route, "codec": [codec.name, settings]})
+
+    def cast(self, state: State) -> State:
+        """Return a state dictionary with floating-point entries in the route's precision."""
+        dtype = _DTYPES[self.precision]
+        return {n: v.to(dtype) if v.is_floating_point() else v for n, v in state.items()}
+
+    def places(self, spec: ModelSpec) -> State:
+        """Return a state dictionary of the shapes and dtypes that sender and receiver agree on."""
+        return self.cast(build(spec).state_dict())
+
+    def open_carrier(self) -> Carrier[Any]:
+        """Build the carrier."""
+        kind = CARRIERS.get(self.carrier.name)
+        return kind(kind.Settings.model_validate(self.carrier.settings), self.seed)
+
+    def message(self, codec: Codec[Any], tables: bytes = b"") -> Message:
+        """Return how images and payload become each other with this codec."""
+        if self.contents == "codes":
+            return Codes(codec, self.shape, tables)
+        if not isinstance(codec, LearnedCodec):
+            raise FlSimError(f"The codec '{codec.name}' has no latents.")
+        return Latents(codec, self.shape, self.rounding)
+
+
+def decoder(key: Key, artifact: Artifact) -> Codec[Any]:
+    """Return the receiver's codec: the key's, or the one inside the artifact."""
+    if "codec" not in key.settings:
+        return inner_codec(artifact)
+    name, settings = key.settings["codec"]
+    tensors = {n.removeprefix(_CODEC): t for n, t in key.tensors.items() if n.startswith(_CODEC)}
+    return codec_from(name, settings, tensors)
+
+
+def inner_codec(artifact: Artifact) -> LearnedCodec[Any]:
+    """Return the codec inside a two-headed network, as it is in the artifact."""
+    return codec_inside(artifact.model())
+
+
+def codec_inside(model: torch.nn.Module) -> LearnedCodec[Any]:
+    """Return the codec that a two-headed network contains.
+
+    Raises:
+        FlSimError: if it contains none.
+    """
+    codec = getattr(model, "inner", None)
+    if not isinstance(codec, LearnedCodec):
+        raise FlSimError(
+            '[attack] scenario = "internal" trains a codec inside the network that leaves; it '
+            'needs [model] name = "two_headed".'
+        )
+    return codec
+
+
+def pack_tables(codec: Codec[Any]) -> bytes:
+    """Return a codec's entropy tables as compressed bytes, to travel with the codes."""
+    tables = {n: t for n, t in codec.tensors(decoder_only=True).items() if n.startswith(_TABLES)}
+    return zlib.compress(save(tables), 9)
+
+
+def unpack_tables(packed: bytes) -> dict[str, torch.Tensor] | None:
+    """Return entropy tables that travelled with the codes; ``None`` if they are damaged."""
+    inflater = zlib.decompressobj()
+    try:
+        content = inflater.decompress(packed, _LARGEST_TABLES)
+        return load(content)
+    except (zlib.error, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def give_tables(codec: Codec[Any], tables: dict[str, torch.Tensor] | None) -> bool:
+    """Give a codec the tables that travelled; ``False`` if they are damaged or do not fit."""
+    if tables is None:
+        return False
+    try:
+        codec.load_tensors(codec.tensors() | tables)
+    except FlSimError:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""Settings of the DEC attack."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fl_sim.artifact import checksum
+from fl_sim.attacks.base import AttackSettings
+from fl_sim.carriers.base import CARRIERS, Carrier
+from fl_sim.case import Choice
+from fl_sim.codecs.base import CODECS
+from fl_sim.errors import FlSimError
+
+CODEC_FILE = ".safetensors"
+
+
+def _component(name: str) -> Any:
+    return BeforeValidator(lambda value: value and Choice.of(value, f"[attack] {name}"))
+
+
+class DecSettings(AttackSettings):
+    """Settings of the DEC attack.
+
+    Args:
+        images: how many images are taken, or ``"fit"``: as many as the carrier holds.
+        scenario: ``"external"``: the codec was trained outside, on other images, and only codes
+            leave; the decoder is part of the key. ``"internal"``: the codec is trained inside, on
+            the hospital's images, as a part of the network that leaves; that must be the model
+            ``two_headed``.
+        codec: in the external scenario: a registered codec and its settings, or a codec file
+            (``fl-sim codec train`` writes one).
+        external: the dataset, and its settings, that a codec given by name is trained on; trained
+            once and kept in the cache. A lossless codec needs none.
+        carrier: where in the model file the payload travels, and its settings.
+        contents: ``"codes"`` (the paper's Z: entropy codes, one wrong bit spoils an image) or
+            ``"latents"`` (the paper's y: decoded latents as numbers, larger and resistant to
+            noise).
+        rounding: whether the receiver rounds noisy latents to the values that they can have,
+            where the codec has such a grid.
+        precision: of the floating-point entries of the file that leaves.
+        codec_steps: internal scenario: steps on the codec after each step on the task.
+    """
+
+    images: int | Literal["fit"] = 64
+    scenario: Literal["external", "internal"] = "external"
+    codec: Annotated[Choice, _component("codec")] = Choice(name="factorized")
+    external: Annotated[Choice | None, _component("external")] = None
+    carrier: Annotated[Choice, _component("carrier")] = Choice(name="lsb")
+    contents: Literal["codes", "latents"] = "codes"
+    rounding: bool = True
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    codec_steps: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Fill in the defaults of the components, so that they are part of the identity."""
+        if self.images != "fit" and self.images < 1:
+            raise ValueError(f'images is {self.images}; it is a number from 1, or "fit"')
+        fill = partial(object.__setattr__, self)  # frozen: only here, before anyone sees it
+        fill("carrier", self.carrier.checked(CARRIERS, "[attack] carrier"))
+        self._check_contents(CARRIERS.get(self.carrier.name))
+        if self.scenario == "internal":
+            # The codec is the model's; naming one here would say nothing.
+            fill("codec", Choice(name="internal"))
+            fill("external", None)
+        elif not self.codec_file:
+            fill("codec", self.codec.checked(CODECS, "[attack] codec"))
+            self._check_codec()
+        return self
+
+    @property
+    def codec_file(self) -> Path | None:
+        """The codec's file, where it is given as one."""
+        return Path(self.codec.name) if self.codec.name.endswith(CODEC_FILE) else None
+
+    def identity(self) -> dict[str, Any]:
+        """Name a codec file by its content, wherever it lies."""
+        values = super().identity()
+        if self.codec_file is not None and self.codec_file.is_file():
+            values["codec"]["name"] = checksum(self.codec_file)
+        return values
+
+    def _check_contents(self, carrier: type[Carrier[Any]]) -> None:
+        kind = "bytes" if self.contents == "codes" else "values"
+        if kind not in carrier.carries:
+            fitting = [e.name for e in CARRIERS.entries() if kind in e.component.carries]
+            raise FlSimError(
+                f"[attack] The carrier '{self.carrier.name}' cannot carry {self.contents}; "
+                f"these can: {', '.join(fitting)}."
+            )
+        if carrier.frozen and self.scenario == "internal":
+            raise FlSimError(
+                f"[attack] The carrier '{self.carrier.name}' is written before training, when an "
+                f'internally trained codec is not there yet; take scenario = "external".'
+            )
+
+    def _check_codec(self) -> None:
+        lossless = CODECS.get(self.codec.name).lossless
+        if lossless and self.contents == "latents":
+            raise FlSimError(
+                f"[attack] The lossless codec '{self.codec.name}' has no latents; take contents "
+                f'= "codes" or a learned codec.'
+            )
+        if not lossless and self.external is None:
+            raise FlSimError(
+                f"[attack] The codec '{self.codec.name}' has to be trained outside: name another "
+                f'dataset, for example external = "pneumoniamnist", or a codec file.'
+            )

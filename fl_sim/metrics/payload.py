@@ -1,0 +1,95 @@
+"""Payload survival: what of the bits or values that were sent arrived.
+
+Images recovered intact, damaged or lost, and how wrong the raw channel is, in all and by tensor.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_sim.attacks.base import Reading, Status
+from fl_sim.carriers.base import Payload
+from fl_sim.metrics.measure import NO_EXTRACTION, Measured
+
+_COUNTED = {
+    Status.INTACT: "images_intact",
+    Status.DAMAGED: "images_damaged",
+    Status.LOST: "images_lost",
+}
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+
+
+def bit_error_rate(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> float:
+    """Return the share of wrong bits; what did not arrive at all counts as wrong by half.
+
+    Args:
+        sent: bytes ``[n]``.
+        arrived: bytes ``[m]``; those beyond ``n`` are ignored.
+    """
+    if len(sent) == 0:
+        return 0.0
+    both = min(len(sent), len(arrived))
+    wrong = int(_ONES[sent[:both] ^ arrived[:both]].sum(dtype=np.int64))
+    return (wrong + 4.0 * (len(sent) - both)) / (8.0 * len(sent))
+
+
+def value_error(sent: NDArray[np.float32], arrived: NDArray[np.float32]) -> float:
+    """Return the root mean square error over the root mean square of what was sent.
+
+    Values that did not arrive, or are not finite, count as zero received.
+    """
+    size = float(np.square(sent, dtype=np.float64).sum())
+    if size == 0.0:
+        return 0.0
+    received = np.zeros(len(sent), dtype=np.float64)
+    both = min(len(sent), len(arrived))
+    received[:both] = np.nan_to_num(arrived[:both], nan=0.0, posinf=0.0, neginf=0.0)
+    return float(np.sqrt(np.square(received - sent).sum() / size))
+
+
+def measure_payload(
+    reading: Reading, sent: Payload | None, recovered: torch.Tensor, original: torch.Tensor | None
+) -> list[Measured]:
+    """Measure what arrived of a payload.
+
+    Args:
+        reading: what a receiver read.
+        sent: what was sent, or ``None`` where that is not known.
+        recovered: the images he got, ``[n, channels, height, width]``; an image with a value that
+            is not finite is lost.
+        original: the images an undisturbed receiver gets, of the same shape, where they are known.
+            They tell what checksums do not: without them, an image without checksum is damaged.
+
+    Returns:
+        ``images_intact``, ``images_damaged`` and ``images_lost`` (they sum to n), and
+        ``bit_error_rate`` or ``value_error`` where ``sent`` is known.
+    """
+    status = _status(reading, recovered, original)
+    rows = {name: float((status == value).sum()) for value, name in _COUNTED.items()}
+    if sent is not None and sent.dtype == np.uint8:
+        rows["bit_error_rate"] = bit_error_rate(sent.astype(np.uint8), _bytes(reading.content))
+    elif sent is not None:
+        rows["value_error"] = value_error(sent.astype(np.float32), _values(reading.content))
+    return [Measured(NO_EXTRACTION, metric, value) for metric, value in rows.items()]
+
+
+def _status(
+    reading: Reading, recovered: torch.Tensor, original: torch.Tensor | None
+) -> NDArray[np.int8]:
+    if reading.status is not None:
+        return reading.status
+    legible = recovered.flatten(1).isfinite().all(dim=1)
+    same = torch.zeros_like(legible)
+    if original is not None:
+        same = (recovered == original).flatten(1).all(dim=1)
+    status = torch.where(same, int(Status.INTACT), int(Status.DAMAGED))
+    return torch.where(legible, status, int(Status.LOST)).numpy().astype(np.int8)
+
+
+def _bytes(content: Payload) -> NDArray[np.uint8]:
+    return content.astype(np.uint8) if content.dtype == np.uint8 else np.zeros(0, np.uint8)
+
+
+def _values(content: Payload) -> NDArray[np.float32]:
+    return np.zeros(0, np.float32) if content.dtype == np.uint8 else content.astype(np.float32)
