@@ -200,8 +200,7 @@ class Images(Sequence[Found | None]):
         offset, length = int(self._offsets[number]), int(self._lengths[number])
         code = bytes(_cut(self._view, offset, length))
         check = _cut(self._view, offset + length, 4)
-        whole = len(code) == length and len(check) == 4
-        return Found(code, whole and _crc(code, number) == int.from_bytes(check, "little"))
+        return Found(code, _crc(code, number).to_bytes(4, "little") == check)
 
     def reason(self, index: int) -> str | None:
         """Return one sentence on why an image is lost; ``None`` if it is not."""

@@ -155,6 +155,30 @@ def test_a_damaged_index_costs_at_most_its_group() -> None:
     assert "both copies" in str(images.reason(40)) and images.reason(70) is None
 
 
+def test_a_group_of_the_index_cannot_pass_for_another() -> None:
+    codes = made(96, 0, 60)
+    data = bytearray(pack(codes, SHAPE))
+    group = 8 + 4 * 6
+    data[HEADER : HEADER + group] = data[HEADER + group : HEADER + 2 * group]
+    assert unpack(data).images[:] == [Found(code, True) for code in codes]
+
+
+@pytest.mark.parametrize("count", [2**16, 2**16 + 1, 2**24, 2**32 - 1])
+def test_a_header_cannot_make_images_out_of_nothing(count: int) -> None:
+    header = bytearray(pack([], SHAPE)[:HEADER])
+    struct.pack_into("<3I", header, 12, count, 0, 2**32 - 1)
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    data = bytes(header) + bytes(1000)
+    tracemalloc.start()
+    read = unpack(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 2**20
+    assert len(read.images) == (count if count == 2**16 else 0)
+    large = unpack(np.frombuffer(data, np.uint8, HEADER).tobytes() + bytes(4 * 2**17))
+    assert len(large.images) == (count if count < 2**17 else 0)
+
+
 def test_either_header_is_enough() -> None:
     codes = made(10)
     for broken in (slice(0, 4), slice(-HEADER, -HEADER + 4), slice(20, 44)):

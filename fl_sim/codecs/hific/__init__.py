@@ -45,8 +45,8 @@ class HificSettings(LearnedSettings):
         gan_after: steps before the discriminator joins; by default half of ``max_steps``, which is
             HiFiC's own share. Training has a stage before and one after, each with its own fall of
             the learning rate and its own choice of the best weights.
-        gan_learning_rate: of the generator and the discriminator once both train, as a share of
-            ``learning_rate``.
+        gan_learning_rate: of the codec and the discriminator once both train, as a share of
+            ``learning_rate``. At larger shares a small codec first loses what it has learned.
         perceptual_weight: of LPIPS, for which torchvision's AlexNet weights must be on disk.
         target_bpp: bits a pixel to aim at; by default the rate is what the losses make it.
         rate_above: weight of the rate where it is above the target (HiFiC's lambda a).
@@ -59,7 +59,7 @@ class HificSettings(LearnedSettings):
     residual_blocks: int = Field(0, ge=0, le=32)
     gan_weight: float = Field(0.015, ge=0)
     gan_after: int | None = Field(None, ge=0)
-    gan_learning_rate: float = Field(0.3, gt=0, le=1)
+    gan_learning_rate: float = Field(0.1, gt=0, le=1)
     perceptual_weight: float = Field(0.0, ge=0)
     target_bpp: float | None = Field(None, gt=0)
     rate_above: float = Field(2.0, gt=0)
