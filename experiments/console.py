@@ -143,11 +143,17 @@ COLUMNS = {
     "dice_floor_scratch": "Dice\nscratch",
 }
 
+LEFT_OUT_BESIDE_COUNTS = ("ssim_floor_random", "identification_chance")
+
 
 def compact(summary: "pd.DataFrame") -> "pd.DataFrame":
     """Choose and name the columns that a terminal has room for; leave out single attackers."""
-    shown = summary[~summary["stage"].str.contains(":")]
-    present = {old: new for old, new in COLUMNS.items() if old in shown.columns}
+    shown = summary[~summary["stage"].str.contains(":")].copy()
+    counted = [name for name in COLUMNS if name.startswith("images_") and name in shown]
+    for name in counted:
+        shown[name] = shown[name].astype("Int64")
+    left_out = LEFT_OUT_BESIDE_COUNTS if counted else ()
+    present = {o: n for o, n in COLUMNS.items() if o in shown.columns and o not in left_out}
     return shown[list(present)].rename(columns=present)
 
 

@@ -111,7 +111,7 @@ def main(
         "training": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-3},
         "measure": {"scratch_epochs": 0},
     }
-    codec: dict[str, Any] = {"name": "factorized"}
+    codec: dict[str, Any] = {"name": "factorized", "max_steps": 1500}
     if full:
         codec = {"name": "hific", "latent": 50, "hyper": 80, "residual_blocks": 0}
     lines = series(codec, {"name": "chestmnist_64_nih1000.npz", "size": 64}, "unet")
