@@ -46,7 +46,7 @@ class HificSettings(LearnedSettings):
             HiFiC's own share. Training has a stage before and one after, each with its own fall of
             the learning rate and its own choice of the best weights.
         gan_learning_rate: of the codec and the discriminator once both train, as a share of
-            ``learning_rate``. At larger shares a small codec first loses what it has learned.
+            ``learning_rate``; the default makes it HiFiC's own 1e-4.
         perceptual_weight: of LPIPS, for which torchvision's AlexNet weights must be on disk.
         target_bpp: bits a pixel to aim at; by default the rate is what the losses make it.
         rate_above: weight of the rate where it is above the target (HiFiC's lambda a).
@@ -57,7 +57,7 @@ class HificSettings(LearnedSettings):
     hyper: int | None = Field(None, ge=2, le=1024)
     width: float = Field(0.25, ge=0.05, le=2)
     residual_blocks: int = Field(0, ge=0, le=32)
-    gan_weight: float = Field(0.015, ge=0)
+    gan_weight: float = Field(0.15, ge=0)
     gan_after: int | None = Field(None, ge=0)
     gan_learning_rate: float = Field(0.1, gt=0, le=1)
     perceptual_weight: float = Field(0.0, ge=0)
@@ -120,16 +120,16 @@ class Hific(CompressAICodec[HificSettings]):
         progress: Progress = SILENT,
     ) -> FitReport:
         """Train without, then with the discriminator; see :class:`Codec`."""
-        whole, first = self.settings, min(self.settings.warm_up, self.settings.max_steps)
+        whole = self.settings
+        first = whole.max_steps if whole.gan_weight == 0 else min(whole.warm_up, whole.max_steps)
         reports = []
-        if whole.gan_weight == 0 or first:
-            steps = whole.max_steps if whole.gan_weight == 0 else first
-            changes = {"gan_weight": 0.0, "max_steps": steps}
-            reports.append(self._stage(changes, images, validation, stream, progress))
-        if whole.gan_weight and first < whole.max_steps:
+        if first:
+            changes = {"gan_weight": 0.0, "max_steps": first}
+            reports.append(self._stage(changes, False, images, validation, stream, progress))
+        if first < whole.max_steps:
             changes = {"gan_after": 0, "max_steps": whole.max_steps - first}
-            adversarial = stream.at("adversarial")
-            reports.append(self._stage(changes, images, validation, adversarial, progress))
+            second = stream.at("adversarial")
+            reports.append(self._stage(changes, first > 0, images, validation, second, progress))
         return _joined(reports)
 
     def trainer(self, stream: Stream) -> CodecTrainer:
@@ -159,16 +159,18 @@ class Hific(CompressAICodec[HificSettings]):
     def _stage(
         self,
         changes: dict[str, float],
+        further: bool,
         images: torch.Tensor,
         validation: torch.Tensor,
         stream: Stream,
         progress: Progress,
     ) -> FitReport:
-        """Train the same network with some settings changed."""
+        """Train the same network with some settings changed, ``further`` or from the start."""
         stage = copy.copy(self)
         stage.settings = self.settings.model_copy(update=changes)
+        stage._loaded = self._loaded or further
         report = super(Hific, stage).fit(images, validation, stream, progress)
-        self._frozen, self._fresh = stage._frozen, False
+        self._frozen = stage._frozen
         return report
 
 
