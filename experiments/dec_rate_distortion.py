@@ -117,10 +117,12 @@ def main(
         "measure": {"scratch_epochs": 0},
         "images": 200 if full else 64,
     }
-    codec = {"name": "hific", "width": 1.0 if full else 0.125}
+    codec: dict[str, Any] = {"name": "hific", "width": 1.0}
+    if not full:
+        codec |= {"width": 0.125, "lmbda": 0.05, "batch_size": 16, "max_steps": 600}
     frame = study(
         base, {"name": "chestmnist_64_nih1000.npz", "size": 64}, "unet", codec, out,
-        CHANNELS if full else ((50, 80), (25, 40), (12, 20)),
+        CHANNELS if full else ((50, 80), (12, 20)),
         seeds=tuple(range(5)) if full else (0,),
         data_root=data_root, progress=make_progress(console),
     )  # fmt: skip
