@@ -5,10 +5,11 @@ keeps the case, the partition, the plans and one network of each kind, so a roun
 only.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,37 @@ def boosted(
     }
 
 
+def limited(
+    trained: Mapping[str, torch.Tensor], broadcast: Mapping[str, torch.Tensor], norm: float
+) -> dict[str, torch.Tensor]:
+    """Scale an update down to an L2 norm over its float entries; a smaller one is left alone.
+
+    Args:
+        trained: the state that would be sent.
+        broadcast: what it is counted from.
+        norm: the most that the update may have.
+    """
+    own = update_norm(trained, broadcast)
+    return dict(trained) if own <= norm else boosted(trained, broadcast, norm / own)
+
+
+def update_norm(
+    trained: Mapping[str, torch.Tensor], broadcast: Mapping[str, torch.Tensor]
+) -> float:
+    """Return the L2 norm of an update over its float entries."""
+    moved = (v - broadcast[n] for n, v in trained.items() if v.is_floating_point())
+    return math.sqrt(sum(float(change.double().square().sum()) for change in moved))
+
+
+def _honest_norm(run: LocalTraining, broadcast: Mapping[str, torch.Tensor]) -> float:
+    """Train honestly from the same broadcast, only to see how far that goes."""
+    device = next(run.model.parameters()).device
+    with _network(run.spec, device.type) as model:
+        _load(model, broadcast, run.spec)
+        train(replace(run, model=model))
+        return update_norm(state_of(model), broadcast)
+
+
 def _attack(
     settings: HospitalSettings,
     hospital: int,
@@ -170,6 +202,11 @@ def _attack(
     attack = build_attack(settings)
     report = attack.train(run, plan)
     trained = boosted(state_of(run.model), broadcast, settings.boost)
+    if settings.update_norm is not None:
+        limit = settings.update_norm
+        if limit == "honest":
+            limit = _honest_norm(run, broadcast)
+        trained = limited(trained, broadcast, limit)
     embedding = attack.embed(trained, run.spec, plan)
     for name, value in broadcast.items():
         if embedding.state[name].dtype != value.dtype:

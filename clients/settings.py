@@ -4,6 +4,8 @@ It travels as JSON inside each message, so a hospital needs no file and no closu
 of defences or measurements.
 """
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from fl_sim.case import CaseSettings, Choice
@@ -27,6 +29,10 @@ class HospitalSettings(Settings):
             they train honestly.
         boost: factor on a malicious hospital's update, ``broadcast + boost * (trained -
             broadcast)`` (model replacement, Bagdasaryan et al. 2020).
+        update_norm: L2 norm that a malicious update is scaled down to, after boosting, so that it
+            passes norm clipping or lies no further out than others; ``"honest"`` for the norm of
+            the update that the hospital would have sent honestly (it trains twice). The payload is
+            written afterwards, so the norm can end a little higher.
         data_root: folder of data files, on the machine where the hospital runs.
         plugins: modules to import first, for components from outside this project.
     """
@@ -40,6 +46,7 @@ class HospitalSettings(Settings):
     malicious: tuple[int, ...] = ()
     malicious_rounds: tuple[int, ...] | None = None
     boost: float = Field(1.0, gt=0)
+    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
     data_root: str | None = None
     plugins: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
 from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.registry import import_plugins
+from fl_sim.rehearsal import AttackerSettings
 from fl_sim.settings import Settings, parse
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES, check_strategy
@@ -41,7 +42,10 @@ class FederationSettings(Settings):
         defend: when the aggregate is cleaned: before ``"every"`` broadcast, before every n-th, or
             only the ``"last"`` model, which is exported.
         boost: factor on malicious updates (model replacement).
-        malicious_rounds: rounds, from 1, in which they attack; all where not given.
+        update_norm: L2 norm that malicious updates are scaled down to after boosting, or
+            ``"honest"`` for the norm of the update they would have sent honestly.
+        malicious_rounds: rounds, from 1, in which they attack, or ``"last"`` or ``"alternate"``
+            (the last round, the one before the last but one, ...); all where not given.
         engine: Ray or in-process, and what a hospital may use of the machine.
     """
 
@@ -53,7 +57,8 @@ class FederationSettings(Settings):
     cohort: int | None = Field(None, ge=1)
     defend: Literal["every", "last"] | int = "every"
     boost: float = Field(1.0, gt=0)
-    malicious_rounds: tuple[int, ...] | None = None
+    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
+    malicious_rounds: tuple[int, ...] | Literal["last", "alternate"] | None = None
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
@@ -68,12 +73,21 @@ class FederationSettings(Settings):
             raise ValueError("malicious names a hospital twice")
         if self.cohort is not None and self.cohort > self.hospitals:
             raise ValueError(f"cohort is {self.cohort}, but there are {self.hospitals} hospitals")
-        late = [r for r in self.malicious_rounds or () if not 1 <= r <= self.rounds]
+        late = [r for r in self.attack_rounds or () if not 1 <= r <= self.rounds]
         if late:
             raise ValueError(f"malicious_rounds names round {late[0]} of 1 to {self.rounds}")
         if isinstance(self.defend, int) and self.defend < 1:
             raise ValueError('defend is "every", "last" or a number of rounds from 1')
         return self
+
+    @property
+    def attack_rounds(self) -> tuple[int, ...] | None:
+        """The rounds in which malicious hospitals attack; ``None`` for all."""
+        if self.malicious_rounds == "last":
+            return (self.rounds,)
+        if self.malicious_rounds == "alternate":
+            return tuple(range(2 - self.rounds % 2, self.rounds + 1, 2))
+        return self.malicious_rounds
 
 
 class MeasureSettings(Settings):
@@ -107,6 +121,7 @@ class Scenario(Settings):
         data: sizes of the held-out, public and other sets.
         training: the task's training; ``epochs`` are per round in a federation (1 by default).
         attack: what the stranger's code does, or ``None``.
+        attacker: what he knows, and does with what he extracted.
         defense: what the data owner, or the server, does at release, or ``None``.
         federation: only in federated mode.
         measure: what is measured.
@@ -124,6 +139,7 @@ class Scenario(Settings):
     data: HeldOutSettings = HeldOutSettings()
     training: TrainingSettings = TrainingSettings()
     attack: Choice | None = None
+    attacker: AttackerSettings = AttackerSettings()
     defense: Choice | None = None
     federation: FederationSettings | None = None
     measure: MeasureSettings = MeasureSettings()
@@ -196,6 +212,7 @@ class Scenario(Settings):
             plain, "training", TrainingSettings, epochs=1 if federated else 8
         )
         plain["data"] = _section(plain, "data", HeldOutSettings)
+        plain["attacker"] = _section(plain, "attacker", AttackerSettings)
         plain["measure"] = _section(plain, "measure", MeasureSettings)
         plain["federation"] = _federation(plain.get("federation", {})) if federated else None
         return parse(cls, plain, "The scenario")
@@ -265,8 +282,9 @@ class Scenario(Settings):
             training=self.training,
             attack=self.attack,
             malicious=federation.malicious,
-            malicious_rounds=federation.malicious_rounds,
+            malicious_rounds=federation.attack_rounds,
             boost=federation.boost,
+            update_norm=federation.update_norm,
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,11 +27,13 @@ from fl_sim.artifact import (
     Artifact,
     artifact_bytes,
     further_entries,
+    read_artifact,
+    read_key,
     write_artifact,
     write_atomically,
     write_key,
 )
-from fl_sim.attacks.base import Extraction, Plan
+from fl_sim.attacks.base import ATTACKS, Extraction, Plan
 from fl_sim.carriers.base import Payload
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
@@ -43,6 +46,9 @@ from fl_sim.metrics.utility import utility
 from fl_sim.models import build, state_of
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, derive_seed
+from fl_sim.rehearsal import Outside, rehearse
+from fl_sim.restorations.base import Restoration, choose
+from fl_sim.restorations.learned import LEARNED, learn
 from fl_sim.results import Results
 from fl_sim.training import computing_threads, predict
 
@@ -283,6 +289,8 @@ class Study:
             derive_seed(self.scenario.seed, "floors", target.hospital),
             labels=target.labels if single_label else None,
             public_labels=public_labels if single_label else None,
+            restorations=self._restorations,
+            variants=self._variants(artifact, target.key, public),
         )
         rows = leakage.rows + self._survival_rows(artifact, target, extraction, sends)
         rows += self._usability_rows(stage, target, leakage)
@@ -291,6 +299,50 @@ class Study:
         if target is self.targets[0]:
             self._keep_pictures(stage, target, leakage)
         return rows
+
+    @cached_property
+    def _restorations(self) -> dict[str, Restoration]:
+        """What the attackers try on recovered images; what has to be learned is, once a run."""
+        attacker = self.scenario.attacker
+        chosen = choose(None if attacker.restorations == "all" else attacker.restorations)
+        if attacker.knows_defense and self._defense is not None:
+            chosen[LEARNED] = self._learned()
+        return chosen
+
+    def _learned(self) -> Restoration:
+        """Rehearse attack and defence on the public images, and learn to restore from that."""
+        attack, scenario = self.scenario.make_attack(), self.scenario
+        assert attack is not None and self._defense is not None
+        stream = Stream(scenario.seed, ("rehearsal",))
+        outside = Outside(
+            public=self.case.public,
+            task=self.case.task,
+            spec=self.case.spec,
+            training=scenario.training,
+            steps=self._steps(),
+            held_out=len(self.case.held_out),
+            data_root=self.data_root,
+            device=self.device,
+            progress=self.progress,
+        )
+        rehearsal = rehearse(outside, attack, self._defense, scenario.attacker, stream)
+        public, _ = self.case.public.tensors()
+        return learn(rehearsal.after, rehearsal.originals, public, stream, self.progress)
+
+    def _steps(self) -> int:
+        """Return how many optimizer steps a hospital of average size, or the data lake, takes."""
+        federation, images = self.scenario.federation, len(self.case.train)
+        if federation is None:
+            return self.scenario.training.steps(images)
+        return federation.rounds * self.scenario.training.steps(images // federation.hospitals)
+
+    def _variants(self, artifact: Path, key: Path, public: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what can be extracted in other ways, where the attackers search."""
+        if not self.scenario.attacker.search:
+            return {}
+        known = read_key(key)
+        variants = ATTACKS.get(known.attack).variants(read_artifact(artifact), known, public)
+        return {name: extract_so().images for name, extract_so in variants.items()}
 
     def _survival_rows(
         self, artifact: Path, target: Target, extraction: Extraction, sends: bool
@@ -361,6 +413,9 @@ class Study:
 
     def _keep_pictures(self, stage: str, target: Target, leakage: LeakageMeasurement) -> None:
         self._pictures["original"] = target.originals
+        # Which extraction was strongest in an earlier round does not matter any more.
+        for name in [n for n in self._pictures if n.startswith(f"{stage}/")]:
+            del self._pictures[name]
         for extraction, images in leakage.images.items():
             self._pictures[f"{stage}/{extraction}"] = images.contiguous()
             self._pictures[f"{stage}/{extraction}/ssim"] = leakage.ssim[extraction].contiguous()

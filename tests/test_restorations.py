@@ -1,9 +1,18 @@
 """Restorations: what they undo, and what they must survive."""
 
+import inspect
+
+import pytest
 import torch
 
-from fl_sim.metrics.leakage import ssim
-from fl_sim.restorations.base import RESTORATIONS, extractions, typical
+from fl_sim.errors import FlSimError
+from fl_sim.metrics.leakage import identification, ssim
+from fl_sim.randomness import Stream
+from fl_sim.restorations.base import RESTORATIONS, Restoration, choose, extractions, typical
+from fl_sim.restorations.learned import Learned, learn
+
+ALL = sorted(choose())
+RAMP = torch.linspace(0.05, 0.4, 784).reshape(28, 28)
 
 
 def images(n: int, seed: int, channels: int = 3) -> torch.Tensor:
@@ -18,10 +27,90 @@ def affine(recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
 
 def test_extractions_are_raw_and_every_restoration() -> None:
     recovered, public = images(4, 0), images(6, 1)
-    found = extractions(recovered, public)
+    found = dict(extractions(recovered, public))
     assert list(found) == ["raw", *RESTORATIONS.names()]
-    assert "affine" in found
+    assert {"affine", "affine_channel", "affine_global", "affine_robust"} <= set(found)
     assert found["raw"] is recovered
+
+
+def test_restorations_can_be_chosen_and_applied_to_variants() -> None:
+    recovered, public, aligned = images(4, 0), images(6, 1), images(4, 2)
+    found = dict(extractions(recovered, public, choose(["affine"]), {"aligned": aligned}))
+    assert list(found) == ["raw", "affine", "aligned", "aligned+affine"]
+    assert found["aligned"] is aligned
+    assert torch.equal(found["aligned+affine"], affine(aligned, public))
+    with pytest.raises(FlSimError, match="affine_robust"):
+        choose(["afine_robust"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_restoration_is_given_the_batch_and_public_images_and_nothing_else(name: str) -> None:
+    restore = RESTORATIONS.get(name)
+    assert list(inspect.signature(restore).parameters) == ["recovered", "public"]
+    recovered, public = 2 * images(9, 0) - 0.3, images(30, 1)
+    copies = recovered.clone(), public.clone()
+    once, again = restore(recovered, public), restore(recovered, public)
+    assert torch.equal(once, again)
+    assert torch.equal(recovered, copies[0]) and torch.equal(public, copies[1])
+    assert once.dtype == torch.float32 and once.shape == recovered.shape
+    assert 0 <= float(once.min()) and float(once.max()) <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_broken_images_stay_broken_and_do_not_break_the_others(name: str) -> None:
+    restore, public = RESTORATIONS.get(name), images(30, 1)
+    recovered = images(12, 0)
+    recovered[0, 1, 3, 3] = float("nan")
+    recovered[1] = float("inf")
+    recovered[2] = 1e30
+    restored = restore(recovered, public)
+    torch.testing.assert_close(restored[:2], recovered[:2], equal_nan=True)
+    assert bool(restored[2:].isfinite().all())
+    assert float(ssim(restored[3:], recovered[3:]).mean()) > 0.6
+    nothing = torch.full((3, 3, 28, 28), float("nan"))
+    assert bool(restore(nothing, public).isnan().all())
+    for few in (images(1, 0), images(2, 0)):
+        assert bool(restore(few, public).isfinite().all())
+        assert bool(restore(few, public[:1]).isfinite().all())
+    with pytest.raises(FlSimError, match="Public images"):
+        restore(recovered, public[:0])
+
+
+@pytest.mark.parametrize(
+    ("name", "gain", "shift"),
+    [
+        ("affine_global", torch.tensor(0.1), torch.tensor(0.7)),
+        (
+            "affine_channel",
+            torch.tensor([0.1, 0.3, 0.05]).reshape(3, 1, 1),
+            torch.tensor([0.7, -0.4, 0.2]).reshape(3, 1, 1),
+        ),
+        ("affine", RAMP, 3 * RAMP - 1),
+    ],
+)
+def test_each_undoes_its_own_kind_of_change(
+    name: str, gain: torch.Tensor, shift: torch.Tensor
+) -> None:
+    originals, public = images(200, 0), images(400, 1)
+    recovered = gain * originals + shift
+    assert float(ssim(recovered.clamp(0, 1), originals).mean()) < 0.5
+    restored = RESTORATIONS.get(name)(recovered, public)
+    assert float(ssim(restored, originals).mean()) > 0.9
+
+
+def test_the_robust_one_is_better_where_images_of_the_batch_are_lost() -> None:
+    originals, public = images(100, 0), images(200, 1)
+    recovered = 0.1 * originals + 3 * images(1, 2)[0] - 1
+    lost = torch.arange(100) % 3 == 0
+    noise = torch.randn(100, 3, 28, 28, generator=torch.Generator().manual_seed(3))
+    recovered = torch.where(lost[:, None, None, None], 4 * noise, recovered)
+    assert bool(typical(recovered)[lost].all()), "the plain one must not be told"
+
+    def score(restore: Restoration) -> float:
+        return float(ssim(restore(recovered, public), originals)[~lost].mean())
+
+    assert score(RESTORATIONS.get("affine_robust")) > 0.7
+    assert score(affine) < 0.5
 
 
 def test_affine_undoes_a_common_shift_and_shrinkage() -> None:

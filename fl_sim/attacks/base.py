@@ -5,6 +5,7 @@ images, which key) and trains; outside, the receiver extracts with the artifact 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -193,6 +194,24 @@ class Attack(ABC, Generic[AttackSettingsT]):
 
         Called in a process that has only the two files.
         """
+
+    @classmethod
+    def variants(
+        cls, artifact: Artifact, key: Key, public: torch.Tensor
+    ) -> dict[str, Callable[[], Extraction]]:
+        """Return other ways to extract the same images, by name, for a receiver who searches.
+
+        Args:
+            artifact: the model file.
+            key: the attacker's.
+            public: ``[m, channels, height, width]`` in [0, 1], images of the same kind, which tell
+                what recovered ones should look like as a batch.
+
+        Returns:
+            Each does its work when called, and gives images in the order of :meth:`extract`. By
+            default there is none.
+        """
+        return {}
 
     @classmethod
     def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:

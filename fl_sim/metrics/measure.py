@@ -1,5 +1,6 @@
 """One call for all that is measured of one extraction: every restoration, metric and floor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,10 +17,12 @@ from fl_sim.metrics.leakage import (
     shaped,
     ssim,
 )
-from fl_sim.restorations.base import extractions, finite
+from fl_sim.restorations.base import RAW, Restoration, extractions, finite
 
 STRONGEST = "strongest"
 NO_EXTRACTION = "-"
+SHOWN = (RAW, "affine", "learned")
+"""Extractions whose images are kept beside the strongest one's."""
 
 
 class Measured(NamedTuple):
@@ -36,12 +39,13 @@ class LeakageMeasurement:
 
     Args:
         rows: numbers for the table. Each metric of an extraction stands for ``"raw"``, for each
-            restoration, and for ``"strongest"``, the highest of them, metric by metric; floors,
-            the chance level and ``non_finite`` stand once, for ``"-"``.
+            restoration and variant (see :func:`fl_sim.restorations.base.extractions`), and for
+            ``"strongest"``, the highest of them, metric by metric; floors, the chance level and
+            ``non_finite`` (of the raw images) stand once, for ``"-"``.
         strongest: the extraction with the highest mean SSIM, the one to show.
-        ssim: SSIM of each image by extraction, ``[n]``.
-        images: what an attacker sees by extraction, float32 ``[n, channels, height, width]`` in
-            [0, 1]; an image that is not finite is black.
+        ssim: SSIM of each image by extraction, ``[n]``, of those in ``images``.
+        images: what an attacker sees, float32 ``[n, channels, height, width]`` in [0, 1], of the
+            strongest extraction and of those in ``SHOWN``; an image that is not finite is black.
     """
 
     rows: list[Measured]
@@ -69,6 +73,8 @@ def measure_leakage(
     seed: int,
     labels: torch.Tensor | None = None,
     public_labels: torch.Tensor | None = None,
+    restorations: Mapping[str, Restoration] | None = None,
+    variants: Mapping[str, torch.Tensor] | None = None,
 ) -> LeakageMeasurement:
     """Measure what recovered images tell about the originals.
 
@@ -82,6 +88,8 @@ def measure_leakage(
         seed: the scenario's, for the random floor.
         labels: of the originals; with ``public_labels``, the class-mean floor is measured too.
         public_labels: of the public images.
+        restorations: what the attacker tries, by name; all registered ones where not given.
+        variants: what he extracted in other ways, by name, as ``recovered``.
 
     Raises:
         FlSimError: if there is no original or no public image, or shapes do not fit.
@@ -90,24 +98,33 @@ def measure_leakage(
         raise FlSimError("There are no original images to measure leakage against.")
     values = shaped(recovered.to(originals.device), originals.shape)
     public = public.to(originals.device)
+    others = {
+        name: shaped(images.to(originals.device), originals.shape)
+        for name, images in (variants or {}).items()
+    }
     rows: list[Measured] = []
     similarity: dict[str, torch.Tensor] = {}
-    images: dict[str, torch.Tensor] = {}
-    for name, extracted in extractions(values, public).items():
-        images[name], _ = sanitize(extracted, originals.shape)
+    shown: dict[str, torch.Tensor] = {}
+    best = RAW
+    for name, extracted in extractions(values, public, restorations, others):
+        images, _ = sanitize(extracted, originals.shape)
         good = finite(extracted)
-        similarity[name] = torch.where(good, ssim(images[name], originals), 0.0)
-        numbers = _pairwise(images[name], originals, good, similarity[name])
+        similarity[name] = torch.where(good, ssim(images, originals), 0.0)
+        numbers = _pairwise(images, originals, good, similarity[name])
         found = identification(extracted, originals)
         numbers["identification_distance"] = found.distance
         numbers["identification_correlation"] = found.correlation
         rows += [Measured(name, metric, value) for metric, value in numbers.items()]
+        shown[name] = images
+        if float(similarity[name].double().mean()) > float(similarity[best].double().mean()):
+            best = name
+        # Large images in ten versions would not fit in memory.
+        shown = {n: i for n, i in shown.items() if n == best or n in SHOWN}
     rows += _strongest(rows)
     rows.append(Measured(NO_EXTRACTION, "identification_chance", found.chance))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
     rows += _floors(originals, public, seed, labels, public_labels)
-    best = max(similarity, key=lambda name: float(similarity[name].double().mean()))
-    return LeakageMeasurement(rows, best, similarity, images)
+    return LeakageMeasurement(rows, best, {name: similarity[name] for name in shown}, shown)
 
 
 def _pairwise(

@@ -2,7 +2,8 @@
 
 import torch
 
-from fl_sim.restorations.base import RESTORATIONS, check_public, typical
+from fl_sim.restorations.base import RESTORATIONS, typical
+from fl_sim.restorations.statistics import matched, mean_and_deviation
 
 
 @RESTORATIONS.register(
@@ -29,27 +30,6 @@ def affine(recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
     Raises:
         FlSimError: if there is no public image, or its shape is another one.
     """
-    check_public(recovered, public)
-    usable = typical(recovered)
-    if not bool(usable.any()):
-        return recovered.float()
-    batch = recovered[usable]
-    dims = (0,) if min(len(batch), len(public)) > 1 else (0, 2, 3)
-    mean, deviation = _statistics(batch, dims)
-    public_mean, public_deviation = _statistics(public, dims)
-    # What remains of equal numbers after rounding to float32 must not be blown up to a picture.
-    legible = deviation > 4 * torch.finfo(torch.float32).eps * mean.abs()
-    gain = torch.where(legible, public_deviation / deviation, 0.0)
-    restored = ((recovered.double() - mean) * gain + public_mean).clamp(0.0, 1.0).float()
-    good = recovered.flatten(1).isfinite().all(dim=1)
-    return torch.where(good[:, None, None, None], restored, recovered.float())
-
-
-def _statistics(images: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = images.mean(dim=dims, keepdim=True, dtype=torch.float64)
-    squares = torch.zeros_like(mean)
-    # In parts, so that a large public set is never there a second time in float64.
-    for part in images.split(64):
-        squares += (part.double() - mean).square().sum(dim=dims, keepdim=True)
-    values = images.numel() // mean.numel()
-    return mean, (squares / values).sqrt()
+    several = min(int(typical(recovered).sum()), len(public)) > 1
+    dims = (0,) if several else (0, 2, 3)
+    return matched(recovered, public, lambda images: mean_and_deviation(images, dims))

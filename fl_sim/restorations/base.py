@@ -3,7 +3,7 @@
 He has the recovered batch and public images of the same kind, nothing else: never an original.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -24,19 +24,41 @@ RAW = "raw"
 _WILD = 10.0
 
 
-def extractions(recovered: torch.Tensor, public: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the recovered images as they came out (``"raw"``) and after every restoration.
+def choose(names: Sequence[str] | None = None) -> dict[str, Restoration]:
+    """Return restorations by name: the given ones, or all that are registered.
+
+    Raises:
+        FlSimError: if there is no restoration of a name.
+    """
+    if names is None:
+        return {entry.name: entry.component for entry in RESTORATIONS.entries()}
+    return {name: RESTORATIONS.get(name) for name in names}
+
+
+def extractions(
+    recovered: torch.Tensor,
+    public: torch.Tensor,
+    restorations: Mapping[str, Restoration] | None = None,
+    variants: Mapping[str, torch.Tensor] | None = None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the recovered images as they came out (``"raw"``), and after every restoration.
 
     Args:
         recovered: ``[n, channels, height, width]``, as extracted: not clamped, perhaps not finite.
         public: ``[m, channels, height, width]`` in [0, 1]; images the attacker can have.
+        restorations: by name; all registered ones where not given.
+        variants: the same images extracted in other ways, by name; of the shape of ``recovered``.
+            One called ``"aligned"`` is yielded as ``"aligned"``, ``"aligned+affine"`` and so on.
 
     Raises:
         FlSimError: if there is no public image, or its shape is another one.
     """
     check_public(recovered, public)
-    restored = {entry.name: entry.component(recovered, public) for entry in RESTORATIONS.entries()}
-    return {RAW: recovered, **restored}
+    chosen = choose() if restorations is None else restorations
+    for variant, images in {RAW: recovered, **(variants or {})}.items():
+        yield variant, images
+        for name, restore in chosen.items():
+            yield (name if variant == RAW else f"{variant}+{name}"), restore(images, public)
 
 
 def check_public(images: torch.Tensor, public: torch.Tensor) -> None:

@@ -3,7 +3,13 @@ import pytest
 import torch
 from federation_kit import initial, network, same, settings
 
-from clients.hospital import boosted, hospital_data, hospital_plan, local_round
+from clients.hospital import (
+    boosted,
+    hospital_data,
+    hospital_plan,
+    local_round,
+    update_norm,
+)
 from clients.settings import HospitalSettings
 from fl_sim.case import open_case
 from fl_sim.errors import FlSimError
@@ -103,6 +109,25 @@ def test_only_the_attackers_update_is_boosted():
             assert torch.equal(value, plain[name])
     honest = local_round(settings(), 1, 1, broadcast).state
     assert same(local_round(federation, 1, 1, broadcast).state, honest)
+
+
+def test_a_malicious_update_is_kept_to_a_norm():
+    broadcast = initial()
+    federation = settings(attack="fake-attack", boost=9.0, update_norm=0.01)
+    state = local_round(federation, 0, 1, broadcast).state
+    assert update_norm(state, broadcast) == pytest.approx(0.01, rel=1e-3)
+    free = local_round(settings(attack="fake-attack", boost=9.0), 0, 1, broadcast).state
+    loose = settings(attack="fake-attack", boost=9.0, update_norm=1e6)
+    assert same(local_round(loose, 0, 1, broadcast).state, free)
+
+
+def test_a_malicious_update_is_as_long_as_an_honest_one():
+    broadcast = initial()
+    honest = local_round(settings(), 0, 1, broadcast).state
+    federation = settings(attack="fake-attack", boost=9.0, update_norm="honest")
+    state = local_round(federation, 0, 1, broadcast).state
+    assert update_norm(state, broadcast) == pytest.approx(update_norm(honest, broadcast), rel=1e-3)
+    assert not same(state, honest)
 
 
 def test_the_proximal_gradient_is_mu_times_the_distance():

@@ -181,3 +181,25 @@ def test_scenarios_are_built_from_python_as_from_toml(tmp_path: Path) -> None:
     }
     built = Scenario.create(**values)
     assert built.identity == Scenario.from_toml(_file(tmp_path)).identity
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds", "expected"),
+    [
+        ("last", 5, (5,)),
+        ("alternate", 5, (1, 3, 5)),
+        ("alternate", 4, (2, 4)),
+        ([2, 3], 4, (2, 3)),
+        (None, 4, None),
+    ],
+)
+def test_rounds_of_attack_by_name(given: Any, rounds: int, expected: Any) -> None:
+    federation = {"rounds": rounds, "hospitals": 2}
+    if given is not None:
+        federation["malicious_rounds"] = given
+    scenario = Scenario.create(
+        mode="federated", dataset="phantoms", model="cnn", attack="transpose", federation=federation
+    )
+    assert scenario.federation is not None
+    assert scenario.federation.attack_rounds == expected
+    assert scenario.hospital_settings(None).malicious_rounds == expected

@@ -9,6 +9,7 @@ import torch
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.leakage import ssim
 from fl_sim.metrics.measure import measure_leakage
+from fl_sim.restorations.base import RESTORATIONS, choose
 
 PER_EXTRACTION = {
     "ssim",
@@ -32,8 +33,9 @@ def test_every_extraction_has_every_metric_once() -> None:
     by_extraction: dict[str, list[str]] = {}
     for extraction, metric, _ in measured.rows:
         by_extraction.setdefault(extraction, []).append(metric)
-    assert set(by_extraction) == {"raw", "affine", "strongest", "-"}
-    for extraction in ("raw", "affine", "strongest"):
+    extracted = {"raw", "strongest", *RESTORATIONS.names()}
+    assert set(by_extraction) == extracted | {"-"}
+    for extraction in extracted:
         assert sorted(by_extraction[extraction]) == sorted(PER_EXTRACTION)
     assert sorted(by_extraction["-"]) == sorted(ONCE)
     assert all(isinstance(row.value, float) for row in measured.rows)
@@ -45,7 +47,7 @@ def test_strongest_is_the_highest_metric_by_metric() -> None:
     measured = measure_leakage(shifted, originals, images(100, 1), seed=0)
     assert measured.strongest == "affine"
     for metric in PER_EXTRACTION:
-        values = [measured.value(metric, name) for name in ("raw", "affine")]
+        values = [measured.value(metric, name) for name in ("raw", *RESTORATIONS.names())]
         assert measured.value(metric) == max(values)
     assert measured.value("ssim") > measured.value("ssim", "raw") + 0.3
     untouched = measure_leakage(originals, originals, images(100, 1), seed=0)
@@ -63,6 +65,31 @@ def test_pictures_come_with_their_ssim() -> None:
         assert float(shown.max()) <= 1
         torch.testing.assert_close(measured.ssim[name], ssim(shown, originals))
         assert measured.value("ssim", name) == pytest.approx(float(measured.ssim[name].mean()))
+
+
+def test_what_the_attacker_tries_can_be_chosen() -> None:
+    originals, public = images(30, 0), images(100, 1)
+    shifted = 0.2 * originals + 2 * images(1, 9)[0] - 0.5
+    plain = measure_leakage(shifted, originals, public, 0, restorations={})
+    assert {row.extraction for row in plain.rows} == {"raw", "strongest", "-"}
+    measured = measure_leakage(
+        shifted,
+        originals,
+        public,
+        0,
+        restorations={**choose(["affine"]), "learned": lambda recovered, public: originals},
+        variants={"aligned": 0.5 * originals + 0.2},
+    )
+    assert {row.extraction for row in measured.rows} == {
+        "raw", "affine", "learned", "aligned", "aligned+affine", "aligned+learned", "strongest", "-",
+    }  # fmt: skip
+    assert measured.strongest == "learned"
+    assert measured.value("ssim") == pytest.approx(1.0)
+    assert measured.value("ssim", "aligned") > measured.value("ssim", "raw")
+    # Pictures are kept of the strongest and of those that are always shown.
+    assert set(measured.images) == set(measured.ssim) == {"raw", "affine", "learned"}
+    with pytest.raises(FlSimError, match="were hidden"):
+        measure_leakage(shifted, originals, public, 0, variants={"aligned": originals[:3]})
 
 
 def test_images_that_are_not_finite_count_as_no_leak() -> None:

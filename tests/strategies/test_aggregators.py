@@ -6,6 +6,7 @@ from flwr.serverapp import strategy as flower
 
 from fl_sim.errors import FlSimError
 from strategies.base import STRATEGIES, build_aggregator, check_strategy
+from strategies.clipping import NormClippedFedAvg
 
 NAMES = {
     "bulyan": flower.Bulyan,
@@ -19,6 +20,7 @@ NAMES = {
     "fedyogi": flower.FedYogi,
     "krum": flower.Krum,
     "multikrum": flower.MultiKrum,
+    "normclipping": NormClippedFedAvg,
 }
 
 

@@ -57,6 +57,7 @@ def changed_upload(change, hospitals=(1,)):
         ("fedyogi", {}),
         ("fedadagrad", {}),
         ("multikrum", {}),
+        ("normclipping", {}),
         ("bulyan", {}),
     ],
 )

@@ -1,0 +1,215 @@
+"""Learned restoration: a small network trained on pairs of a rehearsal, after the affine step.
+
+It is no part of the registry, since it has to be trained first. What is trained is a restoration
+like any other: it is given the recovered batch and public images, never an original.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fl_sim.errors import FlSimError
+from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.randomness import Stream
+from fl_sim.restorations.affine import affine
+from fl_sim.restorations.base import check_public, finite
+from fl_sim.restorations.statistics import keep_broken
+
+LEARNED = "learned"
+STEPS = 400
+LEARNING_RATE = 2e-3
+FEWEST = 4
+_WIDTH = 40
+_CROP = 64
+_STEP_PIXELS = 1 << 15
+_APPLIED_PIXELS = 1 << 18
+_CHECKS = 10
+
+
+class Repair(nn.Module):
+    """A residual network from an affinely restored image, beside the public mean, to an image.
+
+    Four 3x3 convolutions with dilations 1, 2, 4 and 1, so that a pixel is repaired from the 17x17
+    around it. Untrained it is the identity.
+
+    Args:
+        channels: of an image.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, _WIDTH, 3, padding=dilation, dilation=dilation)
+            for inputs, dilation in ((2 * channels, 1), (_WIDTH, 2), (_WIDTH, 4))
+        )
+        self.last = nn.Conv2d(_WIDTH, channels, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Repair images ``[n, channels, height, width]``; ``mean`` is of the same shape."""
+        signal = torch.cat([images, mean], dim=1) * 2 - 1
+        for layer in self.layers:
+            signal = functional.relu(layer(signal))
+        repaired: torch.Tensor = images + self.last(signal)
+        return repaired
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained restoration; call it as any other.
+
+    Args:
+        network: trained.
+    """
+
+    network: Repair
+
+    @torch.no_grad()
+    def __call__(self, recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
+        """Restore images affinely, then with the network; clamped to [0, 1].
+
+        Images with a value that is not finite are returned as they are.
+
+        Raises:
+            FlSimError: if there is no public image, or its shape is another one.
+        """
+        images = affine(recovered, public)
+        good = finite(images)
+        mean = public.mean(dim=0, keepdim=True)
+        step = max(1, _APPLIED_PIXELS // images[0, 0].numel())
+        restored = torch.zeros_like(images)
+        for rows in torch.nonzero(good).flatten().split(step):
+            part = images[rows]
+            restored[rows] = self.network(part, mean.expand_as(part)).clamp(0.0, 1.0)
+        return keep_broken(restored, recovered)
+
+
+def learn(
+    recovered: torch.Tensor,
+    originals: torch.Tensor,
+    public: torch.Tensor,
+    stream: Stream,
+    progress: Progress = SILENT,
+) -> Learned:
+    """Train a restoration on pairs that an attacker made himself.
+
+    Every eighth image is kept to choose among the networks that training passes, the untrained one
+    included: on those, what is returned is never worse than the affine restoration.
+
+    Args:
+        recovered: batches ``[d, n, channels, height, width]``, each restored affinely by itself;
+            images that are not finite are left out.
+        originals: what they should be, ``[n, channels, height, width]`` in [0, 1]: images of the
+            attacker's own, never those of the run that is measured.
+        public: ``[m, channels, height, width]`` in [0, 1]. The batch is matched to those that are
+            not among the originals, as in earnest, if there are such.
+        stream: where randomness is derived from.
+        progress: where to report.
+
+    Raises:
+        FlSimError: if shapes do not fit.
+    """
+    if recovered.ndim != 5 or recovered.shape[1:] != originals.shape:
+        raise FlSimError(
+            f"Pairs for a learned restoration must be [d, n, channels, height, width] and "
+            f"[n, ...], but their shapes are {list(recovered.shape)} and {list(originals.shape)}."
+        )
+    check_public(originals, public)
+    public = _others(public, originals)
+    mean = public.mean(dim=0, keepdim=True)
+    order = torch.from_numpy(stream.numpy("kept images").permutation(len(originals)))
+    kept = order[:: 8] if len(order) >= 2 * FEWEST else order
+    training = order[torch.isin(order, kept, invert=True)]
+    restored = torch.stack([affine(batch, public) for batch in recovered])
+    with stream.seeded("restoration weights"):
+        network = Repair(originals.shape[1])
+    pairs, checked = (_pairs(restored, originals, rows) for rows in (training, kept))
+    if min(len(pairs[0]), len(checked[0])) < FEWEST:
+        return Learned(network)
+    _train(network, pairs, checked, mean, stream.numpy("restoration batches"), progress)
+    return Learned(network)
+
+
+def _others(public: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+    taken = {image.numpy().tobytes() for image in originals.cpu()}
+    other = torch.tensor([image.numpy().tobytes() not in taken for image in public.cpu()])
+    return public[other] if bool(other.any()) else public
+
+
+Pairs = tuple[torch.Tensor, torch.Tensor]
+
+
+def _pairs(restored: torch.Tensor, originals: torch.Tensor, rows: torch.Tensor) -> Pairs:
+    images = restored[:, rows].flatten(0, 1)
+    targets = originals[rows].repeat(len(restored), 1, 1, 1)
+    good = finite(images)
+    return images[good], targets[good]
+
+
+def _train(
+    network: Repair,
+    pairs: Pairs,
+    checked: Pairs,
+    mean: torch.Tensor,
+    generator: np.random.Generator,
+    progress: Progress,
+) -> None:
+    """Train in place, and leave the weights that did best on the images kept for it."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
+    best, weights = _loss_on(network, checked, mean), copy.deepcopy(network.state_dict())
+    with piece(progress, "learning to restore", STEPS):
+        for step in range(1, STEPS + 1):
+            images, targets, means = _batch(pairs, mean, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss = _loss(network(images, means), targets)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step % (STEPS // _CHECKS) == 0:
+                value = _loss_on(network, checked, mean)
+                if value < best:
+                    best, weights = value, copy.deepcopy(network.state_dict())
+            progress.step()
+    network.load_state_dict(weights)
+
+
+def _batch(
+    pairs: Pairs, mean: torch.Tensor, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw pairs, cropped where they are large, half of them flipped left to right."""
+    images, targets = pairs
+    height, width = (min(side, _CROP) for side in images.shape[2:])
+    size = min(len(images), max(1, _STEP_PIXELS // (height * width)))
+    rows = torch.from_numpy(generator.choice(len(images), size=size, replace=False))
+    top, left = (
+        int(generator.integers(whole - part + 1))
+        for whole, part in zip(images.shape[2:], (height, width), strict=True)
+    )
+    window = (..., slice(top, top + height), slice(left, left + width))
+    parts = [images[rows][window], targets[rows][window], mean[window].expand(size, -1, -1, -1)]
+    flipped = torch.from_numpy(generator.random(size) < 0.5)[:, None, None, None]
+    images, targets, means = (torch.where(flipped, part.flip(-1), part) for part in parts)
+    return images, targets, means
+
+
+def _loss(repaired: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    # The attack package imports what imports restorations.
+    from fl_sim.attacks.transpose.losses import memory_loss
+
+    return memory_loss("l1+ssim", repaired, targets)
+
+
+@torch.no_grad()
+def _loss_on(network: Repair, pairs: Pairs, mean: torch.Tensor) -> float:
+    step = max(1, _APPLIED_PIXELS // pairs[0][0, 0].numel())
+    total = 0.0
+    for images, targets in zip(*(part.split(step) for part in pairs), strict=True):
+        repaired = network(images, mean.expand_as(images)).clamp(0.0, 1.0)
+        total += float(_loss(repaired, targets)) * len(images)
+    return total / len(pairs[0])
