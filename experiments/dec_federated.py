@@ -115,11 +115,11 @@ def main(
     full: Annotated[bool, typer.Option(help="More rounds, five seeds: for many cores.")] = False,
     data_root: Annotated[Path | None, typer.Option(help="Folder of data files.")] = None,
 ) -> None:
-    """Steal skin images from one of four hospitals, with a codec from chest X-rays."""
+    """Steal chest X-rays from one of four hospitals, with a codec from another collection."""
     console = Console()
     base = {
         "mode": "federated",
-        "dataset": "dermamnist",
+        "dataset": "pneumoniamnist",
         "model": "resnet18",
         "defense": "lwlrd",
         "measure": {"scratch_epochs": 0},
@@ -132,7 +132,7 @@ def main(
             "engine": "ray" if full else "inprocess",
         },
     }
-    compared = attacks({"name": "factorized"}, "pneumoniamnist", 64)
+    compared = attacks({"name": "factorized"}, "chestmnist_nih1000.npz", 64)
     seeds = tuple(range(5)) if full else (0,)
     frame = study(base, compared, out, (1.0, 4.0), seeds, data_root, make_progress(console))
     print_table(console, frame, "Payloads in a federation")
