@@ -60,7 +60,9 @@ class SliceSettings(DatasetSettings):
         binary: merge all labels into one.
         percentiles: of a volume's voxels, which become black and white; by default its minimum and
             maximum. A single bright voxel can make a whole volume black.
-        volumes: use only so many volumes, the first by name.
+        volumes: use only so many volumes, by name.
+        first_volume: leave out so many volumes before those, by name. Two ranges that do not
+            overlap are two sites: one an attacker's, whose images his codec knows, one his victim's.
     """
 
     size: int = Field(64, ge=8, le=1024)
@@ -71,6 +73,7 @@ class SliceSettings(DatasetSettings):
     binary: bool = False
     percentiles: tuple[float, float] = (0.0, 100.0)
     volumes: int | None = Field(None, ge=3)
+    first_volume: int = Field(0, ge=0)
 
     @field_validator("percentiles")
     @classmethod
@@ -171,8 +174,8 @@ def load(name: str, settings: SliceSettings, data_root: Path | None) -> Dataset:
     known = KNOWN.get(name)
     folder = _known_folder(name, known, data_root) if known else _named_folder(settings, data_root)
     collection = find_collection(folder, getattr(settings, "modality", None))
-    if settings.volumes is not None:
-        volumes = collection.volumes[: settings.volumes]
+    if settings.volumes is not None or settings.first_volume:
+        volumes = collection.volumes[settings.first_volume :][: settings.volumes]
         collection = Collection(**{**vars(collection), "volumes": volumes})
     name = name if known else folder.name
     rows = survey(collection, _AXES[settings.axis], name)
