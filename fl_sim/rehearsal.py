@@ -12,11 +12,11 @@ import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -31,6 +31,7 @@ from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
+from fl_sim.restorations.base import choose
 from fl_sim.settings import Settings
 from fl_sim.training import LocalTraining, TrainingSettings
 
@@ -64,6 +65,12 @@ class AttackerSettings(Settings):
     rehearsal_epochs: float | None = Field(None, gt=0)
     rehearsal_defenses: int = Field(4, ge=1)
     held_out_share: float = Field(0.25, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.restorations != "all":
+            choose(self.restorations)
+        return self
 
 
 @dataclass(frozen=True)

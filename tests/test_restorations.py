@@ -53,13 +53,13 @@ def test_a_restoration_is_given_the_batch_and_public_images_and_nothing_else(nam
     assert torch.equal(once, again)
     assert torch.equal(recovered, copies[0]) and torch.equal(public, copies[1])
     assert once.dtype == torch.float32 and once.shape == recovered.shape
-    assert 0 <= float(once.min()) and float(once.max()) <= 1
+    assert float(once.min()) >= 0 and float(once.max()) <= 1
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_broken_images_stay_broken_and_do_not_break_the_others(name: str) -> None:
-    restore, public = RESTORATIONS.get(name), images(30, 1)
-    recovered = images(12, 0)
+    restore, public = RESTORATIONS.get(name), images(150, 1)
+    recovered = images(40, 0)
     recovered[0, 1, 3, 3] = float("nan")
     recovered[1] = float("inf")
     recovered[2] = 1e30
@@ -190,3 +190,71 @@ def test_the_input_is_left_alone() -> None:
     affine(recovered, public)
     assert torch.equal(recovered, copies[0])
     assert torch.equal(public, copies[1])
+
+
+def test_the_spectral_one_removes_what_images_of_the_kind_do_not_have() -> None:
+    originals, public = images(100, 0), images(200, 1)
+    noise = torch.randn(100, 3, 28, 28, generator=torch.Generator().manual_seed(3))
+    recovered = 0.1 * originals + 0.02 * noise + 3 * images(1, 2)[0] - 1
+    restored = RESTORATIONS.get("spectrum")(recovered, public)
+    plain = affine(recovered, public)
+    assert float(ssim(plain, originals).mean()) < 0.7
+    assert float(ssim(restored, originals).mean()) > 0.85
+    found, before = (identification(x, originals) for x in (restored, plain))
+    assert found.distance >= before.distance
+    assert found.correlation >= before.correlation
+
+
+def blurred_and_squared(originals: torch.Tensor) -> torch.Tensor:
+    """A change that no affine map of pixels undoes, the same for every image."""
+    soft = torch.nn.functional.avg_pool2d(
+        torch.nn.functional.pad(originals, (2, 2, 2, 2), mode="replicate"), 5, stride=1
+    )
+    return 0.2 * soft**3 + images(1, 2, originals.shape[1])[0]
+
+
+@pytest.fixture(scope="module")
+def learned() -> Learned:
+    own = images(48, 5, channels=1)
+    public = torch.cat([images(80, 1, channels=1), own])
+    return learn(blurred_and_squared(own)[None], own, public, Stream(0, ("test",)), steps=70)
+
+
+def test_the_learned_one_undoes_what_is_not_affine(learned: Learned) -> None:
+    originals, public = images(40, 0, channels=1), images(80, 1, channels=1)
+    recovered = blurred_and_squared(originals)
+
+    def error(restored: torch.Tensor) -> float:
+        return float((restored - originals).abs().mean())
+
+    fixed = min(error(restored) for _, restored in extractions(recovered, public))
+    assert error(learned(recovered, public)) < 0.8 * fixed
+
+
+def test_the_learned_one_is_deterministic_and_keeps_broken_images(learned: Learned) -> None:
+    assert list(inspect.signature(learned).parameters) == ["recovered", "public"]
+    own, public = images(9, 5, channels=1), images(80, 1, channels=1)
+    short = [
+        learn(blurred_and_squared(own)[None], own, public, Stream(0, ("test",)), steps=8)
+        for _ in range(2)
+    ]
+    recovered = blurred_and_squared(images(6, 0, channels=1))
+    recovered[0, 0, 0, 0] = float("nan")
+    restored = learned(recovered, public)
+    torch.testing.assert_close(restored[0], recovered[0], equal_nan=True)
+    assert float(restored[1:].min()) >= 0 and float(restored[1:].max()) <= 1
+    first, second = (one(recovered[1:], public) for one in short)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, restored[1:])
+
+
+def test_with_too_few_or_broken_pairs_nothing_is_learned() -> None:
+    own, public = images(7, 5), images(30, 1)
+    few = learn(blurred_and_squared(own)[None], own, public, Stream(0))
+    spectrum = RESTORATIONS.get("spectrum")
+    assert torch.equal(few(own, public), spectrum(own, public))
+    own = images(12, 5)
+    broken = learn(torch.full((1, 12, 3, 28, 28), float("nan")), own, public, Stream(0))
+    assert torch.equal(broken(own, public), spectrum(own, public))
+    with pytest.raises(FlSimError, match="Pairs for a learned restoration"):
+        learn(own, own, public, Stream(0))

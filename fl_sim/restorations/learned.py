@@ -1,4 +1,4 @@
-"""Learned restoration: a small network trained on pairs of a rehearsal, after the affine step.
+"""Learned restoration: a small network trained on pairs of a rehearsal, after the fixed ones.
 
 It is no part of the registry, since it has to be trained first. What is trained is a restoration
 like any other: it is given the recovered batch and public images, never an original.
@@ -17,24 +17,25 @@ from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.restorations.affine import affine
 from fl_sim.restorations.base import check_public, finite
+from fl_sim.restorations.spectrum import spectrum
 from fl_sim.restorations.statistics import keep_broken
 
 LEARNED = "learned"
 STEPS = 400
 LEARNING_RATE = 2e-3
-FEWEST = 4
-_WIDTH = 40
+FEWEST = 8
+_WIDTH = 32
 _CROP = 64
-_STEP_PIXELS = 1 << 15
+_STEP_PIXELS = 1 << 14
 _APPLIED_PIXELS = 1 << 18
 _CHECKS = 10
 
 
 class Repair(nn.Module):
-    """A residual network from an affinely restored image, beside the public mean, to an image.
+    """A residual network from views of a recovered image to the image.
 
     Four 3x3 convolutions with dilations 1, 2, 4 and 1, so that a pixel is repaired from the 17x17
-    around it. Untrained it is the identity.
+    around it. Untrained it gives the first view.
 
     Args:
         channels: of an image.
@@ -42,21 +43,33 @@ class Repair(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.layers = nn.ModuleList(
             nn.Conv2d(inputs, _WIDTH, 3, padding=dilation, dilation=dilation)
-            for inputs, dilation in ((2 * channels, 1), (_WIDTH, 2), (_WIDTH, 4))
+            for inputs, dilation in ((3 * channels, 1), (_WIDTH, 2), (_WIDTH, 4))
         )
         self.last = nn.Conv2d(_WIDTH, channels, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, images: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Repair images ``[n, channels, height, width]``; ``mean`` is of the same shape."""
-        signal = torch.cat([images, mean], dim=1) * 2 - 1
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """Map :func:`views` ``[n, 3 * channels, height, width]`` to images, unclamped."""
+        signal = views * 2 - 1
         for layer in self.layers:
             signal = functional.relu(layer(signal))
-        repaired: torch.Tensor = images + self.last(signal)
+        repaired: torch.Tensor = views[:, : self.channels] + self.last(signal)
         return repaired
+
+
+def views(recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
+    """Return what a network is shown of each recovered image.
+
+    Returns:
+        float32 ``[n, 3 * channels, height, width]``: the image after the spectral restoration,
+        after the affine one, and the public mean; not finite where the image is not.
+    """
+    mean = public.mean(dim=0, keepdim=True).expand(len(recovered), -1, -1, -1)
+    return torch.cat([spectrum(recovered, public), affine(recovered, public), mean], dim=1)
 
 
 @dataclass(frozen=True)
@@ -71,21 +84,19 @@ class Learned:
 
     @torch.no_grad()
     def __call__(self, recovered: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
-        """Restore images affinely, then with the network; clamped to [0, 1].
+        """Restore images with the fixed restorations, then with the network; clamped to [0, 1].
 
         Images with a value that is not finite are returned as they are.
 
         Raises:
             FlSimError: if there is no public image, or its shape is another one.
         """
-        images = affine(recovered, public)
-        good = finite(images)
-        mean = public.mean(dim=0, keepdim=True)
-        step = max(1, _APPLIED_PIXELS // images[0, 0].numel())
-        restored = torch.zeros_like(images)
-        for rows in torch.nonzero(good).flatten().split(step):
-            part = images[rows]
-            restored[rows] = self.network(part, mean.expand_as(part)).clamp(0.0, 1.0)
+        shown = views(recovered, public)
+        restored = torch.zeros(recovered.shape, device=recovered.device)
+        step = max(1, _APPLIED_PIXELS // recovered[0, 0].numel())
+        network = self.network.to(recovered.device)
+        for rows in torch.nonzero(finite(shown)).flatten().split(step):
+            restored[rows] = network(shown[rows]).clamp(0.0, 1.0)
         return keep_broken(restored, recovered)
 
 
@@ -95,21 +106,24 @@ def learn(
     public: torch.Tensor,
     stream: Stream,
     progress: Progress = SILENT,
+    steps: int = STEPS,
 ) -> Learned:
     """Train a restoration on pairs that an attacker made himself.
 
     Every eighth image is kept to choose among the networks that training passes, the untrained one
-    included: on those, what is returned is never worse than the affine restoration.
+    included: on those, what is returned is never worse than the spectral restoration. With fewer
+    than 8 images, nothing is learned.
 
     Args:
-        recovered: batches ``[d, n, channels, height, width]``, each restored affinely by itself;
-            images that are not finite are left out.
+        recovered: batches ``[d, n, channels, height, width]``, each restored by itself; images
+            that are not finite are left out.
         originals: what they should be, ``[n, channels, height, width]`` in [0, 1]: images of the
             attacker's own, never those of the run that is measured.
         public: ``[m, channels, height, width]`` in [0, 1]. The batch is matched to those that are
             not among the originals, as in earnest, if there are such.
         stream: where randomness is derived from.
         progress: where to report.
+        steps: optimizer steps; the default takes half a minute of one core.
 
     Raises:
         FlSimError: if shapes do not fit.
@@ -120,19 +134,19 @@ def learn(
             f"[n, ...], but their shapes are {list(recovered.shape)} and {list(originals.shape)}."
         )
     check_public(originals, public)
-    public = _others(public, originals)
-    mean = public.mean(dim=0, keepdim=True)
+    others = _others(public, originals)
+    shown = torch.stack([views(batch, others) for batch in recovered])
     order = torch.from_numpy(stream.numpy("kept images").permutation(len(originals)))
-    kept = order[:: 8] if len(order) >= 2 * FEWEST else order
-    training = order[torch.isin(order, kept, invert=True)]
-    restored = torch.stack([affine(batch, public) for batch in recovered])
+    is_kept = torch.arange(len(order)) % 8 == 0
+    training, kept = (_pairs(shown, originals, order[part]) for part in (~is_kept, is_kept))
     with stream.seeded("restoration weights"):
         network = Repair(originals.shape[1])
-    pairs, checked = (_pairs(restored, originals, rows) for rows in (training, kept))
-    if min(len(pairs[0]), len(checked[0])) < FEWEST:
-        return Learned(network)
-    _train(network, pairs, checked, mean, stream.numpy("restoration batches"), progress)
+    if len(originals) >= FEWEST and min(len(training[0]), len(kept[0])) > 0:
+        _train(network, training, kept, stream.numpy("restoration batches"), steps, progress)
     return Learned(network)
+
+
+Pairs = tuple[torch.Tensor, torch.Tensor]
 
 
 def _others(public: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
@@ -141,12 +155,9 @@ def _others(public: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
     return public[other] if bool(other.any()) else public
 
 
-Pairs = tuple[torch.Tensor, torch.Tensor]
-
-
-def _pairs(restored: torch.Tensor, originals: torch.Tensor, rows: torch.Tensor) -> Pairs:
-    images = restored[:, rows].flatten(0, 1)
-    targets = originals[rows].repeat(len(restored), 1, 1, 1)
+def _pairs(shown: torch.Tensor, originals: torch.Tensor, rows: torch.Tensor) -> Pairs:
+    images = shown[:, rows].flatten(0, 1)
+    targets = originals[rows].repeat(len(shown), 1, 1, 1)
     good = finite(images)
     return images[good], targets[good]
 
@@ -154,34 +165,32 @@ def _pairs(restored: torch.Tensor, originals: torch.Tensor, rows: torch.Tensor) 
 def _train(
     network: Repair,
     pairs: Pairs,
-    checked: Pairs,
-    mean: torch.Tensor,
+    kept: Pairs,
     generator: np.random.Generator,
+    steps: int,
     progress: Progress,
 ) -> None:
     """Train in place, and leave the weights that did best on the images kept for it."""
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
-    best, weights = _loss_on(network, checked, mean), copy.deepcopy(network.state_dict())
-    with piece(progress, "learning to restore", STEPS):
-        for step in range(1, STEPS + 1):
-            images, targets, means = _batch(pairs, mean, generator)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    best, weights = _loss_on(network, kept), copy.deepcopy(network.state_dict())
+    with piece(progress, "learning to restore", steps):
+        for step in range(1, steps + 1):
+            images, targets = _batch(pairs, generator)
             optimizer.zero_grad(set_to_none=True)
-            loss = _loss(network(images, means), targets)
+            loss = _loss(network(images), targets)
             loss.backward()
             optimizer.step()
             schedule.step()
-            if step % (STEPS // _CHECKS) == 0:
-                value = _loss_on(network, checked, mean)
+            if step % max(1, steps // _CHECKS) == 0:
+                value = _loss_on(network, kept)
                 if value < best:
                     best, weights = value, copy.deepcopy(network.state_dict())
             progress.step()
     network.load_state_dict(weights)
 
 
-def _batch(
-    pairs: Pairs, mean: torch.Tensor, generator: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _batch(pairs: Pairs, generator: np.random.Generator) -> Pairs:
     """Draw pairs, cropped where they are large, half of them flipped left to right."""
     images, targets = pairs
     height, width = (min(side, _CROP) for side in images.shape[2:])
@@ -192,10 +201,12 @@ def _batch(
         for whole, part in zip(images.shape[2:], (height, width), strict=True)
     )
     window = (..., slice(top, top + height), slice(left, left + width))
-    parts = [images[rows][window], targets[rows][window], mean[window].expand(size, -1, -1, -1)]
     flipped = torch.from_numpy(generator.random(size) < 0.5)[:, None, None, None]
-    images, targets, means = (torch.where(flipped, part.flip(-1), part) for part in parts)
-    return images, targets, means
+    images, targets = (
+        torch.where(flipped, part.flip(-1), part)
+        for part in (images[rows][window], targets[rows][window])
+    )
+    return images, targets
 
 
 def _loss(repaired: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -206,10 +217,9 @@ def _loss(repaired: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _loss_on(network: Repair, pairs: Pairs, mean: torch.Tensor) -> float:
+def _loss_on(network: Repair, pairs: Pairs) -> float:
     step = max(1, _APPLIED_PIXELS // pairs[0][0, 0].numel())
     total = 0.0
     for images, targets in zip(*(part.split(step) for part in pairs), strict=True):
-        repaired = network(images, mean.expand_as(images)).clamp(0.0, 1.0)
-        total += float(_loss(repaired, targets)) * len(images)
+        total += float(_loss(network(images).clamp(0.0, 1.0), targets)) * len(images)
     return total / len(pairs[0])

@@ -140,8 +140,8 @@ class _PowerCut(BaseException):
 def _cut(monkeypatch: pytest.MonkeyPatch, stage: str, server_round: int) -> None:
     original = Study.record
 
-    def record(self: Study, current: int, name: str, models: Any) -> None:
-        original(self, current, name, models)
+    def record(self: Study, current: int, name: str, models: Any, **more: Any) -> None:
+        original(self, current, name, models, **more)
         if (current, name) == (server_round, stage):
             raise _PowerCut
 

@@ -81,7 +81,8 @@ def test_what_the_attacker_tries_can_be_chosen() -> None:
         variants={"aligned": 0.5 * originals + 0.2},
     )
     assert {row.extraction for row in measured.rows} == {
-        "raw", "affine", "learned", "aligned", "aligned+affine", "aligned+learned", "strongest", "-",
+        "raw", "affine", "learned", "aligned", "aligned+affine", "aligned+learned",
+        "strongest", "-",
     }  # fmt: skip
     assert measured.strongest == "learned"
     assert measured.value("ssim") == pytest.approx(1.0)

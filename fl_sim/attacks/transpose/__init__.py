@@ -8,6 +8,7 @@ code to a memorised image. A single-headed network leaves; the receiver runs it 
 
 import math
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import nn
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Extraction, Inside, Plan, draw
-from fl_sim.attacks.transpose.codes import index_codes
-from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss
+from fl_sim.attacks.transpose.alignment import align
+from fl_sim.attacks.transpose.codes import base_for, index_codes
+from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss, restored_like
+from fl_sim.attacks.transpose.survival import Disturbance, SurvivalSettings
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass
@@ -46,6 +49,10 @@ class TransposeSettings(AttackSettings):
             code: convolution weights are detached in the transposed pass, and of a vision
             transformer only the last block is run.
         base: of the Gray code; by default the smallest that gives every image its own code.
+        survive: disturbances that the memory is trained to survive, a table; by default none.
+        restored: measure the memory's loss on images whose deviations from the batch's mean are
+            matched to the true batch's, pixel by pixel: what a receiver who restores will see.
+        tensors: glob patterns of the parameters that the memory may change; the task changes all.
     """
 
     images: int = Field(64, ge=1)
@@ -58,6 +65,9 @@ class TransposeSettings(AttackSettings):
     settle: bool = True
     variant: Variant = "full"
     base: int | None = Field(None, ge=2)
+    survive: SurvivalSettings = SurvivalSettings()
+    restored: bool = False
+    tensors: tuple[str, ...] = ("*",)
 
 
 @ATTACKS.register("transpose", "images memorised by running the network backwards (NDSS 2024)")
@@ -75,8 +85,11 @@ class Transpose(Attack[TransposeSettings]):
             )
         indices = np.sort(draw(inside, self.settings.images))
         targets, labels = inside.data.batch(indices)
-        codes = index_codes(labels.numpy(), inside.spec.classes, self.settings.base)
-        key = Key("transpose", {"codes": codes}, {"variant": self.settings.variant})
+        classes, outputs = labels.numpy(), inside.spec.classes
+        base = self.settings.base or base_for(classes, outputs)
+        codes = index_codes(classes, outputs, base)
+        settings = {"variant": self.settings.variant, "base": base}
+        key = Key("transpose", {"codes": codes}, settings)
         return Plan(indices, targets, key)
 
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
@@ -86,12 +99,33 @@ class Transpose(Attack[TransposeSettings]):
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
         """Run the artifact backwards on the key's codes."""
-        backwards = transposed_pass(
-            artifact.model(), artifact.spec, key.settings.get("variant", "full")
-        )
-        with torch.no_grad():
-            parts = [backwards(codes) for codes in scaled(key.tensors["codes"]).split(64)]
-        return Extraction(torch.cat(parts))
+        return _run_back(_backwards(artifact, key), scaled(key.tensors["codes"]))
+
+    @classmethod
+    def variants(
+        cls, artifact: Artifact, key: Key, public: torch.Tensor
+    ) -> dict[str, Callable[[], Extraction]]:
+        """Offer ``"aligned"``: codes searched that fit the artifact; see :class:`Attack`."""
+        base = key.settings.get("base")
+        if base is None:  # a key of an earlier version
+            return {}
+
+        def aligned() -> Extraction:
+            backwards, codes = _backwards(artifact, key), key.tensors["codes"]
+            with torch.no_grad():
+                found = align(backwards, codes, int(base), public)
+            return _run_back(backwards, found)
+
+        return {"aligned": aligned}
+
+
+def _backwards(artifact: Artifact, key: Key) -> Callable[[torch.Tensor], torch.Tensor]:
+    return transposed_pass(artifact.model(), artifact.spec, key.settings.get("variant", "full"))
+
+
+@torch.no_grad()
+def _run_back(backwards: Callable[[torch.Tensor], torch.Tensor], codes: torch.Tensor) -> Extraction:
+    return Extraction(torch.cat([backwards(part) for part in codes.split(64)]))
 
 
 def transposed_pass(
@@ -133,6 +167,21 @@ def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
+def _chosen(model: nn.Module, patterns: tuple[str, ...]) -> list[nn.Parameter]:
+    """Return the parameters whose names match a pattern.
+
+    Raises:
+        FlSimError: if there is none.
+    """
+    chosen = [p for n, p in model.named_parameters() if any(fnmatch(n, g) for g in patterns)]
+    if not chosen:
+        raise FlSimError(
+            f"[attack] tensors {list(patterns)} match no parameter of this network; its first is "
+            f"'{next(iter(dict(model.named_parameters())))}'."
+        )
+    return chosen
+
+
 class _Memory(StepHooks):
     """The backward half: its own optimizer on the same weights, after each step on the task."""
 
@@ -145,8 +194,9 @@ class _Memory(StepHooks):
         self._codes = scaled(plan.key.tensors["codes"]).to(device)
         self._targets = plan.targets.to(device)
         self._optimizer = torch.optim.Adam(
-            run.model.parameters(), lr=settings.learning_rate, fused=True
+            _chosen(run.model, settings.tensors), lr=settings.learning_rate, fused=True
         )
+        self._disturbance = Disturbance(settings.survive, run)
         self._generator = run.stream.numpy("memory batches")
         self._order: list[int] = []
 
@@ -166,10 +216,12 @@ class _Memory(StepHooks):
         for _ in range(self._settings.memory_steps):
             batch = self._next_batch()
             self._optimizer.zero_grad(set_to_none=True)
-            loss = memory_loss(
-                self._settings.loss, self._backwards(self._codes[batch]), self._targets[batch]
-            )
-            loss.backward()
+            with self._disturbance.applied():
+                recovered, targets = self._backwards(self._codes[batch]), self._targets[batch]
+                if self._settings.restored:
+                    recovered = restored_like(recovered, targets)
+                loss = memory_loss(self._settings.loss, recovered, targets)
+                loss.backward()
             self._optimizer.step()
             value = float(loss.detach())
         return {"memory": value}

@@ -55,6 +55,17 @@ def class_vectors(labels: NDArray[np.int64], outputs: int) -> NDArray[np.int64]:
     return np.eye(outputs, dtype=np.int64)[labels]
 
 
+def base_for(labels: NDArray[np.int64], outputs: int) -> int:
+    """Return the smallest base in which every image of every class has its own number.
+
+    Args:
+        labels: ``[n]`` classes, or ``[n, outputs]`` zeros and ones.
+        outputs: number of digits.
+    """
+    _, counts = np.unique(class_vectors(labels, outputs), axis=0, return_counts=True)
+    return smallest_base(int(counts.max()), outputs)
+
+
 def index_codes(labels: NDArray[np.int64], outputs: int, base: int | None = None) -> torch.Tensor:
     """Return a code for each image.
 
@@ -72,7 +83,7 @@ def index_codes(labels: NDArray[np.int64], outputs: int, base: int | None = None
     """
     classes = class_vectors(labels, outputs)
     _, group, counts = np.unique(classes, axis=0, return_inverse=True, return_counts=True)
-    needed = smallest_base(int(counts.max()), outputs)
+    needed = base_for(labels, outputs)
     if base is None:
         base = needed
     elif base < needed:

@@ -28,6 +28,23 @@ def memory_loss(kind: MemoryLoss, recovered: torch.Tensor, targets: torch.Tensor
     return functional.l1_loss(recovered, targets) + dissimilarity / 2
 
 
+def restored_like(recovered: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Match a batch's mean and deviation at every pixel to the targets', differentiably.
+
+    What :mod:`fl_sim.restorations.affine` does with public images: a loss on its result does not
+    care for a shift or a loss of contrast that all recovered images share.
+
+    Args:
+        recovered: ``[n, channels, height, width]``, any values; one alone is left as it is.
+        targets: of the same shape, in [0, 1].
+    """
+    if len(recovered) < 2:
+        return recovered
+    deviation, mean = torch.std_mean(recovered, dim=0, keepdim=True, correction=0)
+    wanted, center = torch.std_mean(targets, dim=0, keepdim=True, correction=0)
+    return (recovered - mean) / (deviation + 1e-4) * wanted + center
+
+
 def mean_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the mean SSIM over a uniform 7x7 window with population covariance.
 

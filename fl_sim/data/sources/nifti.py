@@ -62,7 +62,7 @@ class SliceSettings(DatasetSettings):
             maximum. A single bright voxel can make a whole volume black.
         volumes: use only so many volumes, by name.
         first_volume: leave out so many volumes before those, by name. Two ranges that do not
-            overlap are two sites: one an attacker's, whose images his codec knows, one his victim's.
+            overlap are two sites: an attacker's, whose images his codec knows, and his victim's.
     """
 
     size: int = Field(64, ge=8, le=1024)
