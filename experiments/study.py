@@ -77,6 +77,7 @@ class Sent:
     payload: Payload
     images: torch.Tensor
     artifact: Path
+    corrected: Payload | None = None
 
 
 class Study:
@@ -355,11 +356,13 @@ class Study:
             payload = reading.content if target.payload is None else target.payload
             copy = artifact.with_name(f"sent-hospital-{target.hospital}{artifact.suffix}")
             write_atomically(copy, artifact.read_bytes())
-            self._sent[target.hospital] = Sent(payload, extraction.images, copy)
+            self._sent[target.hospital] = Sent(payload, extraction.images, copy, reading.corrected)
         sent = self._last_sent(target)
         if sent is None:
             return measure_payload(reading, None, extraction.images, None)
-        rows = measure_payload(reading, sent.payload, extraction.images, sent.images)
+        rows = measure_payload(
+            reading, sent.payload, extraction.images, sent.images, sent.corrected
+        )
         return rows + survival_by_tensor(sent.artifact, artifact, len(sent.payload), target.key)
 
     def _usability_rows(
@@ -388,7 +391,9 @@ class Study:
             if extraction.reading is not None:
                 payload = target.payload
                 content = extraction.reading.content if payload is None else payload
-                self._sent[target.hospital] = Sent(content, extraction.images, copy)
+                self._sent[target.hospital] = Sent(
+                    content, extraction.images, copy, extraction.reading.corrected
+                )
         return self._sent.get(target.hospital)
 
     def _model(self, state: State) -> nn.Module:

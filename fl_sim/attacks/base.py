@@ -113,10 +113,12 @@ class Reading:
         content: bytes or values, as they arrived; as many as were sent, where that is known.
         status: what became of each image, int8 ``[n]`` of :class:`Status`, as the receiver can
             tell by checksums; ``None`` where he cannot tell.
+        corrected: what error correction made of the content; ``None`` without such.
     """
 
     content: Payload
     status: NDArray[np.int8] | None = None
+    corrected: Payload | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl_sim.models.base import ModelSpec
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
@@ -27,6 +28,7 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
     Args:
         settings: see the subclass.
         seed: secret of sender and receiver; the order of places follows from it.
+        spec: the network, which both know, for places that follow from its architecture.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
@@ -35,9 +37,12 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
     frozen: ClassVar[bool] = False
     """Whether it is written before training, and its places are kept fixed during it."""
 
-    def __init__(self, settings: CarrierSettingsT, seed: int) -> None:
+    def __init__(
+        self, settings: CarrierSettingsT, seed: int, spec: ModelSpec | None = None
+    ) -> None:
         self.settings = settings
         self.seed = seed
+        self.spec = spec
 
     @abstractmethod
     def capacity(self, state: State) -> int | None:
@@ -74,6 +79,33 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
             One-dimensional, ``count`` long where that is given.
         """
 
+    def read_soft(
+        self,
+        state: State,
+        count: int | None = None,
+        like: State | None = None,
+        reference: State | None = None,
+    ) -> NDArray[np.float32]:
+        """Read bytes with a value for each bit that tells how sure it is, for a decoder.
+
+        By default 1 and -1, of what :meth:`read` returns.
+
+        Args:
+            state: see :meth:`read`; so for the others.
+            count: bytes to read.
+            like: the network's own state dictionary.
+            reference: a state dictionary that the payload was added to, as far as the receiver
+                knows one: in a federation, the broadcast before. Carriers that cannot use it
+                ignore it.
+
+        Returns:
+            ``8 * count`` values, the lowest bit of a byte first: positive for 1, negative for 0,
+            larger in size the surer; 0 where nothing could be read.
+        """
+        content = self.read(state, count, like).astype(np.uint8)
+        bits = np.unpackbits(content, bitorder="little").astype(np.float32)
+        return bits * np.float32(2) - np.float32(1)
+
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
         """Return which elements ``count`` bytes or values use: boolean masks by tensor name.
 
@@ -94,6 +126,28 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
             reshaped counts as zeros.
         """
         raise NotImplementedError
+
+
+def amplified(
+    written: State, reference: State, share: float, places: dict[str, torch.Tensor]
+) -> State:
+    """Return a state whose average with others that kept to a reference is the written one.
+
+    A server that averages makes ``reference + share * (sent - reference)`` of what one hospital
+    sends, where the others do not move an element; so ``reference + (written - reference) / share``
+    is sent. Elements outside of the places stay as they were written.
+
+    Args:
+        written: what the average is to be, in the places.
+        reference: what all started from: the broadcast.
+        share: the sender's weight in the average, above 0 to 1.
+        places: boolean masks by tensor name, as :meth:`Carrier.places` returns them.
+    """
+    result = dict(written)
+    for name, mask in places.items():
+        base, wanted = reference[name].to(written[name]), written[name]
+        result[name] = torch.where(mask.to(wanted.device), base + (wanted - base) / share, wanted)
+    return result
 
 
 def wrong_bits(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> int:

@@ -19,10 +19,10 @@ from fl_sim.carriers.placement import (
     BLOCK,
     Order,
     PlacementSettings,
+    Places,
     choose,
+    find_places,
     found,
-    in_one_order,
-    masks,
 )
 from fl_sim.errors import FlSimError
 
@@ -66,45 +66,56 @@ class LeastSignificantBits(Carrier[LsbSettings]):
         Raises:
             FlSimError: if no tensor is chosen, or one has fewer mantissa bits than ``bits``.
         """
-        return self._bytes(sum(state[name].numel() for name in self._names(state)))
+        return self._bytes(self._places(state).room)
 
     def write(self, state: State, payload: Payload) -> State:
         """Return a copy with the payload in it; see :class:`Carrier`."""
         if payload.dtype != np.uint8:
             raise FlSimError("The carrier 'lsb' carries bytes, not values; give it uint8.")
-        names, content = self._names(state), np.ascontiguousarray(payload.ravel(), np.uint8)
-        order = self._order(state, names)
-        if len(content) > self._bytes(order.elements):
+        places, content = self._places(state), np.ascontiguousarray(payload.ravel(), np.uint8)
+        if len(content) > self._bytes(places.room):
             raise FlSimError(
                 f"A payload of {len(content)} bytes does not fit: {self.settings.bits} bits of "
-                f"{order.elements} elements hold {self._bytes(order.elements)} bytes; hide fewer "
+                f"{places.room} elements hold {self._bytes(places.room)} bytes; hide fewer "
                 f"images, use more bits or choose more tensors."
             )
-        chosen = set(names)
+        chosen = set(places.names)
         result = {name: t.detach().clone() for name, t in state.items() if name not in chosen}
-        result |= self._put(state, names, order, content)
+        hosts = [
+            _taken(state[name].detach().cpu().contiguous(), elements)
+            for name, elements in zip(places.names, places.elements, strict=True)
+        ]
+        for order in places.orders:
+            hosts = self._put(hosts, order, content)
+        for name, elements, host in zip(places.names, places.elements, hosts, strict=True):
+            result[name] = _returned(state[name], elements, host)
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
 
     def read(self, state: State, count: int | None = None, like: State | None = None) -> Bytes:
-        """Read bytes; zeros where nothing can be read. See :class:`Carrier`."""
-        expected = state if like is None else like
-        try:
-            names = self._names(expected)
-        except FlSimError:  # nothing of what was written to is left
-            return np.zeros(count or 0, np.uint8)
-        order = self._order(expected, names)
-        held = self._bytes(order.elements)
-        tensors = [found(state, name, expected[name]) for name in names]
-        words = [None if tensor is None else _words(tensor) for tensor in tensors]
-        content = self._take(words, order, held if count is None else min(count, held))
-        if count is None or count <= held:
-            return content
-        return np.concatenate([content, np.zeros(count - held, np.uint8)])
+        """Read bytes; zeros where nothing can be read. Of copies the majority, or the first.
+
+        See :class:`Carrier`.
+        """
+        copies = self._copies(state, count, like)
+        if len(copies) == 1:
+            return copies[0]
+        votes = sum(_votes(copy) for copy in copies) * 2 + _votes(copies[0])
+        return np.packbits(votes > 0, bitorder="little")
+
+    def read_soft(
+        self,
+        state: State,
+        count: int | None = None,
+        like: State | None = None,
+        reference: State | None = None,
+    ) -> NDArray[np.float32]:
+        """Return how many more copies say 1 than say 0; see :class:`Carrier`."""
+        votes = [_votes(copy) for copy in self._copies(state, count, like)]
+        return np.sum(votes, axis=0, dtype=np.float32)
 
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
         """Return which elements ``count`` bytes use; see :class:`Carrier`."""
-        elements = -(-8 * count // self.settings.bits)
-        return masks(state, in_one_order(state, self._names(state), self._key()), elements)
+        return self._places(state).masks(state, -(-8 * count // self.settings.bits))
 
     def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
         """Return the share of wrong bits by tensor; see :class:`Carrier`."""
@@ -123,6 +134,25 @@ class LeastSignificantBits(Carrier[LsbSettings]):
             result[name] = wrong / (len(before) * self.settings.bits)
         return result
 
+    def _copies(self, state: State, count: int | None, like: State | None) -> list[Bytes]:
+        expected = state if like is None else like
+        try:
+            places = self._places(expected)
+        except FlSimError:  # nothing of what was written to is left
+            return [np.zeros(count or 0, np.uint8)]
+        held = self._bytes(places.room)
+        words: list[Words | None] = []
+        for name, elements in zip(places.names, places.elements, strict=True):
+            tensor = found(state, name, expected[name])
+            words.append(None if tensor is None else _words(_taken(tensor, elements)))
+        wanted = held if count is None else count
+        copies = [self._take(words, order, min(wanted, held)) for order in places.orders]
+        beyond = np.zeros(max(0, wanted - held), np.uint8)
+        return [np.concatenate([copy, beyond]) if len(beyond) else copy for copy in copies]
+
+    def _places(self, state: State) -> Places:
+        return find_places(state, self._names(state), self.settings, self.seed, self.spec)
+
     def _names(self, state: State) -> list[str]:
         settings = self.settings
         names = choose(state, settings.tensors, settings.exclude, settings.running_statistics)
@@ -136,25 +166,18 @@ class LeastSignificantBits(Carrier[LsbSettings]):
                 )
         return names
 
-    def _key(self) -> int | None:
-        return self.seed if self.settings.order == "keyed" else None
-
-    def _order(self, state: State, names: list[str]) -> Order:
-        return Order([state[name].numel() for name in names], self._key())
-
     def _bytes(self, elements: int) -> int:
         return elements * self.settings.bits // 8
 
-    def _put(self, state: State, names: list[str], order: Order, content: Bytes) -> State:
-        """Copy the tensors with the content in them: whole blocks, then what is left of it."""
+    def _put(self, sources: list[torch.Tensor], order: Order, content: Bytes) -> list[torch.Tensor]:
+        """Copy tensors with the content in them: whole blocks, then what is left of it."""
         width = self._bytes(BLOCK)
         filled = min(len(content) // width, order.blocks)
         rows = content[: filled * width].view(f"V{width}")
-        result, words = {}, []
-        for name, ranks in zip(names, order.block_ranks, strict=True):
-            source = state[name].detach().cpu().contiguous()
-            result[name] = torch.empty_like(source)
-            words.append(_words(result[name]))
+        result, words = [], []
+        for source, ranks in zip(sources, order.block_ranks, strict=True):
+            result.append(torch.empty_like(source))
+            words.append(_words(result[-1]))
             _copy_with_rows(_words(source), words[-1], ranks, rows, self.settings.bits)
         left = content[filled * width :]
         if len(left) and filled < order.blocks:
@@ -287,6 +310,27 @@ def _words(tensor: torch.Tensor) -> Words:
     signed, unsigned = _INTEGERS[tensor.element_size()]
     words: Words = tensor.reshape(-1).view(signed).numpy().view(unsigned)
     return words
+
+
+def _taken(tensor: torch.Tensor, elements: NDArray[np.int64] | None) -> torch.Tensor:
+    """Return a contiguous tensor's elements that may carry."""
+    return tensor if elements is None else tensor.reshape(-1)[torch.from_numpy(elements)]
+
+
+def _returned(
+    tensor: torch.Tensor, elements: NDArray[np.int64] | None, host: torch.Tensor
+) -> torch.Tensor:
+    """Return a copy of a tensor with the elements that may carry put back."""
+    if elements is None:
+        return host
+    whole = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    whole.view(-1)[torch.from_numpy(elements)] = host
+    return whole
+
+
+def _votes(content: Bytes) -> NDArray[np.float32]:
+    bits = np.unpackbits(content, bitorder="little").astype(np.float32)
+    return bits * np.float32(2) - np.float32(1)
 
 
 def _block_of_rank(words: Sequence[Words], order: Order, rank: int) -> Words:

@@ -17,6 +17,8 @@ _COUNTED = {
     Status.LOST: "images_lost",
 }
 
+_PIECE = 32
+_NOTHING = np.zeros(0, np.uint8)
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
@@ -34,6 +36,25 @@ def bit_error_rate(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> float
     return (wrong + 4.0 * (len(sent) - both)) / (8.0 * len(sent))
 
 
+def bytes_delivered(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> int:
+    """Return how many bytes arrived in pieces of 32 without a wrong bit.
+
+    Whole pieces, since one byte in 256 of pure noise is right. The last piece may be shorter.
+
+    Args:
+        sent: bytes ``[n]``.
+        arrived: bytes ``[m]``; those beyond ``n`` are ignored.
+    """
+    both = min(len(sent), len(arrived))
+    wrong = np.ones(-(-len(sent) // _PIECE) * _PIECE, np.bool_)
+    wrong[:both] = sent[:both] != arrived[:both]
+    wrong[len(sent) :] = False
+    sizes = np.full(len(wrong) // _PIECE, _PIECE)
+    if len(sizes):
+        sizes[-1] = len(sent) - _PIECE * (len(sizes) - 1)
+    return int(sizes[~wrong.reshape(-1, _PIECE).any(axis=1)].sum())
+
+
 def value_error(sent: NDArray[np.float32], arrived: NDArray[np.float32]) -> float:
     """Return the root mean square error over the root mean square of what was sent.
 
@@ -49,7 +70,11 @@ def value_error(sent: NDArray[np.float32], arrived: NDArray[np.float32]) -> floa
 
 
 def measure_payload(
-    reading: Reading, sent: Payload | None, recovered: torch.Tensor, original: torch.Tensor | None
+    reading: Reading,
+    sent: Payload | None,
+    recovered: torch.Tensor,
+    original: torch.Tensor | None,
+    corrected: Payload | None = None,
 ) -> list[Measured]:
     """Measure what arrived of a payload.
 
@@ -60,15 +85,23 @@ def measure_payload(
             is not finite is lost.
         original: the images an undisturbed receiver gets, of the same shape, where they are known.
             They tell what checksums do not: without them, an image without checksum is damaged.
+        corrected: the payload inside of what was sent, where that was coded against errors.
 
     Returns:
-        ``images_intact``, ``images_damaged`` and ``images_lost`` (they sum to n), and
-        ``bit_error_rate`` or ``value_error`` where ``sent`` is known.
+        ``images_intact``, ``images_damaged`` and ``images_lost`` (they sum to n); where ``sent`` is
+        known ``value_error``, or ``bit_error_rate`` and ``bytes_delivered`` (of the payload, after
+        error correction); and with error correction ``bit_error_rate_corrected``.
     """
     status = _status(reading, recovered, original)
     rows = {name: float((status == value).sum()) for value, name in _COUNTED.items()}
     if sent is not None and sent.dtype == np.uint8:
         rows["bit_error_rate"] = bit_error_rate(sent.astype(np.uint8), _bytes(reading.content))
+        inside, arrived = sent.astype(np.uint8), _bytes(reading.content)
+        if corrected is not None:
+            inside = corrected.astype(np.uint8)
+            arrived = _bytes(_NOTHING if reading.corrected is None else reading.corrected)
+            rows["bit_error_rate_corrected"] = bit_error_rate(inside, arrived)
+        rows["bytes_delivered"] = float(bytes_delivered(inside, arrived))
     elif sent is not None:
         rows["value_error"] = value_error(sent.astype(np.float32), _values(reading.content))
     return [Measured(NO_EXTRACTION, metric, value) for metric, value in rows.items()]

@@ -11,7 +11,7 @@ import torch
 from fl_sim.artifact import Artifact, read_artifact, write_artifact, write_key
 from fl_sim.attacks.base import Inside, Plan, Status
 from fl_sim.attacks.dec import Dec, DecSettings
-from fl_sim.attacks.dec.route import codec_inside
+from fl_sim.attacks.dec.route import Route, codec_inside
 from fl_sim.carriers.base import State
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
@@ -19,6 +19,7 @@ from fl_sim.extraction import extract, survival_by_tensor
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
+from fl_sim.settings import parse
 from fl_sim.training import LocalTraining, TrainingSettings
 
 TASK = Task("multi-class", ("a", "b", "c"))
@@ -248,8 +249,6 @@ def test_the_artifact_still_builds_a_working_network(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused_in_one_sentence(
     changes: dict[str, Any], sentence: str
 ) -> None:
-    from fl_sim.settings import parse
-
     with pytest.raises(FlSimError, match=sentence):
         parse(DecSettings, {"codec": "png", **changes}, "[attack]")
 
@@ -281,3 +280,131 @@ def _codecs() -> Any:
     from fl_sim.codecs.base import CODECS
 
     return CODECS
+
+
+LDPC = {"name": "ldpc", "rate": 0.5}
+
+
+def _disturbed(tmp_path: Path, state: State, noise: float) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    changed = {
+        n: v + noise * torch.randn(v.shape, generator=generator) if v.is_floating_point() else v
+        for n, v in state.items()
+    }
+    return write_artifact(tmp_path / "disturbed.safetensors", SPEC, changed)
+
+
+@pytest.mark.parametrize(
+    "carrier", [{"name": "qim", "step": 0.05}, {"name": "bit_plane", "first": 20}, {"name": "lsb"}]
+)
+@pytest.mark.parametrize("coding", ["none", LDPC, {"name": "reed_solomon", "rate": 0.6}])
+def test_coded_images_come_back_bit_for_bit(
+    tmp_path: Path, carrier: dict[str, Any], coding: Any
+) -> None:
+    settings = _settings(images=3, codec="png", carrier=carrier, coding=coding)
+    plan, _, values, artifact, key = _attack(tmp_path, settings)
+    extraction = extract(artifact, key)
+    assert torch.equal(extraction.images, plan.targets)
+    reading = extraction.reading
+    assert reading is not None and plan.payload is not None
+    assert np.array_equal(reading.content[: len(plan.payload)], plan.payload)
+    assert values["payload_bytes"] <= values["capacity_bytes"]
+    assert values["code_rate"] == pytest.approx(values["payload_bytes"] / len(plan.payload))
+    assert (reading.corrected is None) == (coding == "none") == (values["code_rate"] == 1)
+
+
+def test_error_correction_brings_images_through_noise_that_loses_all_of_them(
+    tmp_path: Path,
+) -> None:
+    carrier = {"name": "qim", "step": 0.1}
+    intact, errors = [], []
+    for coding in ("none", LDPC):
+        settings = _settings(images=3, codec="png", carrier=carrier, coding=coding)
+        plan, state, _, _, key = _attack(tmp_path, settings)
+        extraction = extract(_disturbed(tmp_path, state, 3e-4), key)
+        reading = extraction.reading
+        assert reading is not None and reading.status is not None and plan.payload is not None
+        intact.append(int((reading.status == Status.INTACT).sum()))
+        arrived = reading.content[: len(plan.payload)]
+        errors.append(float(np.unpackbits(arrived ^ plan.payload).mean()))
+    assert intact == [0, 3]
+    assert all(0.01 < error < 0.1 for error in errors)
+    assert torch.equal(extraction.images, plan.targets)
+
+
+def test_fit_leaves_room_for_coding_and_parity(tmp_path: Path) -> None:
+    counts = []
+    for changes in ({}, {"coding": LDPC}, {"coding": LDPC, "erasure": {"data": 4, "parity": 2}}):
+        carrier = {"name": "lsb", "bits": 1, "tensors": ["*weight"]}
+        settings = _settings(images="fit", codec="png", carrier=carrier, **changes)
+        plan, _, values, artifact, key = _attack(tmp_path, settings)
+        assert values["payload_bytes"] <= values["capacity_bytes"]
+        assert torch.equal(extract(artifact, key).images, plan.targets)
+        counts.append(len(plan.indices))
+        with pytest.raises(FlSimError, match='lower images, or set it to "fit"'):
+            more = _settings(images=counts[-1] + 2, codec="png", carrier=carrier, **changes)
+            Dec(more).plan(_inside())
+    assert 40 > counts[0] > counts[1] > counts[2] > 0
+
+
+def test_parity_makes_lost_images_good(tmp_path: Path) -> None:
+    results = []
+    for erasure in (None, {"data": 5, "parity": 3}):
+        carrier = {"name": "lsb", "order": "sequential", "bits": 8}
+        settings = _settings(images=10, carrier=carrier, erasure=erasure)
+        plan, state, _, _, key = _attack(tmp_path, settings)
+        assert plan.payload is not None
+        changed = {n: v.clone() for n, v in state.items()}
+        places = Route.of(plan.key).open_carrier().places(state, len(plan.payload))
+        name = max(places, key=lambda n: int(places[n].sum()))
+        middle = int(places[name].sum()) // 2
+        changed[name].view(-1)[middle : middle + 400] *= 1.01  # some images' codes, no header
+        damaged = write_artifact(tmp_path / "damaged.safetensors", SPEC, changed)
+        reading = extract(damaged, key).reading
+        assert reading is not None and reading.status is not None
+        results.append(int((reading.status == Status.INTACT).sum()))
+    assert results[0] < 10 and results[1] == 10
+
+
+def test_an_internal_payload_is_coded_too(tmp_path: Path) -> None:
+    settings = _settings(scenario="internal", images=3, coding=LDPC)
+    _, _, values, artifact, key = _attack(tmp_path, settings, TWO_HEADED)
+    reading = extract(artifact, key).reading
+    assert reading is not None and reading.status is not None
+    assert (reading.status == Status.INTACT).all() and values["images_written"] == 3
+    assert 0.3 < values["code_rate"] < 0.5
+
+
+def test_what_cannot_be_decoded_is_told_as_lost(tmp_path: Path) -> None:
+    settings = _settings(images=3, codec="png", carrier={"name": "qim"}, coding=LDPC)
+    _, _, _, _, key = _attack(tmp_path, settings)
+    other = write_artifact(tmp_path / "other.safetensors", SPEC, state_of(build(SPEC, seed=9)))
+    reading = extract(other, key).reading
+    assert reading is not None and reading.status is not None
+    assert (reading.status == Status.LOST).all()
+    assert reading.corrected is not None and len(reading.corrected) > 0  # but nothing in it
+
+
+def test_places_that_follow_from_the_network_reach_the_receiver_in_the_key(tmp_path: Path) -> None:
+    spec = ModelSpec(name="resnet18", channels=3, size=28, classes=3)
+    settings = _settings(carrier={"name": "lsb", "elements": "dead", "order": "late"})
+    attack = Dec(settings)
+    plan = attack.plan(_inside(spec=spec))
+    state = state_of(build(spec))
+    embedded = attack.embed(state, spec, plan).state
+    changed = [n for n in state if not torch.equal(state[n], embedded[n])]
+    assert changed and all(n.startswith("layer4.1.conv2") for n in changed)
+    artifact = write_artifact(tmp_path / "model.safetensors", spec, embedded)
+    key = write_key(tmp_path / "key.safetensors", plan.key)
+    assert torch.equal(extract(artifact, key).images, plan.targets)
+    assert plan.payload is not None
+    assert set(Dec.survival(embedded, embedded, len(plan.payload), plan.key)) == set(changed)
+
+
+def test_entries_are_told_what_they_carry() -> None:
+    assert _settings(carrier="entries").carrier.settings["kind"] == "bytes"
+    latents = _settings(carrier="entries", **LATENTS)
+    assert latents.carrier.settings["kind"] == "values"
+    refused = {"images": 3, "carrier": "weights", "coding": "ldpc", **LATENTS}
+    with pytest.raises(FlSimError, match="latents stand noise by themselves"):
+        parse(DecSettings, refused, "[attack]")

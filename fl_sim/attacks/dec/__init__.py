@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, Embedding, Extraction, Inside, Plan, draw
+from fl_sim.attacks.base import (
+    ATTACKS,
+    Attack,
+    Embedding,
+    Extraction,
+    Inside,
+    Plan,
+    Reading,
+    draw,
+)
 from fl_sim.attacks.dec.hooks import CodecHooks, FrozenHooks
 from fl_sim.attacks.dec.message import Codes, Message, Sent
 from fl_sim.attacks.dec.route import (
@@ -60,13 +69,14 @@ class Dec(Attack[DecSettings]):
             return Plan(indices, inside.data.batch(indices)[0], route.key(None))
         codec = self._codec_from_outside(inside)
         route = self._route(inside, len(indices))
-        room = route.open_carrier().capacity(route.places(inside.spec))
+        room = route.room(route.places(inside.spec))
         sent = route.message(codec).write(_batches(inside.data, indices), room)
         if sent.images < len(indices) and not fit:
             raise FlSimError(self._too_many(len(indices), room, sent))
         indices = indices[: sent.images]
-        key = self._route(inside, sent.images).key(codec)
-        return Plan(indices, inside.data.batch(indices)[0], key, sent.payload)
+        length = len(sent.payload) if settings.contents == "codes" else None
+        key = self._route(inside, sent.images, length).key(codec)
+        return Plan(indices, inside.data.batch(indices)[0], key, route.seal(sent.payload))
 
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train on the task; the codec along with it, or around frozen weights, where so set."""
@@ -86,21 +96,24 @@ class Dec(Attack[DecSettings]):
         route = Route.of(plan.key)
         state = route.cast(state)
         carrier = route.open_carrier()
-        room = carrier.capacity(state)
+        room = route.room(state)
         if self.settings.scenario == "internal":
             sent, message = self._from_inside(Artifact(spec, state), plan, route, room)
+            carried = route.seal(sent.payload)
         else:
             assert plan.payload is not None
-            sent = Sent(plan.payload, len(plan.targets))
+            carried = plan.payload
+            sent = Sent(route.unsealed(carried), len(plan.targets))
             message = route.message(decoder(plan.key, Artifact(spec, state)))
         values = {"payload_bytes": float(sent.payload.nbytes), "images_written": float(sent.images)}
         if room is not None:
             values["capacity_bytes"] = float(room * sent.payload.itemsize)
+        values["code_rate"] = sent.payload.nbytes / carried.nbytes if carried.nbytes else 1.0
         if sent.images:
             written, size = plan.targets[: sent.images], message.code_bytes(sent.payload)
             values["bpp"] = 8 * size / written[:, 0].numel()
             values["p_ratio"] = size / gzip_baseline(written)
-        return Embedding(carrier.write(state, sent.payload), values)
+        return Embedding(carrier.write(state, carried), values)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
@@ -108,14 +121,17 @@ class Dec(Attack[DecSettings]):
         route = Route.of(key)
         codec = decoder(key, artifact)
         message = route.message(codec)
-        content = route.open_carrier().read(
-            route.cast(artifact.state),
-            message.count(route.images),
-            like=route.places(artifact.spec),
+        received = route.receive(
+            route.cast(artifact.state), route.places(artifact.spec), message.count(route.images)
         )
-        if "codec" not in key.settings and not _completed(codec, message, content):
-            return message.nothing(content, route.images)
-        return message.read(content, route.images)
+        if "codec" not in key.settings and not _completed(codec, message, received.payload):
+            extraction = message.nothing(received.payload, route.images)
+        else:
+            extraction = message.read(received.payload, route.images)
+        if received.raw is received.payload or extraction.reading is None:
+            return extraction
+        reading = Reading(received.raw, extraction.reading.status, received.payload)
+        return Extraction(extraction.images, reading)
 
     @classmethod
     def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
@@ -133,7 +149,7 @@ class Dec(Attack[DecSettings]):
             self.settings.codec, self.settings.external, inside.data_root, inside.progress
         )
 
-    def _route(self, inside: Inside, images: int) -> Route:
+    def _route(self, inside: Inside, images: int, length: int | None = None) -> Route:
         carrier = self.settings.carrier
         if self.settings.scenario == "internal" and "exclude" in carrier.settings:
             kept = [*carrier.settings["exclude"], _KEPT_WHOLE]
@@ -147,6 +163,10 @@ class Dec(Attack[DecSettings]):
             precision=self.settings.precision,
             images=images,
             shape=inside.spec.input_shape,
+            spec=inside.spec,
+            coding=self.settings.coding,
+            erasure=self.settings.erasure,
+            length=length,
         )
 
     def _from_inside(

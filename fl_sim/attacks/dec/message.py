@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fl_sim.attacks.base import Extraction, Reading, Status
 from fl_sim.carriers.base import Payload
 from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
-from fl_sim.payload.container import fitting, pack, packed_size, unpack
+from fl_sim.coding.erasure import ErasureSettings
+from fl_sim.payload.container import Found, pack, packed_size, unpack
 
 _BATCH = 64
 _SCALE_COPIES = 32
@@ -59,7 +60,10 @@ class Message(ABC):
 
     @abstractmethod
     def code_bytes(self, payload: Payload) -> int:
-        """Return how many bytes of an undamaged payload are codes or latents, not framing."""
+        """Return how many bytes of an undamaged payload are images' codes or latents.
+
+        Framing and parity are not counted.
+        """
 
     def extra_of(self, content: Payload) -> bytes:
         """Return what travelled along with the images; empty where there is nothing, or damage."""
@@ -91,11 +95,19 @@ class Codes(Message):
         codec: encodes and decodes.
         shape: of the images.
         extra: what travels along in the container, for a receiver who has no tables yet.
+        erasure: parity images, which follow the images' codes in the container.
     """
 
-    def __init__(self, codec: Codec, shape: ImageShape, extra: bytes = b"") -> None:  # type: ignore[type-arg]
+    def __init__(
+        self,
+        codec: Codec,  # type: ignore[type-arg]
+        shape: ImageShape,
+        extra: bytes = b"",
+        erasure: ErasureSettings | None = None,
+    ) -> None:
         super().__init__(codec, shape)
         self.extra = extra
+        self.erasure = erasure
 
     def write(self, batches: Iterable[torch.Tensor], room: int | None) -> Sent:
         """See :class:`Message`."""
@@ -105,14 +117,15 @@ class Codes(Message):
             if room is not None and self._size(codes) > room:
                 break
         if room is not None:
-            codes = codes[: fitting([len(code) for code in codes], room, self.extra)]
-        packed = pack(codes, self.shape, extra=self.extra)
+            codes = codes[: self._fitting(codes, room)]
+        parity = self.erasure.protect(codes) if self.erasure and codes else []
+        packed = pack(codes + parity, self.shape, extra=self.extra)
         payload = np.frombuffer(packed, dtype=np.uint8)
         return Sent(payload, len(codes))
 
     def read(self, content: Payload, images: int) -> Extraction:
         """See :class:`Message`; images that the payload says it never held are lost."""
-        found = unpack(_bytes(content)).images[:images]
+        found = self._found(content)[:images]
         found += [None] * (images - len(found))
         status = np.full(images, Status.LOST, dtype=np.int8)
         decoded: list[torch.Tensor | str] = ["lost"] * images
@@ -126,14 +139,42 @@ class Codes(Message):
 
     def code_bytes(self, payload: Payload) -> int:
         """See :class:`Message`."""
-        return sum(len(image.code) for image in unpack(_bytes(payload)).images if image)
+        return sum(len(image.code) for image in self._found(payload) if image)
 
     def extra_of(self, content: Payload) -> bytes:
         """See :class:`Message`."""
         return unpack(_bytes(content)).extra or b""
 
+    def _found(self, content: Payload) -> list[Found | None]:
+        """Return the images' codes, with those that parity makes good."""
+        found = unpack(_bytes(content)).images[:]
+        if self.erasure is None:
+            return found
+        erasure, count = self.erasure, len(found)
+        images = next((n for n in range(count, 0, -1) if n + erasure.pieces(n) <= count), 0)
+        whole = [image.code if image and image.intact else None for image in found]
+        mended = erasure.recover(whole[:images], whole[images:])
+        return [
+            image if code is None else Found(code, True)
+            for image, code in zip(found, mended, strict=False)
+        ]
+
     def _size(self, codes: list[bytes]) -> int:
-        return packed_size([len(code) for code in codes], self.extra)
+        lengths = [len(code) for code in codes]
+        if self.erasure and codes:
+            lengths += self.erasure.sizes(lengths)
+        return packed_size(lengths, self.extra)
+
+    def _fitting(self, codes: list[bytes], room: int) -> int:
+        """Return how many codes, from the first, fit with their parity."""
+        fits, too_many = 0, len(codes) + 1
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._size(codes[:middle]) <= room:
+                fits = middle
+            else:
+                too_many = middle
+        return fits
 
 
 class Latents(Message):

@@ -2,18 +2,23 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.dec.message import Codes, Latents, Message
-from fl_sim.carriers.base import CARRIERS, Carrier, State
+from fl_sim.attacks.dec.settings import UNCODED
+from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
 from fl_sim.case import Choice
 from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
 from fl_sim.codecs.files import codec_from
+from fl_sim.coding.base import CODES
+from fl_sim.coding.envelope import Envelope
+from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
@@ -23,6 +28,13 @@ ATTACK = "dec"
 _CODEC = "codec."
 _TABLES = "tables."
 _LARGEST_TABLES = 1 << 26
+
+
+class Received(NamedTuple):
+    """What a receiver got: as the carrier delivered it, and after error correction."""
+
+    raw: Payload
+    payload: Payload
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,10 @@ class Route:
         rounding, precision: see :class:`fl_sim.attacks.dec.settings.DecSettings`.
         images: how many images were to be sent.
         shape: of an image.
+        spec: the network that carries.
+        coding: error correction around the payload.
+        erasure: parity images.
+        length: of the payload in bytes before coding, where it is known before training.
     """
 
     carrier: Choice
@@ -45,14 +61,26 @@ class Route:
     precision: str
     images: int
     shape: ImageShape
+    spec: ModelSpec
+    coding: Choice
+    erasure: ErasureSettings | None
+    length: int | None = None
 
     @classmethod
     def of(cls, key: Key) -> "Route":
         """Read the route from a key."""
         settings = dict(key.settings["route"])
-        carrier = Choice(**settings.pop("carrier"))
+        carrier, coding = (Choice(**settings.pop(name)) for name in ("carrier", "coding"))
         channels, height, width = settings.pop("shape")
-        return cls(carrier=carrier, shape=(channels, height, width), **settings)
+        erasure = settings.pop("erasure")
+        return cls(
+            carrier=carrier,
+            coding=coding,
+            erasure=None if erasure is None else ErasureSettings(**erasure),
+            spec=ModelSpec(**settings.pop("spec")),
+            shape=(channels, height, width),
+            **settings,
+        )
 
     def key(self, codec: Codec[Any] | None) -> Key:
         """Return the key of this route; it holds the decoder where that does not leave inside."""
@@ -64,6 +92,10 @@ class Route:
             "precision": self.precision,
             "images": self.images,
             "shape": list(self.shape),
+            "spec": self.spec.model_dump(mode="json"),
+            "coding": self.coding.model_dump(mode="json"),
+            "erasure": self.erasure and self.erasure.model_dump(mode="json"),
+            "length": self.length,
         }
         if codec is None:
             return Key(ATTACK, {}, {"route": route})
@@ -83,12 +115,55 @@ class Route:
     def open_carrier(self) -> Carrier[Any]:
         """Build the carrier."""
         kind = CARRIERS.get(self.carrier.name)
-        return kind(kind.Settings.model_validate(self.carrier.settings), self.seed)
+        return kind(kind.Settings.model_validate(self.carrier.settings), self.seed, self.spec)
+
+    def room(self, state: State) -> int | None:
+        """Return how long a payload this state can carry after coding; ``None`` for no limit."""
+        capacity, envelope = self.open_carrier().capacity(state), self._envelope()
+        return capacity if capacity is None or envelope is None else envelope.room(capacity)
+
+    def seal(self, payload: Payload) -> Payload:
+        """Return what the carrier is given to carry for a payload."""
+        envelope = self._envelope()
+        return payload if envelope is None else envelope.seal(payload.astype(np.uint8, copy=False))
+
+    def unsealed(self, carried: Payload) -> Payload:
+        """Return the payload in what an undisturbed carrier carries; the inverse of `seal`."""
+        envelope = self._envelope()
+        if envelope is None:
+            return carried
+        return envelope.open_bytes(carried.astype(np.uint8, copy=False)).payload
+
+    def receive(self, state: State, like: State, count: int | None) -> "Received":
+        """Read the carrier and correct what it delivers.
+
+        Args:
+            state: as it arrived.
+            like: see :meth:`places`.
+            count: bytes or values to read where there is no coding; by default all there is.
+        """
+        carrier, envelope = self.open_carrier(), self._envelope()
+        if envelope is None:
+            content = carrier.read(state, count, like)
+            return Received(content, content)
+        capacity = carrier.capacity(like)
+        if capacity is None:
+            capacity = len(carrier.read(state, None, like))
+        opened = envelope.open(
+            lambda size: carrier.read_soft(state, size, like), capacity, self.length
+        )
+        return Received(opened.raw, opened.payload)
+
+    def _envelope(self) -> Envelope | None:
+        if self.coding.name == UNCODED:
+            return None
+        kind = CODES.get(self.coding.name)
+        return Envelope(kind(kind.Settings.model_validate(self.coding.settings), self.seed))
 
     def message(self, codec: Codec[Any], tables: bytes = b"") -> Message:
         """Return how images and payload become each other with this codec."""
         if self.contents == "codes":
-            return Codes(codec, self.shape, tables)
+            return Codes(codec, self.shape, tables, self.erasure)
         if not isinstance(codec, LearnedCodec):
             raise FlSimError(f"The codec '{codec.name}' has no latents.")
         return Latents(codec, self.shape, self.rounding)

@@ -11,9 +11,12 @@ from fl_sim.attacks.base import AttackSettings
 from fl_sim.carriers.base import CARRIERS, Carrier
 from fl_sim.case import Choice
 from fl_sim.codecs.base import CODECS
+from fl_sim.coding.base import CODES
+from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.errors import FlSimError
 
 CODEC_FILE = ".safetensors"
+UNCODED = "none"
 
 
 def _component(name: str) -> Any:
@@ -39,6 +42,8 @@ class DecSettings(AttackSettings):
             noise).
         rounding: whether the receiver rounds noisy latents to the values that they can have,
             where the codec has such a grid.
+        coding: an error-correcting code around the codes, and its settings; ``"none"`` without.
+        erasure: parity images, from which lost images are made good; none where not given.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
     """
@@ -50,6 +55,8 @@ class DecSettings(AttackSettings):
     carrier: Annotated[Choice, _component("carrier")] = Choice(name="lsb")
     contents: Literal["codes", "latents"] = "codes"
     rounding: bool = True
+    coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
+    erasure: ErasureSettings | None = None
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     codec_steps: int = Field(1, ge=1)
 
@@ -60,6 +67,10 @@ class DecSettings(AttackSettings):
             raise ValueError(f'images is {self.images}; it is a number from 1, or "fit"')
         fill = partial(object.__setattr__, self)  # frozen: only here, before anyone sees it
         fill("carrier", self.carrier.checked(CARRIERS, "[attack] carrier"))
+        if self.carrier.settings.get("kind") == "any":
+            told = {"kind": "bytes" if self.contents == "codes" else "values"}
+            fill("carrier", Choice(name=self.carrier.name, settings=self.carrier.settings | told))
+        fill("coding", self.coding.checked(CODES, "[attack] coding"))
         self._check_contents(CARRIERS.get(self.carrier.name))
         if self.scenario == "internal":
             # The codec is the model's; naming one here would say nothing.
@@ -89,6 +100,11 @@ class DecSettings(AttackSettings):
             raise FlSimError(
                 f"[attack] The carrier '{self.carrier.name}' cannot carry {self.contents}; "
                 f"these can: {', '.join(fitting)}."
+            )
+        if self.contents == "latents" and (self.coding.name != UNCODED or self.erasure):
+            raise FlSimError(
+                "[attack] coding and erasure protect codes; latents stand noise by themselves. "
+                'Take contents = "codes" or leave these two out.'
             )
         if carrier.frozen and self.scenario == "internal":
             raise FlSimError(
