@@ -187,6 +187,7 @@ def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
     from fl_sim.attacks.base import ATTACKS
     from fl_sim.carriers.base import CARRIERS
     from fl_sim.codecs.base import CODECS
+    from fl_sim.coding.base import CODES
     from fl_sim.data import list_datasets
     from fl_sim.data.partitions import schemes
     from fl_sim.defenses.base import DEFENSES
@@ -200,6 +201,7 @@ def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
         ("Attacks", ATTACKS),
         ("Codecs", CODECS),
         ("Carriers", CARRIERS),
+        ("Error-correcting codes", CODES),
         ("Defences", DEFENSES),
         ("Restorations", RESTORATIONS),
         ("Strategies", STRATEGIES),
