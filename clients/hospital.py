@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.settings import HospitalSettings
-from fl_sim.attacks.base import ATTACKS, Attack, Embedding, Inside, Plan
+from fl_sim.attacks.base import ATTACKS, Attack, Averaging, Embedding, Inside, Plan
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
@@ -207,7 +207,9 @@ def _attack(
         if limit == "honest":
             limit = _honest_norm(run, broadcast)
         trained = limited(trained, broadcast, limit)
-    embedding = attack.embed(trained, run.spec, plan)
+    shares = [len(share) for share in _shares_of(settings)]
+    averaging = Averaging(dict(broadcast), shares[hospital] / sum(shares))
+    embedding = attack.embed(trained, run.spec, plan, averaging)
     for name, value in broadcast.items():
         if embedding.state[name].dtype != value.dtype:
             raise FlSimError(

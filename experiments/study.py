@@ -79,6 +79,11 @@ class Sent:
     artifact: Path
     corrected: Payload | None = None
 
+    @property
+    def legible(self) -> bool:
+        """Whether images can be read from the file that was sent, not only from later ones."""
+        return bool(self.images.isfinite().any())
+
 
 class Study:
     """One run of one scenario.
@@ -363,6 +368,8 @@ class Study:
         rows = measure_payload(
             reading, sent.payload, extraction.images, sent.images, sent.corrected
         )
+        if not sent.legible:  # the model file that was sent is not what the errors count from
+            return rows
         return rows + survival_by_tensor(sent.artifact, artifact, len(sent.payload), target.key)
 
     def _usability_rows(

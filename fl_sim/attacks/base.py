@@ -85,6 +85,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """What a hospital knows of the average that its upload goes into.
+
+    Args:
+        broadcast: the state that every hospital started from.
+        share: the hospital's weight in the average, its images over those of all hospitals.
+    """
+
+    broadcast: State
+    share: float
+
+
+@dataclass(frozen=True)
 class Embedding:
     """A state dictionary with the payload in it.
 
@@ -178,11 +191,19 @@ class Attack(ABC, Generic[AttackSettingsT]):
             FlSimError: if training diverges.
         """
 
-    def embed(self, state: State, spec: ModelSpec, plan: Plan) -> Embedding:
+    def embed(
+        self, state: State, spec: ModelSpec, plan: Plan, averaging: Averaging | None = None
+    ) -> Embedding:
         """Write the payload into what is about to leave, the attacker's last touch.
 
         It comes after training and, in a federation, after the update was boosted. Attacks that
         hide everything by training leave the state as it is.
+
+        Args:
+            state: as trained.
+            spec: how the network is built.
+            plan: the attacker's.
+            averaging: in a federation, what will be done with the state; ``None`` in a data lake.
 
         Raises:
             FlSimError: if the payload does not fit.

@@ -16,6 +16,7 @@ from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import (
     ATTACKS,
     Attack,
+    Averaging,
     Embedding,
     Extraction,
     Inside,
@@ -69,7 +70,9 @@ class SignEncoding(Attack[SignEncodingSettings]):
         """Train on the task with the penalty's gradient added; see :class:`Attack`."""
         return train(run, _Penalty(self.settings, run, plan))
 
-    def embed(self, state: State, spec: ModelSpec, plan: Plan) -> Embedding:
+    def embed(
+        self, state: State, spec: ModelSpec, plan: Plan, averaging: Averaging | None = None
+    ) -> Embedding:
         """Turn the signs that are still wrong, where the settings say so."""
         if not self.settings.finish:
             return Embedding(state)

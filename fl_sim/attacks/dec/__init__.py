@@ -16,6 +16,7 @@ from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import (
     ATTACKS,
     Attack,
+    Averaging,
     Embedding,
     Extraction,
     Inside,
@@ -34,7 +35,7 @@ from fl_sim.attacks.dec.route import (
     unpack_tables,
 )
 from fl_sim.attacks.dec.settings import DecSettings
-from fl_sim.carriers.base import Payload, State
+from fl_sim.carriers.base import Payload, State, amplified
 from fl_sim.codecs.base import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
@@ -91,7 +92,9 @@ class Dec(Attack[DecSettings]):
         run.model.load_state_dict(written)
         return train(run, FrozenHooks(run.model, written, places))
 
-    def embed(self, state: State, spec: ModelSpec, plan: Plan) -> Embedding:
+    def embed(
+        self, state: State, spec: ModelSpec, plan: Plan, averaging: Averaging | None = None
+    ) -> Embedding:
         """Write the payload into the state dictionary; see :class:`Attack`."""
         route = Route.of(plan.key)
         state = route.cast(state)
@@ -110,10 +113,14 @@ class Dec(Attack[DecSettings]):
             values["capacity_bytes"] = float(room * sent.payload.itemsize)
         values["code_rate"] = sent.payload.nbytes / carried.nbytes if carried.nbytes else 1.0
         if sent.images:
-            written, size = plan.targets[: sent.images], message.code_bytes(sent.payload)
-            values["bpp"] = 8 * size / written[:, 0].numel()
-            values["p_ratio"] = size / gzip_baseline(written)
-        return Embedding(carrier.write(state, carried), values)
+            stolen, size = plan.targets[: sent.images], message.code_bytes(sent.payload)
+            values["bpp"] = 8 * size / stolen[:, 0].numel()
+            values["p_ratio"] = size / gzip_baseline(stolen)
+        written = carrier.write(state, carried)
+        if self.settings.amplify and averaging is not None:
+            places = carrier.places(written, len(carried))
+            written = amplified(written, averaging.broadcast, averaging.share, places)
+        return Embedding(written, values)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

@@ -44,6 +44,9 @@ class DecSettings(AttackSettings):
             where the codec has such a grid.
         coding: an error-correcting code around the codes, and its settings; ``"none"`` without.
         erasure: parity images, from which lost images are made good; none where not given.
+        amplify: in a federation, write so that the average holds the payload, where the other
+            hospitals do not move its places (dead weights): the difference to the broadcast is
+            sent over the hospital's share. The upload itself is then illegible.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
     """
@@ -57,6 +60,7 @@ class DecSettings(AttackSettings):
     rounding: bool = True
     coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
     erasure: ErasureSettings | None = None
+    amplify: bool = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     codec_steps: int = Field(1, ge=1)
 
