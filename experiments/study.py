@@ -358,10 +358,8 @@ class Study:
         if reading is None:
             return []
         if sends:
-            payload = reading.content if target.payload is None else target.payload
-            copy = artifact.with_name(f"sent-hospital-{target.hospital}{artifact.suffix}")
-            write_atomically(copy, artifact.read_bytes())
-            self._sent[target.hospital] = Sent(payload, extraction.images, copy, reading.corrected)
+            write_atomically(self._copy_of_sent(target), artifact.read_bytes())
+            self._note_sent(target, extraction)
         sent = self._last_sent(target)
         if sent is None:
             return measure_payload(reading, None, extraction.images, None)
@@ -392,16 +390,25 @@ class Study:
 
     def _last_sent(self, target: Target) -> Sent | None:
         """Return what an attacker last sent; an interrupted run reads it back from its file."""
-        copy = self.out / "artifacts" / f"sent-hospital-{target.hospital}.safetensors"
+        copy = self._copy_of_sent(target)
         if target.hospital not in self._sent and copy.exists():
-            extraction = extract(copy, target.key)
-            if extraction.reading is not None:
-                payload = target.payload
-                content = extraction.reading.content if payload is None else payload
-                self._sent[target.hospital] = Sent(
-                    content, extraction.images, copy, extraction.reading.corrected
-                )
+            self._note_sent(target, extract(copy, target.key))
         return self._sent.get(target.hospital)
+
+    def _note_sent(self, target: Target, extraction: Extraction) -> None:
+        """Note what was read from the file that an attacker sent, or what he planned to send."""
+        reading = extraction.reading
+        if reading is None:
+            return
+        self._sent[target.hospital] = Sent(
+            payload=reading.content if target.payload is None else target.payload,
+            images=extraction.images,
+            artifact=self._copy_of_sent(target),
+            corrected=reading.corrected,
+        )
+
+    def _copy_of_sent(self, target: Target) -> Path:
+        return self.out / "artifacts" / f"sent-hospital-{target.hospital}.safetensors"
 
     def _model(self, state: State) -> nn.Module:
         return Artifact(self.case.spec, state).model().to(self.device)

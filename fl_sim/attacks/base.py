@@ -165,6 +165,34 @@ def draw(inside: Inside, count: int) -> NDArray[np.int64]:
     return drawn
 
 
+def steal(inside: Inside, count: int) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]:
+    """Choose images at random, and return their sorted indices, the images and their labels.
+
+    Raises:
+        FlSimError: if the hospital has fewer.
+    """
+    indices = np.sort(draw(inside, count))
+    return indices, *inside.data.batch(indices)
+
+
+def require_classifier(inside: Inside, attack: str, how: str) -> None:
+    """Refuse a segmentation, for attacks that use an image's class scores.
+
+    Args:
+        inside: what the attack finds.
+        attack: its registered name.
+        how: what it does with the scores, for the message.
+
+    Raises:
+        FlSimError: if the task is a segmentation.
+    """
+    if inside.task.is_segmentation:
+        raise FlSimError(
+            f"The attack '{attack}' {how} class scores; a segmentation network has none. Take "
+            f'[attack] name = "dec".'
+        )
+
+
 class Attack(ABC, Generic[AttackSettingsT]):
     """An attack on a training run. Subclass, set ``Settings``, and register with ``ATTACKS``."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, Reading, draw
+from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, Reading, steal
 from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, filled, places_key
 from fl_sim.carriers.base import State, relative_error
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
@@ -54,8 +54,7 @@ class Correlated(Attack[CorrelatedSettings]):
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random, and a weight for each of their values."""
         settings = self.settings
-        indices = np.sort(draw(inside, settings.images))
-        targets, _ = inside.data.batch(indices)
+        indices, targets, _ = steal(inside, settings.images)
         key = places_key("correlated", settings, inside, targets[0].numel(), settings.pilot)
         key.settings.update(pilot=settings.pilot, scope=settings.scope)
         payload = np.concatenate([_pilot(settings.pilot), targets.numpy().ravel()])

@@ -20,7 +20,16 @@ from torch import nn
 from torch.nn import functional
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Extraction, Inside, Plan, draw
+from fl_sim.attacks.base import (
+    ATTACKS,
+    Attack,
+    AttackSettings,
+    Extraction,
+    Inside,
+    Plan,
+    require_classifier,
+    steal,
+)
 from fl_sim.attacks.transpose import one_cycle, set_rate
 from fl_sim.attacks.transpose.codes import class_vectors
 from fl_sim.errors import FlSimError
@@ -237,13 +246,8 @@ class MemoryBackdoor(Attack[MemoryBackdoorSettings]):
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random; class and number within the class tell them apart."""
         spec = inside.spec
-        if inside.task.is_segmentation:
-            raise FlSimError(
-                "The attack 'memory_backdoor' reads images from class scores; a segmentation "
-                'network has none. Take [attack] name = "dec".'
-            )
-        indices = np.sort(draw(inside, self.settings.images))
-        targets, labels = inside.data.batch(indices)
+        require_classifier(inside, "memory_backdoor", "reads images from")
+        indices, targets, labels = steal(inside, self.settings.images)
         vectors = class_vectors(labels.numpy(), spec.classes)
         key = Key(
             "memory_backdoor",

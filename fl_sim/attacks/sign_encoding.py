@@ -22,7 +22,7 @@ from fl_sim.attacks.base import (
     Inside,
     Plan,
     Reading,
-    draw,
+    steal,
 )
 from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, places_key
 from fl_sim.carriers.base import State
@@ -59,8 +59,7 @@ class SignEncoding(Attack[SignEncodingSettings]):
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random, and ``bits`` weights for each of their values."""
         settings = self.settings
-        indices = np.sort(draw(inside, settings.images))
-        targets, _ = inside.data.batch(indices)
+        indices, targets, _ = steal(inside, settings.images)
         an_image = targets[0].numel() * settings.bits
         key = places_key("sign_encoding", settings, inside, an_image)
         key.settings.update(bits=settings.bits)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fl_sim.attacks.base import Reading, Status
-from fl_sim.carriers.base import Payload
+from fl_sim.carriers.base import Payload, relative_error, wrong_bits
 from fl_sim.metrics.measure import NO_EXTRACTION, Measured
 
 _COUNTED = {
@@ -19,7 +19,6 @@ _COUNTED = {
 
 _PIECE = 32
 _NOTHING = np.zeros(0, np.uint8)
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 def bit_error_rate(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> float:
@@ -32,7 +31,7 @@ def bit_error_rate(sent: NDArray[np.uint8], arrived: NDArray[np.uint8]) -> float
     if len(sent) == 0:
         return 0.0
     both = min(len(sent), len(arrived))
-    wrong = int(_ONES[sent[:both] ^ arrived[:both]].sum(dtype=np.int64))
+    wrong = wrong_bits(sent[:both], arrived[:both])
     return (wrong + 4.0 * (len(sent) - both)) / (8.0 * len(sent))
 
 
@@ -60,13 +59,10 @@ def value_error(sent: NDArray[np.float32], arrived: NDArray[np.float32]) -> floa
 
     Values that did not arrive, or are not finite, count as zero received.
     """
-    size = float(np.square(sent, dtype=np.float64).sum())
-    if size == 0.0:
-        return 0.0
-    received = np.zeros(len(sent), dtype=np.float64)
+    received = np.zeros(len(sent), dtype=np.float32)
     both = min(len(sent), len(arrived))
-    received[:both] = np.nan_to_num(arrived[:both], nan=0.0, posinf=0.0, neginf=0.0)
-    return float(np.sqrt(np.square(received - sent).sum() / size))
+    received[:both] = arrived[:both]
+    return relative_error(sent, received)
 
 
 def measure_payload(

@@ -6,6 +6,7 @@ task and network: a codec turns images into bytes, a carrier puts them where nob
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Dec(Attack[DecSettings]):
             raise FlSimError(self._too_many(len(indices), room, sent))
         indices = indices[: sent.images]
         length = len(sent.payload) if settings.contents == "codes" else None
-        key = self._route(inside, sent.images, length).key(codec)
+        key = replace(route, images=sent.images, length=length).key(codec)
         return Plan(indices, inside.data.batch(indices)[0], key, route.seal(sent.payload))
 
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
@@ -156,7 +157,7 @@ class Dec(Attack[DecSettings]):
             self.settings.codec, self.settings.external, inside.data_root, inside.progress
         )
 
-    def _route(self, inside: Inside, images: int, length: int | None = None) -> Route:
+    def _route(self, inside: Inside, images: int) -> Route:
         carrier = self.settings.carrier
         if self.settings.scenario == "internal" and "exclude" in carrier.settings:
             kept = [*carrier.settings["exclude"], _KEPT_WHOLE]
@@ -173,7 +174,6 @@ class Dec(Attack[DecSettings]):
             spec=inside.spec,
             coding=self.settings.coding,
             erasure=self.settings.erasure,
-            length=length,
         )
 
     def _from_inside(

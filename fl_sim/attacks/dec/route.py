@@ -172,15 +172,10 @@ class Route:
 def decoder(key: Key, artifact: Artifact) -> Codec[Any]:
     """Return the receiver's codec: the key's, or the one inside the artifact."""
     if "codec" not in key.settings:
-        return inner_codec(artifact)
+        return codec_inside(artifact.model())
     name, settings = key.settings["codec"]
     tensors = {n.removeprefix(_CODEC): t for n, t in key.tensors.items() if n.startswith(_CODEC)}
     return codec_from(name, settings, tensors)
-
-
-def inner_codec(artifact: Artifact) -> LearnedCodec[Any]:
-    """Return the codec inside a two-headed network, as it is in the artifact."""
-    return codec_inside(artifact.model())
 
 
 def codec_inside(model: torch.nn.Module) -> LearnedCodec[Any]:

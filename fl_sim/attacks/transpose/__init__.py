@@ -11,13 +11,21 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, AttackSettings, Extraction, Inside, Plan, draw
+from fl_sim.attacks.base import (
+    ATTACKS,
+    Attack,
+    AttackSettings,
+    Extraction,
+    Inside,
+    Plan,
+    require_classifier,
+    steal,
+)
 from fl_sim.attacks.transpose.alignment import align
 from fl_sim.attacks.transpose.codes import base_for, index_codes
 from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss, restored_like
@@ -78,13 +86,8 @@ class Transpose(Attack[TransposeSettings]):
 
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random and give each its index code."""
-        if inside.task.is_segmentation:
-            raise FlSimError(
-                "The attack 'transpose' runs a classifier backwards from its class scores; a "
-                'segmentation network has none. Take [attack] name = "dec".'
-            )
-        indices = np.sort(draw(inside, self.settings.images))
-        targets, labels = inside.data.batch(indices)
+        require_classifier(inside, "transpose", "runs a classifier backwards from its")
+        indices, targets, labels = steal(inside, self.settings.images)
         classes, outputs = labels.numpy(), inside.spec.classes
         base = self.settings.base or base_for(classes, outputs)
         codes = index_codes(classes, outputs, base)
