@@ -17,7 +17,19 @@ Bytes = NDArray[np.uint8]
 ElementSettingsT = TypeVar("ElementSettingsT", bound=PlacementSettings)
 
 
-class ElementCarrier(Carrier[ElementSettingsT]):
+class SoftCarrier(Carrier[ElementSettingsT]):
+    """What carriers in single weights share: their places, and bits that are soft values' signs."""
+
+    def read(self, state: State, count: int | None = None, like: State | None = None) -> Bytes:
+        """Read bytes; zeros where nothing can be read. See :class:`Carrier`."""
+        return np.packbits(self.read_soft(state, count, like) > 0, bitorder="little")
+
+    def _places(self, state: State) -> Places:
+        names = weight_tensors(state, self.settings.tensors, self.settings.exclude)
+        return find_places(state, names, self.settings, self.seed, self.spec)
+
+
+class ElementCarrier(SoftCarrier[ElementSettingsT]):
     """Bytes in single elements of tensors of two or more dimensions.
 
     Bit ``i`` of the payload (the lowest of a byte first) is in the element of rank
@@ -66,10 +78,6 @@ class ElementCarrier(Carrier[ElementSettingsT]):
                 new = self.modulate(values, by_rank[ranks], _scale(state[name]), ranks)
                 flat[index] = torch.from_numpy(new.astype(np.float32)).to(flat.dtype)
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
-
-    def read(self, state: State, count: int | None = None, like: State | None = None) -> Bytes:
-        """Read bytes; zeros where nothing can be read. See :class:`Carrier`."""
-        return np.packbits(self.read_soft(state, count, like) > 0, bitorder="little")
 
     def read_soft(
         self,
@@ -121,10 +129,6 @@ class ElementCarrier(Carrier[ElementSettingsT]):
                 numbers[0] += int((before != after).sum())
                 numbers[1] += before.size
         return {name: count / size for name, (count, size) in wrong.items()}
-
-    def _places(self, state: State) -> Places:
-        names = weight_tensors(state, self.settings.tensors, self.settings.exclude)
-        return find_places(state, names, self.settings, self.seed, self.spec)
 
 
 def _checked(payload: Payload, capacity: int) -> Bytes:

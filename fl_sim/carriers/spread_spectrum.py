@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
-from fl_sim.carriers.elements import Bytes, _checked, _finite, _scale
-from fl_sim.carriers.placement import PlacementSettings, Places, copied, find_places, found
+from fl_sim.carriers.base import CARRIERS, Payload, State
+from fl_sim.carriers.elements import SoftCarrier, _checked, _finite, _scale
+from fl_sim.carriers.placement import PlacementSettings, Places, copied, found
 from fl_sim.carriers.qim import mixed
-from fl_sim.carriers.weights import weight_tensors
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import derive_seed
 
@@ -39,7 +38,7 @@ class SpreadSpectrumSettings(PlacementSettings):
 
 
 @CARRIERS.register("spread_spectrum", "each bit spread over many weights (after MaleficNet)")
-class SpreadSpectrum(Carrier[SpreadSpectrumSettings]):
+class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
     """Bit ``i`` is in the elements of ranks ``i * chips`` to ``(i + 1) * chips - 1``.
 
     A soft value is the mean over these of code times weight, in deviations.
@@ -75,10 +74,6 @@ class SpreadSpectrum(Carrier[SpreadSpectrumSettings]):
                 new = _finite(flat[index].float().numpy()) + added
                 flat[index] = torch.from_numpy(new.astype(np.float32)).to(flat.dtype)
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
-
-    def read(self, state: State, count: int | None = None, like: State | None = None) -> Bytes:
-        """Read bytes; zeros where nothing can be read. See :class:`Carrier`."""
-        return np.packbits(self.read_soft(state, count, like) > 0, bitorder="little")
 
     def read_soft(
         self,
@@ -122,10 +117,6 @@ class SpreadSpectrum(Carrier[SpreadSpectrumSettings]):
                 numbers[0] += int((before[own] != after[own]).sum())
                 numbers[1] += len(own)
         return {name: count / size for name, (count, size) in wrong.items()}
-
-    def _places(self, state: State) -> Places:
-        names = weight_tensors(state, self.settings.tensors, self.settings.exclude)
-        return find_places(state, names, self.settings, self.seed, self.spec)
 
     def _correlation(
         self,
