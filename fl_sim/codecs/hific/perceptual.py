@@ -25,7 +25,7 @@ class Perceptual(nn.Module):
         if not path.is_file():
             raise FlSimError(
                 f"perceptual_weight asks for LPIPS, which needs torchvision's AlexNet weights: "
-                f"put {ALEXNET_FILE}, as torchvision publishes it, into {path.parent}, or set "
+                f"put {ALEXNET_FILE} as torchvision publishes it into {path.parent}, or set "
                 f"perceptual_weight to 0."
             )
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
