@@ -148,8 +148,16 @@ class Study:
         """Build the untrained network of this scenario's seed, on the run's device."""
         return build(self.case.spec, self.scenario.seed).to(self.device)
 
-    def defend(self, state: State, server_round: int) -> tuple[State, DefenseReport | None]:
-        """Clean a model on the held-out set, as its owner would before it leaves."""
+    def defend(
+        self, state: State, server_round: int, reference: State | None = None
+    ) -> tuple[State, DefenseReport | None]:
+        """Clean a model on the held-out set, as its owner would before it leaves.
+
+        Args:
+            state: as trained, or aggregated.
+            server_round: from 1; 0 in centralized mode.
+            reference: a state that the owner knows to be clean, if any.
+        """
         if self._defense is None:
             return state, None
         model = self._model(state)
@@ -165,6 +173,7 @@ class Study:
                     stream=Stream(self.scenario.seed, ("release", server_round)),
                     evaluate=None if self.scenario.federation else self._logged_utility(),
                     progress=self.progress,
+                    reference=reference,
                 )
             )
         return state_of(model) | entries, report

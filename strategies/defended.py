@@ -38,7 +38,7 @@ from strategies.uploads import (
 )
 
 State = dict[str, torch.Tensor]
-Release = Callable[[State, int], tuple[State, Any]]
+Release = Callable[[State, int, State | None], tuple[State, Any]]
 Defend = Literal["every", "last"] | int
 
 _log = logging.getLogger(__name__)
@@ -129,8 +129,10 @@ class DefendedStrategy(Strategy):
         hospital_settings_json: sent to hospitals as ``config["hospital-settings"]``.
         seed: of the cohorts.
         cohort: hospitals that train in a round: a count (``int``) or a fraction (``float``).
-        release: the defence: ``release(state, server_round) -> (cleaned state, report)``. It gets
-            a copy. ``None`` for no defence.
+        release: the defence: ``release(state, server_round, reference) -> (cleaned state,
+            report)``. It gets copies; the reference is the broadcast that the round began with,
+            where that was cleaned or is the very first, and else ``None``. ``None`` for no
+            defence.
         defend: ``"every"`` release, the ``"last"`` only, or every n-th. The last one, the
             export, is always defended.
         observer: told of every stage.
@@ -419,7 +421,9 @@ class DefendedStrategy(Strategy):
         report = None
         state = aggregate
         if self._release is not None and self.is_defended(server_round, num_rounds):
-            state, report = self._release(_clone(aggregate), server_round)
+            clean = server_round == 1 or self.is_defended(server_round - 1, num_rounds)
+            reference = _clone(self._broadcast) if clean else None
+            state, report = self._release(_clone(aggregate), server_round, reference)
             self._check_release(server_round, aggregate, state)
         arrays = to_record({name: state[name] for name in aggregate})
         self._observer.release(server_round, from_record(arrays), report)

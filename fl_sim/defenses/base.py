@@ -52,6 +52,8 @@ class Release:
         progress: where to report.
         entries: entries of the model file that the network does not have. They leave with it,
             unless the defence changes or removes them, in place.
+        reference: a state dictionary of the same network that the owner knows to be clean: in a
+            federation the release before, where that was cleaned, or the first broadcast.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Release:
     evaluate: Evaluate | None = None
     progress: Progress = SILENT
     entries: dict[str, torch.Tensor] = field(default_factory=dict)
+    reference: dict[str, torch.Tensor] | None = None
 
 
 class Defense(ABC, Generic[DefenseSettingsT]):

@@ -227,6 +227,23 @@ def test_when_the_defence_is_applied(defend, defended):
         assert recorder.reports[server_round] == report
 
 
+@pytest.mark.parametrize(("defend", "known"), [("every", {1, 2, 3}), ("last", set()), (2, {3})])
+def test_the_defence_knows_the_broadcast_where_that_was_cleaned(defend, known):
+    references = {}
+
+    def listen(state, server_round, reference):
+        references[server_round] = reference
+        return halve(state, server_round, reference)
+
+    recorder, _ = federate(settings(), release=listen, defend=defend)
+    for server_round, reference in references.items():
+        clean = server_round == 1 or server_round in known
+        assert (reference is not None) == clean
+        if clean:
+            before = initial() if server_round == 1 else recorder.releases[server_round - 1]
+            assert same(reference, before)
+
+
 def test_the_release_is_the_next_broadcast():
     broadcasts = []
 
@@ -245,10 +262,10 @@ def test_the_release_is_the_next_broadcast():
 
 
 def test_a_defence_that_breaks_the_model_is_caught():
-    def lose(state, server_round):
+    def lose(state, server_round, reference):
         return {k: v for k, v in state.items() if k != "4.bias"}, None
 
-    def blow(state, server_round):
+    def blow(state, server_round, reference):
         return {**state, "4.bias": state["4.bias"] * float("inf")}, None
 
     with pytest.raises(FlSimError, match=r"added or removed 4\.bias"):

@@ -1,0 +1,202 @@
+"""Distillation on the held-out set: a student learns what the model that was trained answers.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531. Nothing
+of the model's weights gets into the student's but through the answers to the images asked.
+"""
+
+import copy
+import math
+import time
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax, logsigmoid
+
+from fl_sim.data.base import Task
+from fl_sim.defenses.base import DefenseReport, Release
+from fl_sim.defenses.finetuning import relative_change
+from fl_sim.errors import FlSimError
+from fl_sim.models import build, layers
+from fl_sim.progress import piece
+from fl_sim.training import StepSettings, batch_indices, make_optimizer, normalized
+
+_REPORTS = 10
+_WARMUP = 50
+
+
+class DistillingSettings(StepSettings):
+    """Keys of every distillation, beside those of every step.
+
+    Args:
+        steps: optimizer steps.
+        learning_rate: at its highest, after a short warm-up; it falls to zero along a half cosine.
+        temperature: that both networks' answers are softened with.
+        views: what the networks are asked about: the held-out images (``"none"``), also flipped
+            left to right (``"flip"``), or in all eight orientations of a square (``"square"``).
+            Teacher and student see the same view, so a view need not keep its label.
+        mixup: images are mixed pairwise with shares up to this one; 0 for none.
+        start: the student's weights before the first step: ``"fresh"`` random ones, or those of
+            the ``"reference"``, a model that the owner knows to be clean (in a federation the
+            release before, if that was cleaned). Without a reference they are fresh.
+    """
+
+    steps: int = Field(1000, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    temperature: float = Field(2.0, gt=0)
+    views: Literal["none", "flip", "square"] = "square"
+    mixup: float = Field(1.0, ge=0, le=1)
+    start: Literal["fresh", "reference"] = "reference"
+
+
+def distil(release: Release, settings: DistillingSettings) -> DefenseReport:
+    """Replace a network by a student that learned its answers on the held-out set, in place.
+
+    Further entries of the model file do not leave.
+
+    Args:
+        release: the network and the held-out images; their labels are not used.
+        settings: of the distillation.
+
+    Raises:
+        FlSimError: if there are fewer than two held-out images, or the network's answers to them
+            are not finite.
+    """
+    if len(release.held_out) < 2:
+        raise FlSimError("Distillation needs two held-out images or more; raise [data] images.")
+    began = time.perf_counter()
+    before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
+    teacher, student = copy.deepcopy(release.model).eval(), _student(release, settings)
+    report = DefenseReport(images=len(release.held_out))
+    spent = _learn(student, teacher, release, settings, report)
+    release.model.load_state_dict(student.state_dict())
+    release.model.eval()
+    release.entries.clear()
+    by_tensor = layers(release.model, release.spec.input_shape, "tensor")
+    report.relative_change = relative_change(release.model, before, by_tensor)
+    report.seconds = time.perf_counter() - began - spent
+    return report
+
+
+def divergence(
+    student: torch.Tensor, teacher: torch.Tensor, task: Task, temperature: float
+) -> torch.Tensor:
+    """Return the Kullback-Leibler divergence of softened answers, times the squared temperature.
+
+    Args:
+        student: logits ``[n, outputs, ...]``; of a segmentation those of each pixel.
+        teacher: logits of the same shape.
+        task: with several labels an image, each label is a distribution of its own.
+        temperature: that logits are divided by.
+    """
+    given, wanted = student / temperature, teacher / temperature
+    if task.multi_label:
+        given = torch.stack([logsigmoid(given), logsigmoid(-given)], dim=1)
+        wanted = torch.stack([logsigmoid(wanted), logsigmoid(-wanted)], dim=1)
+    else:
+        given, wanted = log_softmax(given, dim=1), log_softmax(wanted, dim=1)
+    answers = given.numel() // given.shape[1]
+    total = kl_div(given, wanted, reduction="sum", log_target=True)
+    return total / answers * temperature**2
+
+
+def _student(release: Release, settings: DistillingSettings) -> nn.Module:
+    seed = int(release.stream.numpy("student").integers(2**31))
+    student = build(release.spec, seed).to(next(release.model.parameters()).device)
+    if settings.start == "reference" and release.reference is not None:
+        student.load_state_dict(release.reference, strict=False)
+    return student
+
+
+def _learn(
+    student: nn.Module,
+    teacher: nn.Module,
+    release: Release,
+    settings: DistillingSettings,
+    report: DefenseReport,
+) -> float:
+    """Train the student; return the seconds that logging utility took."""
+    optimizer = make_optimizer(student.parameters(), settings, settings.learning_rate)
+    generator = release.stream.numpy("distillation batches")
+    batches = batch_indices(len(release.held_out), settings.batch_size, generator)
+    every = math.ceil(settings.steps / _REPORTS)
+    losses: list[float] = []
+    spent = 0.0
+    with (
+        release.stream.seeded("distillation dropout"),
+        piece(release.progress, "defence", settings.steps),
+    ):
+        for step in range(settings.steps):
+            rate = settings.learning_rate * _share_of_rate(step, settings.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            asked = _view(release.held_out.batch(next(batches))[0], settings, generator)
+            student.train()
+            losses.append(_step(student, teacher, asked, release.task, optimizer, settings))
+            release.progress.step(f"loss {losses[-1]:.3f}")
+            if (step + 1) % every == 0 or step + 1 == settings.steps:
+                report.epochs.append({"step": step + 1.0, "loss": float(np.mean(losses))})
+                losses.clear()
+                spent += _log_utility(student, release, report)
+    return spent
+
+
+def _step(
+    student: nn.Module,
+    teacher: nn.Module,
+    asked: torch.Tensor,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    settings: DistillingSettings,
+) -> float:
+    asked = normalized(asked.to(next(student.parameters()).device))
+    with torch.no_grad():
+        answers = teacher(asked)
+    optimizer.zero_grad(set_to_none=True)
+    loss = divergence(student(asked), answers, task, settings.temperature)
+    if not bool(loss.isfinite()):
+        raise FlSimError(
+            "The distillation's loss is not finite: the model's own answers are not, or the "
+            "learning_rate of [defense] is too high."
+        )
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _share_of_rate(step: int, steps: int) -> float:
+    """Return the learning rate's share of its highest value: warm-up, then half a cosine."""
+    warm = min(1.0, (step + 1) / min(_WARMUP, steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _view(
+    pixels: torch.Tensor, settings: DistillingSettings, generator: np.random.Generator
+) -> torch.Tensor:
+    """Return a random view of each image ``[n, channels, side, side]``."""
+    count = len(pixels)
+
+    def half(turned: torch.Tensor) -> torch.Tensor:
+        chosen = torch.from_numpy(generator.random(count) < 0.5)
+        return torch.where(chosen[:, None, None, None], turned, pixels)
+
+    if settings.views != "none":
+        pixels = half(pixels.flip(-1))
+    if settings.views == "square":
+        pixels = half(pixels.flip(-2))
+        pixels = half(pixels.transpose(-1, -2))
+    if settings.mixup:
+        share = torch.from_numpy(generator.random(count)).float() * settings.mixup
+        other = pixels[torch.from_numpy(generator.permutation(count))]
+        pixels = torch.lerp(pixels, other, share[:, None, None, None])
+    return pixels
+
+
+def _log_utility(student: nn.Module, release: Release, report: DefenseReport) -> float:
+    if release.evaluate is None:
+        return 0.0
+    began = time.perf_counter()
+    report.epochs[-1]["utility"] = release.evaluate(student)
+    return time.perf_counter() - began

@@ -1,0 +1,136 @@
+"""Consistent distillation: what the student learns, and that nothing else of the model leaves."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Bernoulli, Categorical, kl_divergence
+
+from fl_sim.carriers.dead import dead_weights
+from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
+from fl_sim.defenses.base import DEFENSES, Release
+from fl_sim.defenses.distilling import DistillingSettings, _view, distil, divergence
+from fl_sim.errors import FlSimError
+from fl_sim.models import build, state_of
+from fl_sim.models.base import ModelSpec
+from fl_sim.randomness import Stream
+from fl_sim.training import predict
+
+TASK = Task("multi-class", ("a", "b", "c"))
+SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=3)
+STREAM = Stream(0)
+
+
+def _held_out(count: int = 48, size: int = 16) -> Split:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, count)
+    noise = generator.integers(0, 60, (count, size, size, 1))
+    return Split((noise + 60 * labels.reshape(-1, 1, 1, 1)).astype(np.uint8), labels)
+
+
+def _release(model, spec=SPEC, task=TASK, held_out=None, **changes) -> Release:
+    return Release(model, spec, held_out or _held_out(size=spec.size), task, STREAM, **changes)
+
+
+def test_divergence_is_that_of_softened_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 5, 3, generator=generator)
+    wanted = kl_divergence(Categorical(logits=teacher / 2), Categorical(logits=student / 2)).mean()
+    torch.testing.assert_close(divergence(student, teacher, TASK, 2.0), 4 * wanted)
+    several = Task(MULTI_LABEL, ("a", "b", "c"))
+    wanted = kl_divergence(Bernoulli(logits=teacher / 2), Bernoulli(logits=student / 2)).mean()
+    torch.testing.assert_close(divergence(student, teacher, several, 2.0), 4 * wanted)
+
+
+def test_divergence_of_a_segmentation_is_a_mean_over_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 4, 4, generator=generator)
+    task = Task(SEGMENTATION, ("background", "a", "b"))
+    given, wanted = (x.permute(0, 2, 3, 1).reshape(-1, 3) for x in (student, teacher))
+    torch.testing.assert_close(
+        divergence(student, teacher, task, 1.0), divergence(given, wanted, TASK, 1.0)
+    )
+
+
+def test_the_student_learns_the_teachers_answers() -> None:
+    # A teacher that is wrong on purpose: the student follows it, not the labels.
+    held_out = _held_out()
+    teacher = build(SPEC, 1)
+    wrong = Split(held_out.images, (held_out.labels + 1) % 3)
+    optimizer = torch.optim.Adam(teacher.parameters(), 1e-2)
+    pixels, labels = wrong.tensors()
+    teacher.train()
+    for _ in range(40):
+        optimizer.zero_grad()
+        TASK.loss(teacher(pixels * 2 - 1), labels).backward()
+        optimizer.step()
+    answers = predict(teacher, held_out, TASK).argmax(1)
+    assert (answers == labels).float().mean() > 0.95
+    report = distil(_release(teacher), DistillingSettings(steps=150, batch_size=16, mixup=0.5))
+    agreement = (predict(teacher, held_out, TASK).argmax(1) == answers).float().mean()
+    assert agreement > 0.9
+    assert report.epochs[-1]["loss"] < report.epochs[0]["loss"] / 2
+    assert report.images == len(held_out)
+
+
+def test_nothing_that_the_answers_do_not_tell_reaches_the_student() -> None:
+    # What is written into dead weights and further entries leaves no trace, not in a single bit.
+    spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)
+    settings = DistillingSettings(steps=2, batch_size=8)
+    students = []
+    for payload in (False, True):
+        model = build(spec, 1)
+        entries = {}
+        if payload:
+            parameters = dict(model.named_parameters())
+            with torch.no_grad():
+                for name, mask in dead_weights(spec).items():
+                    parameters[name][mask] = 0.123
+            entries = {"payload": torch.ones(3)}
+        distil(_release(model, spec, held_out=_held_out(8), entries=entries), settings)
+        assert not entries
+        students.append(state_of(model))
+    assert all(torch.equal(students[0][name], value) for name, value in students[1].items())
+
+
+def test_the_student_starts_from_the_reference_where_there_is_one() -> None:
+    reference = state_of(build(SPEC, 7))
+    for start, close in (("reference", True), ("fresh", False)):
+        model = build(SPEC, 1)
+        settings = DistillingSettings(steps=1, learning_rate=1e-6, start=start)
+        distil(_release(model, reference=reference), settings)
+        name, weight = next(iter(model.named_parameters()))
+        assert torch.allclose(weight, reference[name], atol=1e-4) == close
+
+
+def test_views_reach_all_orientations_and_mixtures_stay_between() -> None:
+    image = torch.arange(4.0).reshape(1, 1, 2, 2) / 3
+    many = image.expand(800, 1, 2, 2)
+    settings = DistillingSettings(mixup=0.0)
+    seen = _view(many, settings, np.random.default_rng(0)).flatten(1)
+    kinds, counts = seen.unique(dim=0, return_counts=True)
+    assert len(kinds) == 8
+    assert counts.min() > 60
+    mixed = _view(torch.rand(64, 1, 4, 4), DistillingSettings(), np.random.default_rng(0))
+    assert mixed.min() >= 0
+    assert mixed.max() <= 1
+    untouched = _view(many, DistillingSettings(mixup=0.0, views="none"), np.random.default_rng(0))
+    assert torch.equal(untouched, many)
+
+
+def test_the_same_release_gives_the_same_student() -> None:
+    states = []
+    for _ in range(2):
+        model = build(SPEC, 1)
+        DEFENSES.get("consistent_distillation")(DistillingSettings(steps=3)).apply(_release(model))
+        states.append(state_of(model))
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_problems_are_one_sentence() -> None:
+    with pytest.raises(FlSimError, match="two held-out images"):
+        distil(_release(build(SPEC), held_out=_held_out(1)), DistillingSettings())
+    model = build(SPEC)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(FlSimError, match="not finite"):
+        distil(_release(model), DistillingSettings(steps=1))
