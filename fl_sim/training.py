@@ -22,6 +22,9 @@ from fl_sim.settings import Settings
 
 PREDICTED_PIXELS = 1 << 20
 
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""``loss(logits, images, labels)``, where images are as the network takes them."""
+
 
 class StepSettings(Settings):
     """How optimizer steps are taken, in training and in fine-tuning.
@@ -156,6 +159,7 @@ def task_step(
     *,
     flip: NDArray[np.bool_] | None = None,
     add_gradient: Callable[[], None] | None = None,
+    loss: Loss | None = None,
 ) -> float:
     """Take one optimizer step on the task; return the loss.
 
@@ -164,6 +168,7 @@ def task_step(
         indices: the batch.
         flip: which images of the batch, with their masks, are flipped left to right.
         add_gradient: called after the backward pass; may add to the parameters' gradients.
+        loss: what is minimised, where it is not the task's own loss.
     """
     device = next(model.parameters()).device
     pixels, labels = data.batch(indices)
@@ -173,12 +178,14 @@ def task_step(
         if task.is_segmentation:
             labels[mask] = labels[mask].flip(-1)
     optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(model(normalized(pixels.to(device))), labels.to(device))
-    loss.backward()
+    inputs, labels = normalized(pixels.to(device)), labels.to(device)
+    logits = model(inputs)
+    value = task.loss(logits, labels) if loss is None else loss(logits, inputs, labels)
+    value.backward()
     if add_gradient is not None:
         add_gradient()
     optimizer.step()
-    return float(loss.detach())
+    return float(value.detach())
 
 
 @dataclass(frozen=True)

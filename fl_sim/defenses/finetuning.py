@@ -11,9 +11,9 @@ from torch import nn
 
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
-from fl_sim.models.graph import Layer
+from fl_sim.models.graph import Layer, layers
 from fl_sim.progress import piece
-from fl_sim.training import StepSettings, batch_indices, make_optimizer, task_step
+from fl_sim.training import Loss, StepSettings, batch_indices, make_optimizer, task_step
 
 
 class FineTuningSettings(StepSettings):
@@ -41,8 +41,37 @@ class LayerRate:
     learning_rate: float
 
 
+class FineTuningHooks:
+    """What a defence may do around the steps of fine-tuning; override any method."""
+
+    loss: Loss | None = None
+    """What is minimised in place of the task's loss, if anything."""
+
+    def rate_factor(self, step: int, steps_an_epoch: int) -> float:
+        """Return what every layer's learning rate is multiplied by at a step, from 0."""
+        return 1.0
+
+    def add_gradient(self) -> None:
+        """Called between a step's backward pass and its update."""
+
+    def after_step(self) -> None:
+        """Called after a step's update."""
+
+
+PLAIN = FineTuningHooks()
+
+
+def uniform_rates(release: Release, learning_rate: float) -> list[LayerRate]:
+    """Give every block of the network the same learning rate, in forward order."""
+    blocks = layers(release.model, release.spec.input_shape, "block")
+    return [LayerRate(block, learning_rate) for block in blocks]
+
+
 def fine_tune(
-    release: Release, rates: list[LayerRate], settings: FineTuningSettings
+    release: Release,
+    rates: list[LayerRate],
+    settings: FineTuningSettings,
+    hooks: FineTuningHooks = PLAIN,
 ) -> DefenseReport:
     """Fine-tune a network on its utility task with one learning rate a layer, in place.
 
@@ -50,6 +79,7 @@ def fine_tune(
         release: the network and the held-out images.
         rates: every layer of the network with its learning rate, in forward order.
         settings: optimizer, epochs and so on.
+        hooks: a schedule, a penalty or another loss; by default none.
 
     Raises:
         FlSimError: if there are no held-out images.
@@ -72,13 +102,18 @@ def fine_tune(
         release.stream.seeded("fine-tuning dropout"),
         piece(release.progress, "defence", settings.epochs * steps),
     ):
-        for _ in range(settings.epochs):
+        for epoch_number in range(settings.epochs):
             _enter_training(model, settings)
             total = 0.0
-            for _ in range(steps):
+            for step in range(steps):
                 indices = next(batches)
                 flip = generator.random(len(indices)) < 0.5 if settings.flip else None
-                total += task_step(model, held_out, indices, release.task, optimizer, flip=flip)
+                _scale_rates(optimizer, hooks.rate_factor(epoch_number * steps + step, steps))
+                total += task_step(
+                    model, held_out, indices, release.task, optimizer,
+                    flip=flip, add_gradient=hooks.add_gradient, loss=hooks.loss,
+                )  # fmt: skip
+                hooks.after_step()
                 release.progress.step()
             epoch = {"loss": total / steps}
             if release.evaluate is not None:
@@ -122,7 +157,16 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     parameters = dict(model.named_parameters())
     groups = [
-        {"params": [parameters[name] for name in rate.layer.parameters], "lr": rate.learning_rate}
+        {
+            "params": [parameters[name] for name in rate.layer.parameters],
+            "lr": rate.learning_rate,
+            "full_rate": rate.learning_rate,
+        }
         for rate in rates
     ]
     return make_optimizer(groups, settings, learning_rate=0.0)
+
+
+def _scale_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["full_rate"] * factor
