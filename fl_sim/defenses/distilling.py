@@ -51,7 +51,9 @@ class DistillingSettings(StepSettings):
     start: Literal["fresh", "reference"] = "reference"
 
 
-def distil(release: Release, settings: DistillingSettings) -> DefenseReport:
+def distil(
+    release: Release, settings: DistillingSettings, student: nn.Module | None = None
+) -> DefenseReport:
     """Replace a network by a student that learned its answers on the held-out set, in place.
 
     Further entries of the model file do not leave.
@@ -59,6 +61,8 @@ def distil(release: Release, settings: DistillingSettings) -> DefenseReport:
     Args:
         release: the network and the held-out images; their labels are not used.
         settings: of the distillation.
+        student: a network of the same architecture to start from, changed in place; by default
+            what ``settings.start`` says.
 
     Raises:
         FlSimError: if there are fewer than two held-out images, or the network's answers to them
@@ -68,7 +72,8 @@ def distil(release: Release, settings: DistillingSettings) -> DefenseReport:
         raise FlSimError("Distillation needs two held-out images or more; raise [data] images.")
     began = time.perf_counter()
     before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
-    teacher, student = copy.deepcopy(release.model).eval(), _student(release, settings)
+    teacher = copy.deepcopy(release.model).eval()
+    student = student or _student(release, settings)
     report = DefenseReport(images=len(release.held_out))
     spent = _learn(student, teacher, release, settings, report)
     release.model.load_state_dict(student.state_dict())
