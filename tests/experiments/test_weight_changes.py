@@ -1,0 +1,31 @@
+"""The study of what fine-tuning leaves behind."""
+
+from experiments.weight_changes import study
+
+
+def test_tables_tell_leaks_and_weights_of_each_fine_tuning(tmp_path):
+    base = {
+        "mode": "centralized",
+        "dataset": "phantoms",
+        "model": {"name": "resnet18"},
+        "training": {"epochs": 1},
+        "data": {"train_images": 64, "images": 32, "test_images": 32},
+        "attack": {"name": "transpose", "images": 8},
+        "measure": {"scratch_epochs": 0},
+    }
+    defenses = {
+        "LWLRD": {"name": "lwlrd", "epochs": 1},
+        "noise": {"name": "gaussian_noise", "sigma": 1e-3},
+    }
+    leaks, weights = study(base, defenses, tmp_path, seeds=(0,))
+    assert list(leaks["defence"]) == ["none", "LWLRD", "noise"]
+    assert leaks["ssim strongest"].between(-1, 1).all()
+    late = weights[weights["stage"] == "layer4"].set_index("defence")
+    # On one pixel eight of nine taps never meet data: fine-tuning leaves them, noise does not.
+    assert late.loc["LWLRD", "unchanged"] > 0.8
+    assert late.loc["noise", "unchanged"] < 0.05
+    assert (weights["sign"] <= 0.5).all()
+    assert late.loc["noise", "bit 0"] > 0.4
+    for name in ("leaks_after_fine_tuning.csv", "weights_after_fine_tuning.csv"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert (tmp_path / "weights_after_fine_tuning.png").read_bytes()[:4] == b"\x89PNG"
