@@ -127,11 +127,14 @@ class Reading:
         status: what became of each image, int8 ``[n]`` of :class:`Status`, as the receiver can
             tell by checksums; ``None`` where he cannot tell.
         corrected: what error correction made of the content; ``None`` without such.
+        parts: names of the payload's parts and how many images each holds, in the images' order;
+            empty where it is one.
     """
 
     content: Payload
     status: NDArray[np.int8] | None = None
     corrected: Payload | None = None
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

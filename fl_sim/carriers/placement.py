@@ -44,7 +44,7 @@ class PlacementSettings(Settings):
         exclude: patterns of names that may not.
         running_statistics: whether batch normalisation's running means and variances may carry.
         elements: ``"all"``, or only the ``"dead"`` ones, which no gradient can reach at the size
-            of these images; see :func:`fl_sim.carriers.dead.dead_weights`.
+            of these images (see :func:`fl_sim.carriers.dead.dead_weights`), or the ``"live"`` rest.
         order: ``"keyed"`` by the carrier's seed over all tensors; ``"late"``, tensor after tensor
             from the network's output to its input; ``"expected_error"``, tensor after tensor from
             the smallest expected error; in both each tensor in keyed order. Or ``"sequential"``:
@@ -58,7 +58,7 @@ class PlacementSettings(Settings):
     tensors: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     running_statistics: bool = False
-    elements: Literal["all", "dead"] = "all"
+    elements: Literal["all", "dead", "live"] = "all"
     order: Literal["keyed", "sequential", "late", "expected_error"] = "keyed"
     expected_error: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     copies: int = Field(1, ge=1, le=64)
@@ -269,6 +269,8 @@ def find_places(
     if settings.elements == "dead":
         names, dead = _dead_elements(state, names, _known(spec, 'elements = "dead"'))
         elements = list(dead)
+    elif settings.elements == "live":
+        elements = _live_elements(state, names, _known(spec, 'elements = "live"'))
     sizes = [
         state[name].numel() if chosen is None else len(chosen)
         for name, chosen in zip(names, elements, strict=True)
@@ -297,6 +299,18 @@ def _dead_elements(
             f'pixels; choose other tensors or elements = "all".'
         )
     return kept, [np.flatnonzero(dead[name].numpy().reshape(-1)) for name in kept]
+
+
+def _live_elements(
+    state: State, names: Sequence[str], spec: ModelSpec
+) -> list[NDArray[np.int64] | None]:
+    dead = dead_weights(spec)
+    return [
+        np.flatnonzero(~dead[name].numpy().reshape(-1))
+        if name in dead and dead[name].shape == state[name].shape
+        else None
+        for name in names
+    ]
 
 
 def _turns(

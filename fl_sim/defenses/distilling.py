@@ -43,7 +43,7 @@ class DistillingSettings(StepSettings):
             release before, if that was cleaned). Without a reference they are fresh.
     """
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(600, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     temperature: float = Field(2.0, gt=0)
     views: Literal["none", "flip", "square"] = "square"

@@ -86,10 +86,16 @@ def measure_payload(
     Returns:
         ``images_intact``, ``images_damaged`` and ``images_lost`` (they sum to n); where ``sent`` is
         known ``value_error``, or ``bit_error_rate`` and ``bytes_delivered`` (of the payload, after
-        error correction); and with error correction ``bit_error_rate_corrected``.
+        error correction); and with error correction ``bit_error_rate_corrected``. Of a payload in
+        parts also ``images_intact[<part>]`` and so on.
     """
     status = _status(reading, recovered, original)
-    rows = {name: float((status == value).sum()) for value, name in _COUNTED.items()}
+    rows = _counts(status)
+    first = 0
+    for part, images in reading.parts:
+        own = _counts(status[first : first + images])
+        rows |= {f"{metric}[{part}]": count for metric, count in own.items()}
+        first += images
     if sent is not None and sent.dtype == np.uint8:
         rows["bit_error_rate"] = bit_error_rate(sent.astype(np.uint8), _bytes(reading.content))
         inside, arrived = sent.astype(np.uint8), _bytes(reading.content)
@@ -101,6 +107,10 @@ def measure_payload(
     elif sent is not None:
         rows["value_error"] = value_error(sent.astype(np.float32), _values(reading.content))
     return [Measured(NO_EXTRACTION, metric, value) for metric, value in rows.items()]
+
+
+def _counts(status: NDArray[np.int8]) -> dict[str, float]:
+    return {name: float((status == value).sum()) for value, name in _COUNTED.items()}
 
 
 def _status(
