@@ -12,8 +12,8 @@ from fl_sim.models.graph import Layer
 
 
 @contextmanager
-def perturbing(release: Release) -> Iterator[DefenseReport]:
-    """Time what is done to the release within the block, without gradients, for its report.
+def changing(release: Release) -> Iterator[DefenseReport]:
+    """Watch what is done to the release within the block, for its report.
 
     Yields:
         The report. After the block it has the seconds and every parameter's relative change.
@@ -21,11 +21,17 @@ def perturbing(release: Release) -> Iterator[DefenseReport]:
     began = time.perf_counter()
     before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
     report = DefenseReport()
-    with torch.no_grad():
-        yield report
+    yield report
     layers = [Layer(name, (name,)) for name in before]
     report.relative_change = relative_change(release.model, before, layers)
     report.seconds = time.perf_counter() - began
+
+
+@contextmanager
+def perturbing(release: Release) -> Iterator[DefenseReport]:
+    """Do as :func:`changing`, with gradients off."""
+    with changing(release) as report, torch.no_grad():
+        yield report
 
 
 def float_entries(release: Release) -> dict[str, torch.Tensor]:
