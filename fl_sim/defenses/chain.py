@@ -32,8 +32,9 @@ class ChainSettings(Settings):
 class Chain(Defense[ChainSettings]):
     """Apply several defences in turn; each has randomness of its own.
 
-    The report has the epochs and learning rates of all steps, their held-out images and seconds
-    summed, and the relative change of each parameter from before the first to after the last.
+    The report has the epochs, learning rates and figures of all steps, their held-out images and
+    seconds summed, and the relative change of each parameter from before the first to after the
+    last.
     """
 
     Settings = ChainSettings
@@ -49,6 +50,7 @@ class Chain(Defense[ChainSettings]):
                 reports.append(report)
                 whole.epochs += report.epochs
                 whole.images += report.images
+                whole.figures |= report.figures
                 whole.learning_rates |= {
                     f"{number}:{step.name}/{layer}": rate
                     for layer, rate in report.learning_rates.items()
