@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fl_sim.case import CaseSettings, Choice
+from fl_sim.case import CaseSettings
+from fl_sim.choice import Choice
 from fl_sim.data.partitions import PartitionSettings
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fl_sim.artifact import write_atomically
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec, FitReport
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.codecs.library import STREAM

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from clients.settings import HospitalSettings
 from fl_sim.attacks.base import ATTACKS, Attack
-from fl_sim.case import CaseSettings, Choice, model_settings
+from fl_sim.case import CaseSettings, model_settings
+from fl_sim.choice import Choice
 from fl_sim.data import dataset_settings
 from fl_sim.data.partitions import PartitionSettings
 from fl_sim.data.splits import HeldOutSettings

@@ -237,6 +237,7 @@ class Study:
             "release",
             seconds=report.seconds,
             held_out_images=float(report.images),
+            **report.figures,
         )
         path = self.out / "defense.jsonl"
         known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -1,83 +1,21 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from pydantic import Field, create_model
+from pydantic import create_model
 
+from fl_sim.choice import Choice
 from fl_sim.data import load_dataset
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
-from fl_sim.errors import FlSimError
 from fl_sim.models import Stem, check
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.progress import SILENT, Progress
-from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
-
-T = TypeVar("T")
-
-
-class Choice(Settings):
-    """A registered component with its settings, as a plain dictionary."""
-
-    name: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, value: Any, where: str) -> "Choice":
-        """Read a component as people write it: its name, or a table of its name and settings.
-
-        Args:
-            value: a string, a path, a mapping with the key ``name``, or a choice.
-            where: how its table is called in messages, for example ``"[attack]"``.
-
-        Raises:
-            FlSimError: if it is nothing of these.
-        """
-        if isinstance(value, Choice):
-            return value
-        if isinstance(value, str | Path):
-            return cls(name=str(value))
-        if not isinstance(value, Mapping):
-            raise FlSimError(f"{where} should be a name or a table, not {value!r}.")
-        if set(value) == {"name", "settings"} and isinstance(value["settings"], Mapping):
-            return cls(name=value["name"], settings=dict(value["settings"]))
-        settings = dict(value)
-        if "name" not in settings:
-            raise FlSimError(f"{where} lacks the key 'name'.")
-        name = settings.pop("name")
-        if not isinstance(name, str):
-            raise FlSimError(f"{where}: 'name' is {name!r}, but it should be a string.")
-        return cls(name=name, settings=settings)
-
-    def checked(self, registry: Registry[type[T]], where: str) -> "Choice":
-        """Return the choice with every default of its component filled in.
-
-        Raises:
-            FlSimError: if there is no such component, or a key is wrong.
-        """
-        kind: Any = registry.get(self.name)
-        settings = parse(kind.Settings, self.settings, where).model_dump(mode="json")
-        return Choice(name=self.name, settings=settings)
-
-    def build(self, registry: Registry[type[T]], where: str) -> T:
-        """Build the component from a registry of classes that have ``Settings``.
-
-        Args:
-            registry: attacks, defences or the like.
-            where: how its table is called in messages, for example ``"[attack]"``.
-
-        Raises:
-            FlSimError: if there is no such component, or a key is wrong.
-        """
-        kind: Any = registry.get(self.name)
-        component: T = kind(parse(kind.Settings, self.settings, where))
-        return component
 
 
 class ModelSettings(Settings):

@@ -9,7 +9,8 @@ import torch
 
 from fl_sim import rehearsal as module
 from fl_sim.attacks.transpose import Transpose, TransposeSettings
-from fl_sim.case import CaseSettings, Choice, open_case
+from fl_sim.case import CaseSettings, open_case
+from fl_sim.choice import Choice
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.lwlrd import Lwlrd, LwlrdSettings
 from fl_sim.errors import FlSimError

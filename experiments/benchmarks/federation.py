@@ -34,7 +34,8 @@ import torch
 from torch import nn
 
 from clients.settings import HospitalSettings
-from fl_sim.case import CaseSettings, Choice
+from fl_sim.case import CaseSettings
+from fl_sim.choice import Choice
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
 from fl_sim.training import TrainingSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_sim.artifact import locked
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.data import load_dataset

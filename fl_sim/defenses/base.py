@@ -29,6 +29,7 @@ class DefenseReport:
         learning_rates: by layer, in forward order, where the defence has them.
         images: held-out images used.
         seconds: wall time.
+        figures: what else can be said in a number, by the name of its row in the table.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -36,6 +37,7 @@ class DefenseReport:
     learning_rates: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ Medical Image Data", MELBA 2025:032, section 4.4. They call it basic differentia
 bounded sensitivity it gives no formal guarantee.
 """
 
-import time
 from typing import Literal
 
 import torch
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import relative_change
-from fl_sim.models.graph import Layer
+from fl_sim.defenses.perturbation import float_entries, perturbing
 from fl_sim.settings import Settings
 
 
@@ -41,20 +39,13 @@ class GaussianNoise(Defense[GaussianNoiseSettings]):
 
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
-        began = time.perf_counter()
-        model = release.model
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        tensors = dict(model.named_parameters()) | {
-            name: entry for name, entry in release.entries.items() if entry.is_floating_point()
-        }
-        with torch.no_grad():
-            for name, tensor in tensors.items():
+        with perturbing(release) as report:
+            for name, tensor in (
+                *release.model.named_parameters(),
+                *float_entries(release).items(),
+            ):
                 tensor.add_(self._noise(tensor, release, name))
-        layers = [Layer(name, (name,)) for name in before]
-        return DefenseReport(
-            relative_change=relative_change(model, before, layers),
-            seconds=time.perf_counter() - began,
-        )
+        return report
 
     def _noise(self, tensor: torch.Tensor, release: Release, name: str) -> torch.Tensor:
         sigma = self.settings.sigma

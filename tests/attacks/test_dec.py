@@ -259,7 +259,7 @@ def test_internal_training_needs_the_two_headed_network() -> None:
 
 
 def test_a_codec_file_is_taken_as_it_is_and_names_the_scenario_by_content(tmp_path: Path) -> None:
-    from fl_sim.case import Choice
+    from fl_sim.choice import Choice
     from fl_sim.codecs.files import save_codec
     from fl_sim.codecs.library import trained_codec
 

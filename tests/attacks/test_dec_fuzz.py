@@ -6,7 +6,7 @@ import torch
 
 from fl_sim.attacks.base import Status
 from fl_sim.attacks.dec.message import Codes
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.data import load_dataset
 from fl_sim.randomness import Stream

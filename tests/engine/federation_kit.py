@@ -13,7 +13,8 @@ from clients.app import client_app
 from clients.settings import HospitalSettings
 from fl_sim.artifact import Key
 from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Plan
-from fl_sim.case import CaseSettings, Choice
+from fl_sim.case import CaseSettings
+from fl_sim.choice import Choice
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.engine.inprocess import InProcessGrid

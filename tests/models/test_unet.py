@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fl_sim.artifact import read_artifact, write_artifact
-from fl_sim.case import CaseSettings, Choice, model_settings, open_case
+from fl_sim.case import CaseSettings, model_settings, open_case
+from fl_sim.choice import Choice
 from fl_sim.data import load_dataset
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import Release

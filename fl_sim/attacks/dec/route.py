@@ -13,7 +13,7 @@ from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.dec.message import Codes, Latents, Message
 from fl_sim.attacks.dec.settings import UNCODED
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
 from fl_sim.codecs.files import codec_from
 from fl_sim.coding.base import CODES

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fl_sim.artifact import checksum
 from fl_sim.attacks.base import AttackSettings
 from fl_sim.carriers.base import CARRIERS, Carrier
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS
 from fl_sim.coding.base import CODES
 from fl_sim.coding.erasure import ErasureSettings

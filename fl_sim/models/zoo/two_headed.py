@@ -8,9 +8,10 @@ quantisation; the decoder, which the task never uses, leaves in the same file.
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field
 from torch import nn
 
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, LearnedCodec
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
@@ -20,8 +21,11 @@ from fl_sim.settings import Settings, parse
 _WHERE = "[model] codec"
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+def _checked(value: Any) -> dict[str, Any]:
+    codec = Choice.of(value, _WHERE)
+    if not issubclass(CODECS.get(codec.name), LearnedCodec):
+        raise FlSimError(f"{_WHERE}: '{codec.name}' is lossless and has no encoder to share.")
+    return {"name": codec.name, **codec.checked(CODECS, _WHERE).settings}
 
 
 class TwoHeadedSettings(Settings):
@@ -31,12 +35,9 @@ class TwoHeadedSettings(Settings):
         codec: a registered learned codec, by its name or as a table of its name and settings.
     """
 
-    codec: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "factorized"}  # noqa: RUF012
-
-    @model_validator(mode="after")
-    def _complete(self) -> "TwoHeadedSettings":
-        object.__setattr__(self, "codec", _checked(self.codec))
-        return self
+    codec: Annotated[dict[str, Any], BeforeValidator(_checked), Field(validate_default=True)] = {  # noqa: RUF012
+        "name": "factorized"
+    }
 
 
 class TwoHeaded(nn.Module):
@@ -74,25 +75,9 @@ class TwoHeaded(nn.Module):
         return logits
 
 
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    name, settings = _split(values)
-    kind = CODECS.get(name)
-    if not issubclass(kind, LearnedCodec):
-        raise FlSimError(f"{_WHERE}: '{name}' is lossless and has no encoder to share.")
-    return {"name": name, **parse(kind.Settings, settings, _WHERE).model_dump(mode="json")}
-
-
-def _split(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if not isinstance(values.get("name"), str):
-        raise FlSimError(f"{_WHERE} lacks the key 'name'.")
-    return values["name"], {key: value for key, value in values.items() if key != "name"}
-
-
 def _build(spec: ModelSpec) -> nn.Module:
     codec = parse(TwoHeadedSettings, spec.settings, "[model]").codec
-    name, settings = _split(codec)
-    kind = CODECS.get(name)
-    inner = kind(parse(kind.Settings, settings, _WHERE))
+    inner = Choice.of(codec, _WHERE).build(CODECS, _WHERE)
     assert isinstance(inner, LearnedCodec)  # or the settings would have been refused
     channels = inner.latent_channels
     if spec.task == "segmentation":

@@ -1,0 +1,59 @@
+"""Several defences, one after the other."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from fl_sim.choice import Choice
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.perturbation import changing
+from fl_sim.settings import Settings
+
+_WHERE = "[defense] steps"
+
+
+def _checked(value: Any) -> Choice:
+    return Choice.of(value, _WHERE).checked(DEFENSES, _WHERE)
+
+
+class ChainSettings(Settings):
+    """Settings of a chain.
+
+    Args:
+        steps: registered defences in the order in which they are applied, each by its name or as a
+            table of its name and settings.
+    """
+
+    steps: tuple[Annotated[Choice, BeforeValidator(_checked)], ...] = Field(min_length=1)
+
+
+@DEFENSES.register("chain", "several defences, one after the other")
+class Chain(Defense[ChainSettings]):
+    """Apply several defences in turn; each has randomness of its own.
+
+    The report has the epochs, learning rates and figures of all steps, their held-out images and
+    seconds summed, and the relative change of each parameter from before the first to after the
+    last.
+    """
+
+    Settings = ChainSettings
+
+    def apply(self, release: Release) -> DefenseReport:
+        """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
+        reports = []
+        with changing(release) as whole:
+            for number, step in enumerate(self.settings.steps, start=1):
+                defense = step.build(DEFENSES, _WHERE)
+                own = replace(release, stream=release.stream.at("step", number))
+                report = defense.apply(own)
+                reports.append(report)
+                whole.epochs += report.epochs
+                whole.images += report.images
+                whole.figures |= report.figures
+                whole.learning_rates |= {
+                    f"{number}:{step.name}/{layer}": rate
+                    for layer, rate in report.learning_rates.items()
+                }
+        whole.seconds = sum(report.seconds for report in reports)
+        return whole
