@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.settings import HospitalSettings
-from fl_sim.attacks.base import ATTACKS, Attack, Averaging, Embedding, Inside, Plan
+from fl_sim.attacks.base import (
+    ATTACKS,
+    Attack,
+    Averaging,
+    Collusion,
+    Embedding,
+    Inside,
+    Plan,
+)
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
@@ -132,13 +140,13 @@ def hospital_plan(settings: HospitalSettings, hospital: int) -> tuple[Split, Pla
     """Return a malicious hospital's images and its plan for the whole run.
 
     The plan is the same in every round and process: it is drawn from the case's seed and the
-    hospital's number.
+    hospital's number. Hospitals that repeat one payload have one plan, and images, of the first.
 
     Raises:
         FlSimError: if there is no attack, or it cannot be planned for these images.
     """
-    data = hospital_data(settings, hospital)
-    return data, _plan(settings.model_dump_json(), hospital)
+    planner = settings.planner(hospital)
+    return hospital_data(settings, planner), _plan(settings.model_dump_json(), planner)
 
 
 def boosted(
@@ -208,7 +216,8 @@ def _attack(
             limit = _honest_norm(run, broadcast)
         trained = limited(trained, broadcast, limit)
     shares = [len(share) for share in _shares_of(settings)]
-    averaging = Averaging(dict(broadcast), shares[hospital] / sum(shares))
+    alike = settings.malicious if settings.collusion == "repeat" else (hospital,)
+    averaging = Averaging(dict(broadcast), sum(shares[other] for other in alike) / sum(shares))
     embedding = attack.embed(trained, run.spec, plan, averaging)
     for name, value in broadcast.items():
         if embedding.state[name].dtype != value.dtype:
@@ -282,19 +291,32 @@ def _shares(settings_json: str) -> list[NDArray[np.int64]]:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _plan(settings_json: str, hospital: int) -> Plan:
     settings = HospitalSettings.model_validate_json(settings_json)
     case = _case(settings)
     data = hospital_data(settings, hospital)
+    attack = build_attack(settings)
+    collusion = None
+    if settings.collusion == "split" and len(settings.malicious) > 1:
+        if not attack.splits:
+            raise FlSimError(
+                '[federation] collusion = "split" shares out places in the model, and the attack '
+                f"'{settings.attack and settings.attack.name}' has none to choose; take "
+                '"repeat", or [attack] name = "dec".'
+            )
+        secret = Stream(settings.case.seed, ("collusion",))
+        number = settings.malicious.index(hospital)
+        collusion = Collusion(number, len(settings.malicious), secret)
     inside = Inside(
         data=data,
         task=case.task,
         spec=case.spec,
         stream=Stream(settings.case.seed, ("hospital", hospital)),
         data_root=_data_root(settings),
+        collusion=collusion,
     )
-    return build_attack(settings).plan(inside)
+    return attack.plan(inside)
 
 
 class _Skeletons:

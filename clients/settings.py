@@ -34,6 +34,10 @@ class HospitalSettings(Settings):
             passes norm clipping or lies no further out than others; ``"honest"`` for the norm of
             the update that the hospital would have sent honestly (it trains twice). The payload is
             written afterwards, so the norm can end a little higher.
+        collusion: whether malicious hospitals work for one receiver. ``"none"``: each steals and
+            writes for itself, and may overwrite another's payload. ``"repeat"``: all send the first
+            one's images, which they were given outside, at the same places, so that their shares
+            of the average add up. ``"split"``: each sends its own images, at places of its own.
         data_root: folder of data files, on the machine where the hospital runs.
         plugins: modules to import first, for components from outside this project.
     """
@@ -48,8 +52,13 @@ class HospitalSettings(Settings):
     malicious_rounds: tuple[int, ...] | None = None
     boost: float = Field(1.0, gt=0)
     update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
+    collusion: Literal["none", "repeat", "split"] = "none"
     data_root: str | None = None
     plugins: tuple[str, ...] = ()
+
+    def planner(self, hospital: int) -> int:
+        """Return the hospital whose images a malicious hospital sends."""
+        return self.malicious[0] if self.collusion == "repeat" else hospital
 
     def attacks_in(self, hospital: int, server_round: int) -> bool:
         """Whether this hospital attacks in this round."""

@@ -41,7 +41,7 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
         raise FlSimError("A centralized scenario cannot be run as a federation.")
     settings = study.scenario.hospital_settings(study.data_root)
     hospital_data(settings, 0)  # an impossible partition is refused before Ray is started
-    for hospital in study.scenario.attackers:
+    for hospital in dict.fromkeys(map(settings.planner, study.scenario.attackers)):
         study.add_target(hospital, *hospital_plan(settings, hospital))
 
     rounds = _Rounds(study, federation)

@@ -2,7 +2,9 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from fl_sim.artifact import write_atomically
@@ -74,3 +76,67 @@ def write_images(folder: Path, images: torch.Tensor) -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels.squeeze()).save(buffer, format="PNG")
         write_atomically(folder / f"{number:04d}.png", buffer.getvalue())
+
+
+def draw_blocks(
+    path: Path, blocks: dict[str, dict[str, dict[str, torch.Tensor]]], columns: int
+) -> Path:
+    """Draw blocks of rows of images, one block an attacker, one panel a mode; write a PNG.
+
+    The picture is 900 pixels wide. An image that is lost is a grey field.
+
+    Args:
+        path: of the picture.
+        blocks: by attacker, mode and row, images ``[n, channels, height, width]`` in [0, 1]; the
+            modes and rows of the first attacker and mode are those of all.
+        columns: images in a row of a mode, at most.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    modes = list(dict.fromkeys(mode for block in blocks.values() for mode in block))
+    rows = {
+        attacker: list(dict.fromkeys(row for shown in block.values() for row in shown))
+        for attacker, block in blocks.items()
+    }
+    height = 0.62 * sum(map(len, rows.values())) + 0.32 * len(blocks) + 0.4
+    figure = Figure(figsize=(9, height), dpi=100)
+    bands = figure.subfigures(len(blocks), 1, height_ratios=[len(r) + 0.5 for r in rows.values()])
+    for band, (attacker, block) in zip(np.atleast_1d(bands), blocks.items(), strict=True):
+        grid = band.subplots(
+            len(rows[attacker]), columns * len(modes), squeeze=False,
+            gridspec_kw={"left": 0.15, "right": 0.99, "top": 0.86, "bottom": 0.01,
+                         "wspace": 0.06, "hspace": 0.06},
+        )  # fmt: skip
+        band.text(0.01, 0.93, attacker, fontsize=11, weight="bold", va="center")
+        for place, mode in enumerate(modes):
+            middle = 0.15 + 0.84 * (place + 0.5) / len(modes)
+            band.text(middle, 0.93, mode, fontsize=11, ha="center", va="center")
+            for line, row in enumerate(rows[attacker]):
+                images = block.get(mode, {}).get(row)
+                for column in range(columns):
+                    _draw_cell(grid[line][place * columns + column], images, column)
+        for line, row in enumerate(rows[attacker]):
+            grid[line][0].set_ylabel(row, rotation=0, ha="right", va="center", fontsize=10)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return write_atomically(path, buffer.getvalue())
+
+
+def _draw_cell(axes: Any, images: torch.Tensor | None, number: int) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if images is None or number >= len(images):
+        axes.set_facecolor("none")
+        return
+    if not bool(images[number].isfinite().all()) or not bool(images[number].any()):
+        axes.set_facecolor("0.85")
+        axes.text(0.5, 0.5, "lost", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+        return
+    pixels = images[number].permute(1, 2, 0).clamp(0, 1).numpy()
+    axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -47,6 +47,9 @@ class FederationSettings(Settings):
             ``"honest"`` for the norm of the update they would have sent honestly.
         malicious_rounds: rounds, from 1, in which they attack, or ``"last"`` or ``"alternate"``
             (the last round, the one before the last but one, ...); all where not given.
+        collusion: ``"none"``; ``"repeat"``: all malicious hospitals send the first one's images, so
+            that their shares of the average add up; ``"split"``: each sends its own at places that
+            no other uses. See :class:`clients.settings.HospitalSettings`.
         engine: Ray or in-process, and what a hospital may use of the machine.
     """
 
@@ -60,6 +63,7 @@ class FederationSettings(Settings):
     boost: float = Field(1.0, gt=0)
     update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
     malicious_rounds: tuple[int, ...] | Literal["last", "alternate"] | None = None
+    collusion: Literal["none", "repeat", "split"] = "none"
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
@@ -286,6 +290,7 @@ class Scenario(Settings):
             malicious_rounds=federation.attack_rounds,
             boost=federation.boost,
             update_norm=federation.update_norm,
+            collusion=federation.collusion,
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )

@@ -39,7 +39,7 @@ from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
-from fl_sim.extraction import extract, survival_by_tensor
+from fl_sim.extraction import extract, survival_by_place
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
 from fl_sim.metrics.utility import utility
@@ -78,11 +78,6 @@ class Sent:
     images: torch.Tensor
     artifact: Path
     corrected: Payload | None = None
-
-    @property
-    def legible(self) -> bool:
-        """Whether images can be read from the file that was sent, not only from later ones."""
-        return bool(self.images.isfinite().any())
 
 
 class Study:
@@ -376,9 +371,7 @@ class Study:
         rows = measure_payload(
             reading, sent.payload, extraction.images, sent.images, sent.corrected
         )
-        if not sent.legible:  # the model file that was sent is not what the errors count from
-            return rows
-        return rows + survival_by_tensor(sent.artifact, artifact, len(sent.payload), target.key)
+        return rows + survival_by_place(sent.artifact, artifact, sent.payload, target.key)
 
     def _usability_rows(
         self, stage: str, target: Target, leakage: LeakageMeasurement

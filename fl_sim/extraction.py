@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fl_sim.artifact import read_artifact, read_key
 from fl_sim.attacks.base import ATTACKS, Extraction
+from fl_sim.carriers.base import Payload
 from fl_sim.metrics.measure import NO_EXTRACTION, Measured
 
 
@@ -24,20 +25,21 @@ def extract(artifact: Path, key: Path) -> Extraction:
     return ATTACKS.get(known.attack).extract(read_artifact(artifact), known)
 
 
-def survival_by_tensor(sent: Path, arrived: Path, length: int, key: Path) -> list[Measured]:
-    """Return where a payload was damaged: the carrier's error rate in every tensor it uses.
+def survival_by_place(sent: Path, arrived: Path, payload: Payload, key: Path) -> list[Measured]:
+    """Return where a payload was damaged: the carrier's error rate in every place it uses.
 
     Args:
         sent: the model file that the payload was written into.
         arrived: the model file that it is read from.
-        length: of the payload, in bytes or values.
+        payload: what the carrier was given.
         key: the attacker's key file.
 
     Returns:
-        ``carrier_error[<tensor>]``: the share of wrong bits, or the relative error of values.
+        ``carrier_error[<tensor>]``: the share of wrong bits, or the relative error of values; and
+        ``carrier_error[bit <number>]`` for carriers in chosen bits.
     """
     known = read_key(key)
     errors = ATTACKS.get(known.attack).survival(
-        read_artifact(sent).state, read_artifact(arrived).state, length, known
+        read_artifact(sent).state, read_artifact(arrived).state, payload, known
     )
     return [Measured(NO_EXTRACTION, f"carrier_error[{n}]", v) for n, v in errors.items()]

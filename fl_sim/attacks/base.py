@@ -46,6 +46,21 @@ AttackSettingsT = TypeVar("AttackSettingsT", bound=AttackSettings)
 
 
 @dataclass(frozen=True)
+class Collusion:
+    """A hospital's part among several that hide their images in one model, for one receiver.
+
+    Args:
+        number: of its part, from 0.
+        parts: how many there are.
+        secret: where the randomness that they share is derived from.
+    """
+
+    number: int
+    parts: int
+    secret: Stream
+
+
+@dataclass(frozen=True)
 class Inside:
     """What the attacker's code finds inside the hospital before training.
 
@@ -56,6 +71,8 @@ class Inside:
         stream: where randomness is derived from; the same in every round.
         data_root: folder of data files, for what the attacker prepared outside (a codec's dataset).
         progress: where to report.
+        collusion: the hospital's part among several that must not overwrite each other's payloads;
+            ``None`` for an attacker on his own.
     """
 
     data: Split
@@ -64,6 +81,7 @@ class Inside:
     stream: Stream
     data_root: Path | None = None
     progress: Progress = SILENT
+    collusion: Collusion | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,8 @@ class Averaging:
 
     Args:
         broadcast: the state that every hospital started from.
-        share: the hospital's weight in the average, its images over those of all hospitals.
+        share: the weight in the average of what the attackers send alike: this hospital's images
+            over those of all hospitals, or those of all that send the same payload.
     """
 
     broadcast: State
@@ -200,6 +219,8 @@ class Attack(ABC, Generic[AttackSettingsT]):
     """An attack on a training run. Subclass, set ``Settings``, and register with ``ATTACKS``."""
 
     Settings: ClassVar[type[AttackSettings]] = AttackSettings
+    splits: ClassVar[bool] = False
+    """Whether several hospitals can share out a model's places; see :class:`Collusion`."""
 
     def __init__(self, settings: AttackSettingsT) -> None:
         self.settings = settings
@@ -291,18 +312,19 @@ class Attack(ABC, Generic[AttackSettingsT]):
         return {}
 
     @classmethod
-    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
-        """Return the share of wrong bits, or the relative error of values, by tensor.
+    def survival(cls, sent: State, arrived: State, payload: Payload, key: Key) -> dict[str, float]:
+        """Return the share of wrong bits, or the relative error of values, by place.
 
         For those who measure: an attacker does not have ``sent``.
 
         Args:
             sent: the state dictionary that the payload was written into.
             arrived: what became of it.
-            length: of the payload, in bytes or values.
+            payload: what the carrier was given.
             key: the attacker's.
 
         Returns:
+            By tensor name, and by ``"bit <number>"`` for carriers in chosen bits of a weight.
             Nothing for attacks without a carrier.
         """
         return {}

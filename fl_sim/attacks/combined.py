@@ -6,6 +6,7 @@ signs and lattices, dead weights beside live ones).
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -27,9 +28,10 @@ from fl_sim.attacks.base import (
     Status,
 )
 from fl_sim.carriers.base import Payload, State
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
 from fl_sim.training import LocalTraining, TrainReport
 
 
@@ -87,6 +89,22 @@ class Combined(Attack[CombinedSettings]):
             payload=_joined(payloads) if payloads else None,
         )
 
+    @property
+    def trains_honestly(self) -> bool:
+        """Whether the first part, which trains, does so honestly."""
+        return next(iter(self._parts.values())).trains_honestly
+
+    @property
+    def prepared_outside(self) -> str | None:
+        """What the parts bring from outside, together."""
+        made = [attack.prepared_outside for attack in self._parts.values()]
+        return " ".join(text for text in made if text is not None) or None
+
+    def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
+        """Prepare every part outside; see :class:`Attack`."""
+        for attack in self._parts.values():
+            attack.prepare(data_root, progress)
+
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train as the first part does."""
         name, attack = next(iter(self._parts.items()))
@@ -131,16 +149,18 @@ class Combined(Attack[CombinedSettings]):
         )
 
     @classmethod
-    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
+    def survival(cls, sent: State, arrived: State, payload: Payload, key: Key) -> dict[str, float]:
         """Return each part's errors by tensor, as ``"<part>: <tensor>"``; see :class:`Attack`."""
-        return {
-            f"{name}: {tensor}": error
-            for name, own in _split_key(key).items()
-            if key.settings["parts"][name]["length"] is not None
-            for tensor, error in ATTACKS.get(own.attack)
-            .survival(sent, arrived, key.settings["parts"][name]["length"], own)
-            .items()
-        }
+        errors: dict[str, float] = {}
+        place = 0
+        for name, own in _split_key(key).items():
+            length = key.settings["parts"][name]["length"]
+            if length is None:
+                continue
+            content = payload[place : (place := place + length)]
+            found = ATTACKS.get(own.attack).survival(sent, arrived, content, own)
+            errors |= {f"{name}: {tensor}": error for tensor, error in found.items()}
+        return errors
 
 
 def _joined_key(plans: dict[str, Plan]) -> Key:

@@ -20,7 +20,7 @@ from pydantic import Field
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, Reading, steal
 from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, filled, places_key
-from fl_sim.carriers.base import State, relative_error
+from fl_sim.carriers.base import Payload, State, relative_error
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 Scope = Literal["tensor", "all"]
@@ -77,7 +77,7 @@ class Correlated(Attack[CorrelatedSettings]):
         return Extraction(images, Reading(values.numpy()))
 
     @classmethod
-    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
+    def survival(cls, sent: State, arrived: State, payload: Payload, key: Key) -> dict[str, float]:
         """Return how far the weights that carry moved, relative to their size, by tensor."""
         places = WeightPlaces(key)
         pairs = zip(places.parts, places.read(sent), places.read(arrived), strict=True)

@@ -25,7 +25,7 @@ from fl_sim.attacks.base import (
     steal,
 )
 from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, places_key
-from fl_sim.carriers.base import State
+from fl_sim.carriers.base import Payload, State
 from fl_sim.models.base import ModelSpec
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
@@ -100,7 +100,7 @@ class SignEncoding(Attack[SignEncodingSettings]):
         return Extraction(images, Reading(np.packbits((weights > 0).numpy())))
 
     @classmethod
-    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
+    def survival(cls, sent: State, arrived: State, payload: Payload, key: Key) -> dict[str, float]:
         """Return the share of signs that turned, by tensor; unreadable ones count as zeros."""
         places = WeightPlaces(key)
         pairs = zip(places.parts, places.read(sent), places.read(arrived), strict=True)

@@ -127,26 +127,37 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
         """
         raise NotImplementedError
 
+    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, dict[int, float]]:
+        """Return the share of wrong bits by tensor name and bit of a weight; see :meth:`errors`.
+
+        Returns:
+            Nothing for carriers that do not use chosen bits of a number. Bit 0 is the lowest of
+            the mantissa.
+        """
+        return {}
+
 
 def amplified(
-    written: State, reference: State, share: float, places: dict[str, torch.Tensor]
+    state: State, written: State, reference: State, share: float, places: dict[str, torch.Tensor]
 ) -> State:
-    """Return a state whose average with others that kept to a reference is the written one.
+    """Return a state whose average with other hospitals' is the written one, but for training.
 
     A server that averages makes ``reference + share * (sent - reference)`` of what one hospital
-    sends, where the others do not move an element; so ``reference + (written - reference) / share``
-    is sent. Elements outside of the places stay as they were written.
+    sends, plus the others' updates; so ``state + (written - reference) / share`` is sent. The
+    average is then the written state plus the average update; in dead weights that is none.
 
     Args:
-        written: what the average is to be, in the places.
+        state: as it would be sent without a payload.
+        written: the reference with the payload in it.
         reference: what all started from: the broadcast.
-        share: the sender's weight in the average, above 0 to 1.
+        share: the sender's weight in the average, above 0.
         places: boolean masks by tensor name, as :meth:`Carrier.places` returns them.
     """
-    result = dict(written)
+    result = dict(state)
     for name, mask in places.items():
-        base, wanted = reference[name].to(written[name]), written[name]
-        result[name] = torch.where(mask.to(wanted.device), base + (wanted - base) / share, wanted)
+        own = state[name]
+        change = (written[name].double() - reference[name].double()) / share
+        result[name] = torch.where(mask.to(own.device), (own + change).to(own.dtype), own)
     return result
 
 

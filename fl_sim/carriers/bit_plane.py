@@ -4,6 +4,7 @@ The lowest bits, for which `lsb` is faster, are lost to any fine-tuning; bits 16
 layers are not.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -57,6 +58,11 @@ class BitPlane(ElementCarrier[BitPlaneSettings]):
     def per_element(self) -> int:
         """See :class:`ElementCarrier`."""
         return self.settings.bits
+
+    @property
+    def planes(self) -> Sequence[int]:
+        """See :class:`ElementCarrier`."""
+        return range(self.settings.first, self.settings.first + self.settings.bits)
 
     def modulate(
         self, values: Values, bits: NDArray[np.uint8], scale: float, ranks: NDArray[np.int64]

@@ -1,6 +1,7 @@
 """What carriers share that put bits into single weights: places, copies, soft values."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -41,6 +42,11 @@ class ElementCarrier(SoftCarrier[ElementSettingsT]):
     def per_element(self) -> int:
         """Bits in an element."""
         return 1
+
+    @property
+    def planes(self) -> Sequence[int]:
+        """Which bits of a number's mantissa carry, the lowest first; none if it is not these."""
+        return ()
 
     @abstractmethod
     def modulate(
@@ -110,8 +116,26 @@ class ElementCarrier(SoftCarrier[ElementSettingsT]):
 
     def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
         """Return the share of wrong bits by tensor; see :class:`Carrier`."""
+        return {
+            name: float(wrong.sum() / (elements * len(wrong)))
+            for name, (wrong, elements) in self._wrong(sent, arrived, length).items()
+        }
+
+    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, dict[int, float]]:
+        """Return the share of wrong bits by tensor and bit; see :class:`Carrier`."""
+        planes = self.planes
+        return {
+            name: {bit: float(wrong[i] / elements) for i, bit in enumerate(planes)}
+            for name, (wrong, elements) in self._wrong(sent, arrived, length).items()
+            if planes
+        }
+
+    def _wrong(
+        self, sent: State, arrived: State, length: int
+    ) -> dict[str, tuple[NDArray[np.int64], int]]:
+        """Return by tensor how often each bit of an element is wrong, and of how many elements."""
         elements, places = -(-8 * length // self.per_element), self._places(sent)
-        wrong: dict[str, list[int]] = {}
+        wrong: dict[str, tuple[NDArray[np.int64], int]] = {}
         for copy in range(len(places.orders)):
             for name, own, ranks in places.used(copy, elements):
                 index, scale = torch.from_numpy(own), _scale(sent[name])
@@ -125,10 +149,9 @@ class ElementCarrier(SoftCarrier[ElementSettingsT]):
                     > 0
                     for t in (sent[name], tensor)
                 )
-                numbers = wrong.setdefault(name, [0, 0])
-                numbers[0] += int((before != after).sum())
-                numbers[1] += before.size
-        return {name: count / size for name, (count, size) in wrong.items()}
+                known, size = wrong.get(name, (np.zeros(self.per_element, np.int64), 0))
+                wrong[name] = known + (before != after).sum(axis=0), size + len(before)
+        return wrong
 
 
 def _checked(payload: Payload, capacity: int) -> Bytes:

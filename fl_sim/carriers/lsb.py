@@ -120,6 +120,24 @@ class LeastSignificantBits(Carrier[LsbSettings]):
     def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
         """Return the share of wrong bits by tensor; see :class:`Carrier`."""
         result = {}
+        for name, differing in self._differing(sent, arrived, length):
+            as_bytes = differing.view(np.uint8)
+            wrong = wrong_bits(as_bytes, np.zeros_like(as_bytes))
+            result[name] = wrong / (len(differing) * self.settings.bits)
+        return result
+
+    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, dict[int, float]]:
+        """Return the share of wrong bits by tensor and bit; see :class:`Carrier`."""
+        return {
+            name: {
+                bit: float(np.mean(differing >> differing.dtype.type(bit) & 1))
+                for bit in range(self.settings.bits)
+            }
+            for name, differing in self._differing(sent, arrived, length)
+        }
+
+    def _differing(self, sent: State, arrived: State, length: int) -> Iterator[tuple[str, Words]]:
+        """Return for each tensor the words that carry, with those bits set that are wrong."""
         for name, mask in self.places(sent, length).items():
             tensor = found(arrived, name, sent[name])
             if tensor is None:
@@ -128,11 +146,7 @@ class LeastSignificantBits(Carrier[LsbSettings]):
             before, after = (
                 _words(t)[used] for t in (sent[name].detach().cpu().contiguous(), tensor)
             )
-            differing = (before ^ after) & before.dtype.type(2**self.settings.bits - 1)
-            as_bytes = differing.view(np.uint8)
-            wrong = wrong_bits(as_bytes, np.zeros_like(as_bytes))
-            result[name] = wrong / (len(before) * self.settings.bits)
-        return result
+            yield name, (before ^ after) & before.dtype.type(2**self.settings.bits - 1)
 
     def _copies(self, state: State, count: int | None, like: State | None) -> list[Bytes]:
         expected = state if like is None else like

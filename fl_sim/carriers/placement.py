@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fl_sim.carriers.base import State
 from fl_sim.carriers.dead import dead_weights, forward_order
@@ -33,6 +33,16 @@ BLOCK = 512
 a block are whole bytes whatever their number in each element."""
 
 RUNNING_STATISTICS = ("*running_mean", "*running_var")
+
+
+def _is_part(part: tuple[int, int]) -> tuple[int, int]:
+    number, parts = part
+    if not 0 <= number < parts:
+        raise ValueError(f"part {number} of {parts} does not exist; they are numbered from 0")
+    return part
+
+
+Part = Annotated[tuple[int, int], AfterValidator(_is_part)]
 
 
 class PlacementSettings(Settings):
@@ -53,6 +63,8 @@ class PlacementSettings(Settings):
             by pattern of its name; the first that fits counts. Tensors that none fits come last.
         copies: how often the payload is written, in different places; what is read is their sum.
             More than one uses whole blocks of 512 elements only.
+        part: which of so many disjoint parts of the places: its number, from 0, and how many there
+            are. Senders who share a seed and a model keep to one each.
     """
 
     tensors: tuple[str, ...] = ("*",)
@@ -62,6 +74,7 @@ class PlacementSettings(Settings):
     order: Literal["keyed", "sequential", "late", "expected_error"] = "keyed"
     expected_error: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     copies: int = Field(1, ge=1, le=64)
+    part: Part = (0, 1)
 
     @model_validator(mode="after")
     def _rehearsed(self) -> Self:
@@ -277,8 +290,10 @@ def find_places(
     ]
     key = None if settings.order == "sequential" else seed
     order = Order(sizes, key, _turns(names, settings, spec))
-    parts = settings.copies
-    orders = [order] if parts == 1 else [order.part(number, parts) for number in range(parts)]
+    (part, others), copies = settings.part, settings.copies
+    parts = copies * others
+    numbers = range(part * copies, (part + 1) * copies)
+    orders = [order] if parts == 1 else [order.part(number, parts) for number in numbers]
     return Places(list(names), elements, orders)
 
 
@@ -353,16 +368,6 @@ def tensor_by_tensor(
         ranks = Order([state[name].numel()], own).ranks(0)
         yield name, start + ranks
         start += len(ranks)
-
-
-def masks(state: State, ranked: Ranked, count: int) -> dict[str, torch.Tensor]:
-    """Return which elements have a rank below ``count``: boolean masks by name, empty ones not."""
-    result = {}
-    for name, ranks in ranked:
-        used = ranks < count
-        if used.any():
-            result[name] = torch.from_numpy(used).reshape(state[name].shape)
-    return result
 
 
 def copied(state: State) -> State:

@@ -7,7 +7,7 @@ weights costs utility; ``frozen`` puts the same values in before training instea
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -16,15 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, relative_error
-from fl_sim.carriers.placement import (
-    Ranked,
-    choose,
-    copied,
-    found,
-    in_one_order,
-    masks,
-    natural,
-)
+from fl_sim.carriers.placement import Part, Ranked, choose, copied, found, in_one_order, natural
 from fl_sim.errors import FlSimError
 from fl_sim.settings import Settings
 
@@ -43,12 +35,16 @@ class WeightsSettings(Settings):
             deviation; ``"match"`` takes that of a fresh tensor of the same shape,
             ``sqrt(2 / fan_in)`` (He et al. 2015), which the receiver can compute.
         order: ``"keyed"`` by the carrier's seed, or ``"sequential"``.
+        copies: how often the values are written, in different places; what is read is their mean.
+        part: see :class:`~fl_sim.carriers.placement.PlacementSettings`.
     """
 
     tensors: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     scale: Scale = "match"
     order: Literal["keyed", "sequential"] = "keyed"
+    copies: int = Field(1, ge=1, le=64)
+    part: Part = (0, 1)
 
 
 ReplacedSettingsT = TypeVar("ReplacedSettingsT", bound=WeightsSettings)
@@ -77,7 +73,7 @@ class ReplacedWeights(Carrier[ReplacedSettingsT]):
 
     def capacity(self, state: State) -> int:
         """Return how many values fit; see :class:`Carrier`."""
-        return sum(state[name].numel() for name in self.names(state))
+        return sum(state[name].numel() for name in self.names(state)) // self._slots
 
     def write(self, state: State, payload: Payload) -> State:
         """Return a copy with the values in it; see :class:`Carrier`.
@@ -93,9 +89,8 @@ class ReplacedWeights(Carrier[ReplacedSettingsT]):
                 f"{', '.join(self.names(state)[:3])}; hide fewer images or choose more tensors."
             )
         result = copied(state)
-        for name, ranks in self.ranked(state, len(values)):
-            used = ranks < len(values)
-            weights = torch.from_numpy(values[ranks[used]] * self._scale(state[name]))
+        for name, used, index in self._used(state, len(values)):
+            weights = torch.from_numpy(values[index] * self._scale(state[name]))
             flat = result[name].view(-1)
             flat[torch.from_numpy(used)] = weights.to(flat.dtype)
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
@@ -109,19 +104,24 @@ class ReplacedWeights(Carrier[ReplacedSettingsT]):
             held = self.capacity(expected)
         except FlSimError:  # nothing of what was written to is left
             return np.full(count or 0, np.nan, np.float32)
-        result = np.full(held if count is None else count, np.nan, np.float32)
-        for name, ranks in self.ranked(expected, len(result)):
+        wanted = held if count is None else count
+        total, copies = np.zeros(wanted), np.zeros(wanted)
+        for name, used, index in self._used(expected, wanted):
             tensor = found(state, name, expected[name])
             if tensor is not None:
-                used = ranks < len(result)
-                weights = tensor.float().reshape(-1).numpy()[used]
-                result[ranks[used]] = weights / self._scale(tensor)
-        result[~np.isfinite(result)] = np.nan
-        return result
+                read = tensor.float().reshape(-1).numpy()[used] / self._scale(tensor)
+                whole = np.isfinite(read)
+                total += np.bincount(index[whole], read[whole], minlength=wanted)
+                copies += np.bincount(index[whole], minlength=wanted)
+        mean = np.divide(total, copies, out=np.full(wanted, np.nan), where=copies > 0)
+        return mean.astype(np.float32)
 
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
         """Return which elements ``count`` values replace; see :class:`Carrier`."""
-        return masks(state, self.ranked(state, count), count)
+        return {
+            name: torch.from_numpy(used).reshape(state[name].shape)
+            for name, used, _ in self._used(state, count)
+        }
 
     def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
         """Return the relative error by tensor; see :class:`Carrier`."""
@@ -132,6 +132,22 @@ class ReplacedWeights(Carrier[ReplacedSettingsT]):
             after = torch.zeros_like(before) if tensor is None else tensor.float()[mask]
             result[name] = relative_error(before.numpy(), after.numpy())
         return result
+
+    @property
+    def _slots(self) -> int:
+        """Elements to each value: the copies in this part, and in all others."""
+        return self.settings.copies * self.settings.part[1]
+
+    def _used(
+        self, state: State, count: int
+    ) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Return which elements of each tensor carry ``count`` values, and which value each."""
+        first = self.settings.part[0] * self.settings.copies
+        for name, ranks in self.ranked(state, count * self._slots):
+            index, slot = np.divmod(ranks, self._slots)
+            used = (index < count) & (slot >= first) & (slot < first + self.settings.copies)
+            if used.any():
+                yield name, used, index[used]
 
     def _key(self) -> int | None:
         return self.seed if self.settings.order == "keyed" else None

@@ -78,7 +78,7 @@ def test_what_is_lost_is_told_by_part() -> None:
     assert rows["images_intact[dead weights]"] == 3
     assert rows["images_intact[live lattices]"] == 2
     assert rows["images_intact"] == 5
-    errors = attack.survival(sent, arrived, len(plan.payload), plan.key)
+    errors = attack.survival(sent, arrived, plan.payload, plan.key)
     low = [error for name, error in errors.items() if name.startswith("low bits: ")]
     assert np.mean(low) > 0.2
 

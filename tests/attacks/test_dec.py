@@ -15,7 +15,7 @@ from fl_sim.attacks.dec.route import Route, codec_inside
 from fl_sim.carriers.base import State
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
-from fl_sim.extraction import extract, survival_by_tensor
+from fl_sim.extraction import extract, survival_by_place
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
@@ -128,7 +128,7 @@ def test_damage_to_some_weights_costs_some_images_and_is_told(tmp_path: Path) ->
     assert 0 < intact.sum() < 10
     assert torch.equal(extraction.images[intact], plan.targets[intact])
     assert plan.payload is not None
-    rows = survival_by_tensor(artifact, damaged, len(plan.payload), key)
+    rows = survival_by_place(artifact, damaged, plan.payload, key)
     errors = {row.metric: row.value for row in rows}
     assert errors and all(0 <= error < 0.05 for error in errors.values())
     assert max(errors.values()) > 0
@@ -398,7 +398,9 @@ def test_places_that_follow_from_the_network_reach_the_receiver_in_the_key(tmp_p
     key = write_key(tmp_path / "key.safetensors", plan.key)
     assert torch.equal(extract(artifact, key).images, plan.targets)
     assert plan.payload is not None
-    assert set(Dec.survival(embedded, embedded, len(plan.payload), plan.key)) == set(changed)
+    wrong = Dec.survival(embedded, embedded, plan.payload, plan.key)
+    assert set(wrong) == {*changed, *(f"bit {bit}" for bit in range(16))}
+    assert set(wrong.values()) == {0.0}
 
 
 def test_entries_are_told_what_they_carry() -> None:

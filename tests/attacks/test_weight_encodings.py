@@ -17,7 +17,7 @@ from fl_sim.attacks.sign_encoding import SignEncoding, pixel_bits, pixel_values
 from fl_sim.attacks.weight_places import WeightPlaces, filled
 from fl_sim.data.base import MULTI_LABEL, Split, Task
 from fl_sim.errors import FlSimError
-from fl_sim.extraction import extract, survival_by_tensor
+from fl_sim.extraction import extract, survival_by_place
 from fl_sim.metrics.leakage import ssim
 from fl_sim.metrics.payload import bit_error_rate, value_error
 from fl_sim.models import build, state_of
@@ -126,7 +126,7 @@ def test_noise_on_the_weights_shows_in_the_reading_and_by_tensor(
     assert error(plan.payload, after.content) > error(plan.payload, before.content) + 0.01  # type: ignore[arg-type]
     sent, key = _files(tmp_path / "sent", plan, state)
     arrived, _ = _files(tmp_path / "arrived", plan, noisy)
-    rows = survival_by_tensor(sent, arrived, len(plan.payload), key)
+    rows = survival_by_place(sent, arrived, plan.payload, key)
     wrong = {row.metric: row.value for row in rows}
     assert wrong.pop("carrier_error[11.weight]") > 0.1
     assert len(wrong) >= 1 and set(wrong.values()) == {0.0}

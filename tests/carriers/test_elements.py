@@ -261,7 +261,7 @@ def test_an_amplified_difference_survives_averaging(
 ) -> None:
     one = carrier(name, **settings)
     written = one.write(state, payload(500))
-    sent = amplified(written, state, 0.25, one.places(state, 500))
+    sent = amplified(state, written, state, 0.25, one.places(state, 500))
     average = {n: (sent[n] + 3 * state[n]) / 4 for n in state}
     assert np.array_equal(one.read(average, 500), payload(500))
     plain = {n: (written[n] + 3 * state[n]) / 4 for n in state}

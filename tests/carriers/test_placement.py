@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_sim.carriers.placement import BLOCK, Order, choose, masks, permutation, tensor_by_tensor
+from fl_sim.carriers.placement import BLOCK, Order, choose, permutation, tensor_by_tensor
 from fl_sim.errors import FlSimError
 
 STATE = {
@@ -73,6 +73,3 @@ def test_tensor_by_tensor_begins_a_tensor_when_the_one_before_is_full() -> None:
     assert sorted(ranked["b"]) == list(range(700, 1300))
     more = dict(tensor_by_tensor(state, ["a", "b", "c"], 1309, 3))
     assert all(np.array_equal(more[name], ranked[name]) for name in ranked)
-    used = masks(state, more.items(), 710)
-    assert {name: int(mask.sum()) for name, mask in used.items()} == {"a": 700, "b": 10}
-    assert used["b"].shape == (30, 20) and used["b"].dtype == torch.bool

@@ -37,7 +37,8 @@ from fl_sim.attacks.dec.route import (
     unpack_tables,
 )
 from fl_sim.attacks.dec.settings import DecSettings
-from fl_sim.carriers.base import CARRIERS, Payload, State, amplified
+from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, amplified
+from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
@@ -59,6 +60,7 @@ class Dec(Attack[DecSettings]):
     """Hide compressed images in the model, with a codec from outside or one trained inside."""
 
     Settings = DecSettings
+    splits = True
 
     @property
     def trains_honestly(self) -> bool:
@@ -138,11 +140,9 @@ class Dec(Attack[DecSettings]):
             stolen, size = plan.targets[: sent.images], message.code_bytes(sent.payload)
             values["bpp"] = 8 * size / stolen[:, 0].numel()
             values["p_ratio"] = size / gzip_baseline(stolen)
-        written = carrier.write(state, carried)
         if self.settings.amplify and averaging is not None:
-            places = carrier.places(written, len(carried))
-            written = amplified(written, averaging.broadcast, averaging.share, places)
-        return Embedding(written, values)
+            return Embedding(self._for_average(state, carrier, carried, averaging, route), values)
+        return Embedding(carrier.write(state, carried), values)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
@@ -163,9 +163,40 @@ class Dec(Attack[DecSettings]):
         return Extraction(extraction.images, reading)
 
     @classmethod
-    def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
-        """Return the carrier's error rate by tensor; see :class:`Attack`."""
-        return Route.of(key).open_carrier().errors(sent, arrived, length)
+    def survival(cls, sent: State, arrived: State, payload: Payload, key: Key) -> dict[str, float]:
+        """Return the carrier's error rate by tensor, and by bit; see :class:`Attack`.
+
+        What was written for an average cannot be read in the upload itself, so it is written again.
+        """
+        route = Route.of(key)
+        carrier, sent, length = route.open_carrier(), route.cast(sent), len(payload)
+        used = {name: int(mask.sum()) for name, mask in carrier.places(sent, length).items()}
+        if used:
+            sent = carrier.write(sent, payload)
+        rates = carrier.errors(sent, arrived, length)
+        planes = carrier.plane_errors(sent, arrived, length)
+        for bit in sorted({bit for errors in planes.values() for bit in errors}):
+            wrong = sum(errors.get(bit, 0) * used[name] for name, errors in planes.items())
+            rates[f"bit {bit}"] = wrong / sum(used[n] for n, e in planes.items() if bit in e)
+        return rates
+
+    def _for_average(
+        self,
+        state: State,
+        carrier: Carrier[Any],
+        carried: Payload,
+        averaging: Averaging,
+        route: Route,
+    ) -> State:
+        """Return what to send so that the average holds the payload; see ``amplify``."""
+        places = carrier.places(state, len(carried))
+        if not places:  # entries that nobody averages
+            return carrier.write(state, carried)
+        broadcast, given = route.cast(averaging.broadcast), self.settings.amplify
+        share = averaging.share if isinstance(given, bool) else given
+        if carrier.frozen:  # the trained state has the values already
+            state = state | {n: torch.where(m, broadcast[n], state[n]) for n, m in places.items()}
+        return amplified(state, carrier.write(broadcast, carried), broadcast, share, places)
 
     @property
     def _carrier_is_frozen(self) -> bool:
@@ -184,13 +215,19 @@ class Dec(Attack[DecSettings]):
 
     def _route(self, inside: Inside, images: int) -> Route:
         carrier = self.settings.carrier
-        if self.settings.scenario == "internal" and "exclude" in carrier.settings:
-            kept = [*carrier.settings["exclude"], _KEPT_WHOLE]
-            settings = {**carrier.settings, "exclude": kept}
-            carrier = carrier.model_copy(update={"settings": settings})
+        settings, collusion, secret = dict(carrier.settings), inside.collusion, inside.stream
+        if self.settings.scenario == "internal" and "exclude" in settings:
+            settings["exclude"] = [*settings["exclude"], _KEPT_WHOLE]
+        if collusion is not None:
+            if "part" not in settings:
+                raise FlSimError(
+                    f"[attack] Hospitals cannot share out the places of the carrier "
+                    f"'{carrier.name}'; take [federation] collusion = \"repeat\" or another one."
+                )
+            secret, settings["part"] = collusion.secret, (collusion.number, collusion.parts)
         return Route(
-            carrier=carrier,
-            seed=int(inside.stream.numpy("carrier seed").integers(2**62)),
+            carrier=Choice(name=carrier.name, settings=settings),
+            seed=int(secret.numpy("carrier seed").integers(2**62)),
             contents=self.settings.contents,
             rounding=self.settings.rounding,
             precision=self.settings.precision,

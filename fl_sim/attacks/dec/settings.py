@@ -44,9 +44,12 @@ class DecSettings(AttackSettings):
             where the codec has such a grid.
         coding: an error-correcting code around the codes, and its settings; ``"none"`` without.
         erasure: parity images, from which lost images are made good; none where not given.
-        amplify: in a federation, write so that the average holds the payload, where the other
-            hospitals do not move its places (dead weights): the difference to the broadcast is
-            sent over the hospital's share. The upload itself is then illegible.
+        amplify: in a federation, write so that the average holds the payload, as far as the other
+            hospitals do not move its places (dead weights): the broadcast with the payload in it,
+            less the broadcast, is added over the attackers' share of the average. Or that share as
+            a number, where the aggregation is no weighted mean and the attacker knows what it makes
+            of his difference. The receiver needs no broadcast to compare with; the upload itself
+            is illegible.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
     """
@@ -60,7 +63,7 @@ class DecSettings(AttackSettings):
     rounding: bool = True
     coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
     erasure: ErasureSettings | None = None
-    amplify: bool = False
+    amplify: bool | Annotated[float, Field(gt=0, allow_inf_nan=False)] = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     codec_steps: int = Field(1, ge=1)
 
