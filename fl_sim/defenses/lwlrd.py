@@ -20,8 +20,9 @@ class LwlrdSettings(FineTuningSettings):
     Args:
         high: learning rate of the first layer.
         low: learning rate of the last layer.
-        layers: what counts as a layer: ``"tensor"``, ``"module"`` or ``"block"``. The paper does
-            not say; the number of layers changes every rate but the first and last.
+        layers: what counts as a layer: ``"tensor"``, ``"module"``, ``"block"`` or ``"depth"``; see
+            :func:`fl_sim.models.graph.layers`. The paper does not say; the number of layers changes
+            every rate but the first and last.
     """
 
     high: float = Field(1e-2, gt=0)
@@ -59,10 +60,13 @@ class Lwlrd(Defense[LwlrdSettings]):
         ordered = layers(release.model, release.spec.input_shape, self.settings.layers)
         # Layers that the task does not use come last, get no gradient and no part of the decay.
         used = sum(layer.used for layer in ordered)
-        rates = decayed_rates(self.settings.high, self.settings.low, used)
-        rates += [self.settings.low] * (len(ordered) - used)
+        rates = self.rates(used) + [self.settings.low] * (len(ordered) - used)
         return fine_tune(
             release,
             [LayerRate(layer, rate) for layer, rate in zip(ordered, rates, strict=True)],
             self.settings,
         )
+
+    def rates(self, count: int) -> list[float]:
+        """Return the learning rates of ``count`` layers, the first one's first."""
+        return decayed_rates(self.settings.high, self.settings.low, count)

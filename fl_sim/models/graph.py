@@ -7,8 +7,9 @@ import torch
 from torch import fx, nn
 
 from fl_sim.errors import FlSimError
+from fl_sim.models.depth import depths
 
-Grouping = Literal["tensor", "module", "block"]
+Grouping = Literal["tensor", "module", "block", "depth"]
 NORMALIZATIONS = (
     nn.modules.batchnorm._BatchNorm,
     nn.LayerNorm,
@@ -113,19 +114,23 @@ def layers(
         model: the network.
         input_shape: channels, height and width of one image.
         by: ``"tensor"`` (every parameter is a layer), ``"module"`` (a module's weight and bias are
-            one layer) or ``"block"`` (a residual block, dense layer or encoder block is one layer;
+            one layer), ``"block"`` (a residual block, dense layer or encoder block is one layer;
             outside of those a convolution or linear layer together with its normalisation and
-            activation).
+            activation) or ``"depth"`` (weights at the same distance from the input, by the longest
+            path, are one layer, with their normalisations; a whole dense block counts as one).
 
     Raises:
         FlSimError: if the network cannot be traced.
     """
-    owners, used = _parameters_by_owner(model, trace(model, input_shape))
+    traced = trace(model, input_shape)
+    owners, used = _parameters_by_owner(model, traced)
     groups: list[tuple[str, tuple[str, ...]]]
     if by == "tensor":
         groups = [(name, (name,)) for names in owners.values() for name in names]
     elif by == "module":
         groups = list(owners.items())
+    elif by == "depth":
+        groups = _levels(traced, owners)
     else:
         groups = _blocks(model, owners)
     return [Layer(name, members, not used.isdisjoint(members)) for name, members in groups]
@@ -181,6 +186,30 @@ def _blocks(
         else:
             groups.append((owner, list(names), follows))
     return [(name, tuple(members)) for name, members, _ in groups]
+
+
+def _levels(
+    traced: TracedModel, owners: dict[str, tuple[str, ...]]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Group parameters by how deep the node that uses them lies; unused ones by their owner."""
+
+    def counts(node: fx.Node) -> bool:
+        if node.op != "call_module" or str(node.target) not in owners:
+            return False
+        return not isinstance(traced.module(node), FOLLOWERS)
+
+    depth: dict[str, int] = {}
+    for node, level in depths(traced.nodes, counts).items():
+        # A normalisation, or a parameter by itself, at the very input belongs to what comes next.
+        depth.setdefault(str(node.target), max(level, 1))
+    levels: dict[int, list[str]] = {}
+    unused = []
+    for owner, names in owners.items():
+        if owner in depth:
+            levels.setdefault(depth[owner], []).extend(names)
+        else:
+            unused.append((owner, names))
+    return [(f"depth {level}", tuple(levels[level])) for level in sorted(levels)] + unused
 
 
 def _innermost_composites(modules: dict[str, nn.Module]) -> list[str]:

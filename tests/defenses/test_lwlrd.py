@@ -37,7 +37,7 @@ def test_rates_of_five_layers_by_hand() -> None:
     assert decayed_rates(1e-2, 1e-4, 1) == [1e-2]
 
 
-@pytest.mark.parametrize("grouping", ["tensor", "module", "block"])
+@pytest.mark.parametrize("grouping", ["tensor", "module", "block", "depth"])
 def test_each_layer_gets_its_rate_in_forward_order(grouping: str) -> None:
     model = build_model("resnet18", 1, 16, 3)
     spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)
@@ -139,3 +139,16 @@ def test_running_statistics_move_only_where_batches_are_normalised(batch_norm: s
     after = dict(model.named_buffers())
     moved = any(not torch.equal(before[name], after[name]) for name in before)
     assert moved == (batch_norm == "batch")
+
+
+def test_the_controls_have_the_same_rates_turned_around_or_their_geometric_mean() -> None:
+    reports = {}
+    for name in ("lwlrd", "lwlrd_reversed", "lwlrd_uniform"):
+        kind = DEFENSES.get(name)
+        settings = parse(kind.Settings, {"epochs": 1, "high": 4e-3, "low": 1e-3}, "[defense]")
+        release = Release(build_model("cnn", 1, 16, 3), SPEC, _held_out(), TASK, STREAM)
+        reports[name] = kind(settings).apply(release).learning_rates
+    rates = list(reports["lwlrd"].values())
+    assert list(reports["lwlrd_reversed"].values()) == rates[::-1]
+    assert list(reports["lwlrd_uniform"].values()) == pytest.approx([2e-3] * 5)
+    assert math.prod(rates) == pytest.approx(math.prod(reports["lwlrd_uniform"].values()))

@@ -111,7 +111,7 @@ def test_layers_come_in_forward_order_and_unused_ones_last() -> None:
 
 
 @pytest.mark.parametrize(("name", "stem"), CASES)
-@pytest.mark.parametrize("by", ["tensor", "module", "block"])
+@pytest.mark.parametrize("by", ["tensor", "module", "block", "depth"])
 def test_every_parameter_is_in_exactly_one_layer(name: str, stem: str, by: str) -> None:
     model = build_model(name, 3, 28, 7, stem)  # type: ignore[arg-type]
     listed = [p for layer in layers(model, (3, 28, 28), by) for p in layer.parameters]  # type: ignore[arg-type]
@@ -129,3 +129,39 @@ def test_blocks_of_densenet121_are_its_dense_layers() -> None:
     blocks = layers(build_model("densenet121", 3, 28, 7, "small"), (3, 28, 28), "block")
     dense = [b for b in blocks if ".denselayer" in b.name]
     assert len(dense) == 6 + 12 + 24 + 16
+
+
+def test_levels_of_resnet18_count_the_longest_path() -> None:
+    levels = layers(build_model("resnet18", 3, 28, 7), (3, 28, 28), "depth")
+    # The stem, two convolutions in each of eight blocks, and the head.
+    assert [level.name for level in levels] == [f"depth {n}" for n in range(1, 19)]
+    beside = next(level for level in levels if "layer2.0.downsample.0.weight" in level.parameters)
+    assert "layer2.0.conv1.weight" in beside.parameters
+    assert "layer2.0.bn1.bias" in beside.parameters
+    assert levels[-1].parameters == ("fc.weight", "fc.bias")
+
+
+def test_levels_of_densenet121_take_a_dense_block_for_one() -> None:
+    levels = layers(build_model("densenet121", 3, 28, 7, "small"), (3, 28, 28), "depth")
+    # The stem, four dense blocks, three transitions between them, and the head.
+    assert len(levels) == 9
+    for level, block in ((1, 1), (3, 2), (5, 3), (7, 4)):
+        names = {name.split(".")[1] for name in levels[level].parameters}
+        assert f"denseblock{block}" in names and not names & {
+            f"denseblock{other}" for other in (1, 2, 3, 4) if other != block
+        }
+
+
+def test_levels_of_a_unet_go_down_and_up_again() -> None:
+    settings = {"channels": (4, 8, 16), "residual_units": 0}
+    model = build_model("unet", 1, 16, 2, settings=settings)
+    levels = layers(model, (1, 16, 16), "depth")
+    assert [len(level.parameters) > 0 for level in levels] == [True] * 5
+    assert levels[0].parameters[0].startswith("model.0")
+    assert levels[-1].parameters[0].startswith("model.2")
+
+
+def test_levels_put_what_nothing_uses_last() -> None:
+    levels = layers(_OutOfOrder(), (3, 2, 2), "depth")
+    assert [level.name for level in levels] == ["depth 1", "depth 2", "unused"]
+    assert [level.used for level in levels] == [True, True, False]

@@ -1,0 +1,86 @@
+"""Distillation into a fresh network: its weights are new, its knowledge the old one's answers.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531. The soft
+labels that the suspect model gives held-out images are all that it passes on.
+"""
+
+import copy
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from fl_sim.data.base import Task
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.finetuning import FineTuningHooks
+from fl_sim.defenses.retraining import retrain
+from fl_sim.defenses.scratch import RetrainingSettings
+
+
+class DistillationSettings(RetrainingSettings):
+    """Settings of distillation.
+
+    Args:
+        temperature: that both networks' logits are divided by in the soft part of the loss.
+        soft: weight of the soft part, from 0 (labels only) to 1 (the old network's answers only).
+        flip: whether images are flipped left to right at random, in both networks alike.
+    """
+
+    temperature: float = Field(4.0, gt=0)
+    soft: float = Field(0.9, ge=0, le=1)
+    flip: bool = True
+
+
+@DEFENSES.register("distillation", "a fresh network taught by the old one (Hinton et al. 2015)")
+class Distillation(Defense[DistillationSettings]):
+    """Train a fresh network on the old one's answers to held-out images, and on their labels."""
+
+    Settings = DistillationSettings
+
+    def apply(self, release: Release) -> DefenseReport:
+        """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
+        teacher = copy.deepcopy(release.model).eval()
+        hooks = _Teaching(teacher, release.task, self.settings)
+        return retrain(release, self.settings.learning_rate, self.settings, hooks)
+
+
+class _Teaching(FineTuningHooks):
+    def __init__(self, teacher: nn.Module, task: Task, settings: DistillationSettings) -> None:
+        self._teacher, self._task, self._settings = teacher, task, settings
+        self.loss = self._loss
+
+    def _loss(
+        self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        share = self._settings.soft
+        with torch.no_grad():
+            answers = self._teacher(images)
+        soft = soft_loss(logits, answers, self._settings.temperature, self._task.multi_label)
+        return share * soft + (1 - share) * self._task.loss(logits, labels)
+
+
+def soft_loss(
+    logits: torch.Tensor, answers: torch.Tensor, temperature: float, multi_label: bool
+) -> torch.Tensor:
+    """Return how far a student's softened answers are from its teacher's.
+
+    The Kullback-Leibler divergence from teacher to student, over classes or, for a multi-label
+    task, of each label, times the squared temperature, so that the gradient's size does not depend
+    on it; the mean over images, and over labels or pixels.
+
+    Args:
+        logits: the student's, ``[n, outputs]`` or ``[n, outputs, height, width]``.
+        answers: the teacher's logits, of the same shape.
+        temperature: divides both.
+        multi_label: whether each output is a label by itself.
+    """
+    student, teacher = logits / temperature, answers / temperature
+    if multi_label:  # as two classes, of which one has the logit 0
+        student, teacher = (
+            torch.stack([x, torch.zeros_like(x)], dim=1) for x in (student, teacher)
+        )
+    divergence = functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True
+    )
+    return divergence.sum(1).mean() * temperature**2
