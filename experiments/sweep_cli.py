@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from experiments.sweep import SweepResult
 
 FAILED = 1
+LOG_WIDTH = 160
 SHOWN = (
     "ssim strongest",
     "identification_correlation strongest",
@@ -108,7 +109,9 @@ def _print(console: Console, result: "SweepResult") -> None:
         summary = summary[summary["metric"].isin(SHOWN)]
         shown = presented(summary, digits=2, short=True).drop(columns="stage")
         title = "At release: mean over n seeds, and half of its 95 % confidence interval"
-        print_table(console, shown.rename(columns=COLUMNS), title)
+        # A log or a pipe has no width that numbers would have to be cut for.
+        wide = console if console.is_terminal else Console(width=LOG_WIDTH)
+        print_table(wide, shown.rename(columns=COLUMNS), title)
         console.print(f"Table   {result.out / 'table.csv'}")
         console.print(f"Summary {result.out / 'summary.csv'}, .md, .tex")
     shared = result.out / "shared"

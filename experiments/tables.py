@@ -182,7 +182,8 @@ def presented(summary: "pd.DataFrame", digits: int = 3, short: bool = False) -> 
     numbers = ["mean", "low", "high", "n", "missing"]
     intervals = [Interval(*row) for row in summary[numbers].itertuples(index=False)]
     said = summary.assign(text=[_said(interval, digits, short) for interval in intervals])
-    order = list(dict.fromkeys(said["metric"]))
+    named = list(dict.fromkeys(said["metric"]))
+    order = [m for m in METRICS if m in named] + [m for m in named if m not in METRICS]
     index = list(dict.fromkeys(said[keys].itertuples(index=False, name=None)))
     texts = said.pivot(index=keys, columns="metric", values="text").reindex(index=index)[order]
     texts.insert(0, "n", said.groupby(keys)["n"].min().astype(int).astype(str))

@@ -1,6 +1,7 @@
 """Where the jobs of a sweep are done: in Ray's worker processes, or one by one in this process."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,12 +68,12 @@ class OnRay:
 
         self.slots = slots
         self._out, self._data_root = out, data_root
-        self._work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
+        self._work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_work)
         self._jobs: dict[Any, Job] = {}
 
     def submit(self, job: Job) -> None:
         """Give a job to Ray."""
-        self._jobs[self._work.remote(job, self._out, self._data_root)] = job
+        self._jobs[self._work.remote(sys.path, job, self._out, self._data_root)] = job
 
     def wait(self) -> list[Outcome]:
         """Wait for a job; one whose processes were killed again and again has failed."""
@@ -89,6 +90,12 @@ class OnRay:
                 outcomes.append(Outcome(job.key, job.kind, 0.0, 0.0, why))
                 note(outcomes[-1], self._out)
         return outcomes
+
+
+def _work(search: list[str], job: Job, out: Path, data_root: Path | None) -> Outcome:
+    """Do a job where modules, such as plugins, are found as in the process that asks for it."""
+    sys.path.extend(folder for folder in search if folder not in sys.path)
+    return work(job, out, data_root)
 
 
 @contextmanager

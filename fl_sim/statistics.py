@@ -284,7 +284,7 @@ def _paired(
             lacking = sorted(everywhere - own, key=str)[0]
             said = ", ".join(f"{u} {v}" for u, v in zip(units, lacking, strict=True))
             raise FlSimError(
-                f"The {treatment} '{name}' has no value for {said}, so it does not pair with the "
+                f"The {treatment} '{name!s}' has no value for {said}, so it does not pair with the "
                 f"others; run what is missing, or leave that out of the comparison."
             )
     wide = frame.set_index([*units, treatment])[value].unstack(treatment)
