@@ -99,6 +99,7 @@ def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
     codes = {"name": "dec", "images": images, "codec": "png", "amplify": hospitals > 1}
     coding = {"name": "ldpc", "rate": 0.5}
     few = {**codes, "images": min(images, 6), "coding": coding}
+    memory_steps = 1 if hospitals == 1 else 32  # a hospital takes few steps on the task in a round
     return {
         "low bits": {**codes, "carrier": "lsb"},
         "low bits of dead weights": {**codes, "carrier": {"name": "lsb", "elements": "dead"}},
@@ -117,11 +118,11 @@ def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
             **few, "carrier": {"name": "spread_spectrum", "order": "late"},
         },
         "correlated values": {"name": "correlated", "images": images},
-        "Transpose": {"name": "transpose", "images": images},
+        "Transpose": {"name": "transpose", "images": images, "memory_steps": memory_steps},
     }  # fmt: skip
 
 
-def comparison(images: int, hospitals: int = 1, rounds: int = 3) -> list[Cell]:
+def comparison(images: int, hospitals: int = 1, rounds: int = 2) -> list[Cell]:
     """Return every attacker in a data lake, or in plain FedAvg with one malicious hospital."""
     federation = {} if hospitals == 1 else {"hospitals": hospitals, "rounds": rounds}
     chosen = attackers(images, hospitals)
@@ -390,10 +391,11 @@ def main(
     if federated:
         small = {**base, "training": {"epochs": 1.0}, "threads": 1}
         if not full:
-            small["data"] = {"train_images": 1600, "images": 128, "test_images": 400}
+            small["data"] = {"train_images": 1024, "images": 128, "test_images": 300}
+        few = 64 if full else 32
         cells = [
-            *with_accomplices(64), *against_aggregation(64), *in_chosen_rounds(64),
-            *comparison(64, 16), *comparison(64, 4),
+            *against_aggregation(few), *with_accomplices(few), *in_chosen_rounds(few),
+            *comparison(few, 16), *comparison(few, 4),
         ]  # fmt: skip
         frame = study(small, cells, out / "federated", seeds, data_root, progress)
         print_table(console, frame, "Attackers who know the defence: federations")
