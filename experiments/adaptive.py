@@ -327,7 +327,9 @@ def _row(cell: Cell, seed: int, result: Result, stage: str) -> dict[str, Any]:
 
 
 def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 5) -> Path:
-    """Draw true, trained, released and restored images, a block an attacker, modes side by side.
+    """Draw true images and those recovered before the defence, after it, and then restored.
+
+    A block of rows an attacker, the modes side by side.
 
     Args:
         path: of the PNG.
@@ -346,6 +348,18 @@ def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 
     return draw_blocks(path, blocks, columns)
 
 
+def _pictured(out: Path) -> dict[tuple[str, str], Path]:
+    """Return the finished runs for the figure: three attackers, in a data lake and in FedAvg."""
+    runs = {}
+    for name in PICTURED:
+        for part, hospitals, mode in (("lake", 1, LAKE), ("federated", 4, "FedAvg, 4 hospitals")):
+            federation = {} if hospitals == 1 else {"hospitals": hospitals}
+            folder = out / part / "runs" / f"{Cell(name, {}, federation).folder}-seed0"
+            if (folder / "finished").exists():
+                runs[name, mode] = folder
+    return runs
+
+
 def _shown(folder: Path) -> dict[str, Any]:
     """Return a run's images by row name; the strongest restoration where there is one."""
     from experiments.study import load_pictures
@@ -360,7 +374,8 @@ def _shown(folder: Path) -> dict[str, Any]:
     }
     rows = {
         "true": pictures["original"],
-        "as trained": pictures["upload/raw"],
+        # What is written for an average cannot be read in the upload itself.
+        "before defence": pictures.get("aggregate/raw", pictures["upload/raw"]),
         "released, raw": pictures["release/raw"],
     }
     if restored:
@@ -399,6 +414,9 @@ def main(
         ]  # fmt: skip
         frame = study(small, cells, out / "federated", seeds, data_root, progress)
         print_table(console, frame, "Attackers who know the defence: federations")
+    runs = _pictured(out)
+    if runs:
+        draw_overview(out / "adaptive.png", runs)
     console.print(f"Tables and figures: {out}")
 
 
