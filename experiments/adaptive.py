@@ -99,6 +99,7 @@ def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
     codes = {"name": "dec", "images": images, "codec": "png", "amplify": hospitals > 1}
     coding = {"name": "ldpc", "rate": 0.5}
     few = {**codes, "images": min(images, 6), "coding": coding}
+    memory_steps = 1 if hospitals == 1 else 32  # a hospital takes few steps on the task in a round
     return {
         "low bits": {**codes, "carrier": "lsb"},
         "low bits of dead weights": {**codes, "carrier": {"name": "lsb", "elements": "dead"}},
@@ -117,11 +118,11 @@ def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
             **few, "carrier": {"name": "spread_spectrum", "order": "late"},
         },
         "correlated values": {"name": "correlated", "images": images},
-        "Transpose": {"name": "transpose", "images": images},
+        "Transpose": {"name": "transpose", "images": images, "memory_steps": memory_steps},
     }  # fmt: skip
 
 
-def comparison(images: int, hospitals: int = 1, rounds: int = 3) -> list[Cell]:
+def comparison(images: int, hospitals: int = 1, rounds: int = 2) -> list[Cell]:
     """Return every attacker in a data lake, or in plain FedAvg with one malicious hospital."""
     federation = {} if hospitals == 1 else {"hospitals": hospitals, "rounds": rounds}
     chosen = attackers(images, hospitals)
@@ -326,7 +327,9 @@ def _row(cell: Cell, seed: int, result: Result, stage: str) -> dict[str, Any]:
 
 
 def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 5) -> Path:
-    """Draw true, trained, released and restored images, a block an attacker, modes side by side.
+    """Draw true images and those recovered before the defence, after it, and then restored.
+
+    A block of rows an attacker, the modes side by side.
 
     Args:
         path: of the PNG.
@@ -345,6 +348,18 @@ def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 
     return draw_blocks(path, blocks, columns)
 
 
+def _pictured(out: Path) -> dict[tuple[str, str], Path]:
+    """Return the finished runs for the figure: three attackers, in a data lake and in FedAvg."""
+    runs = {}
+    for name in PICTURED:
+        for part, hospitals, mode in (("lake", 1, LAKE), ("federated", 4, "FedAvg, 4 hospitals")):
+            federation = {} if hospitals == 1 else {"hospitals": hospitals}
+            folder = out / part / "runs" / f"{Cell(name, {}, federation).folder}-seed0"
+            if (folder / "finished").exists():
+                runs[name, mode] = folder
+    return runs
+
+
 def _shown(folder: Path) -> dict[str, Any]:
     """Return a run's images by row name; the strongest restoration where there is one."""
     from experiments.study import load_pictures
@@ -359,7 +374,8 @@ def _shown(folder: Path) -> dict[str, Any]:
     }
     rows = {
         "true": pictures["original"],
-        "as trained": pictures["upload/raw"],
+        # What is written for an average cannot be read in the upload itself.
+        "before defence": pictures.get("aggregate/raw", pictures["upload/raw"]),
         "released, raw": pictures["release/raw"],
     }
     if restored:
@@ -390,13 +406,17 @@ def main(
     if federated:
         small = {**base, "training": {"epochs": 1.0}, "threads": 1}
         if not full:
-            small["data"] = {"train_images": 1600, "images": 128, "test_images": 400}
+            small["data"] = {"train_images": 1024, "images": 128, "test_images": 300}
+        few = 64 if full else 32
         cells = [
-            *with_accomplices(64), *against_aggregation(64), *in_chosen_rounds(64),
-            *comparison(64, 16), *comparison(64, 4),
+            *against_aggregation(few), *with_accomplices(few), *in_chosen_rounds(few),
+            *comparison(few, 16), *comparison(few, 4),
         ]  # fmt: skip
         frame = study(small, cells, out / "federated", seeds, data_root, progress)
         print_table(console, frame, "Attackers who know the defence: federations")
+    runs = _pictured(out)
+    if runs:
+        draw_overview(out / "adaptive.png", runs)
     console.print(f"Tables and figures: {out}")
 
 

@@ -106,11 +106,15 @@ def draw_blocks(
     figure = Figure(figsize=(9, height), dpi=100)
     bands = figure.subfigures(len(blocks), 1, height_ratios=[len(r) + 0.5 for r in rows.values()])
     for band, (attacker, block) in zip(np.atleast_1d(bands), blocks.items(), strict=True):
+        # A narrow column between two modes.
+        widths = ([1.0] * columns + [0.25]) * len(modes)
         grid = band.subplots(
-            len(rows[attacker]), columns * len(modes), squeeze=False,
+            len(rows[attacker]), len(widths) - 1, squeeze=False, width_ratios=widths[:-1],
             gridspec_kw={"left": 0.15, "right": 0.99, "top": 0.86, "bottom": 0.01,
                          "wspace": 0.06, "hspace": 0.06},
         )  # fmt: skip
+        for line, place in np.ndindex(len(rows[attacker]), len(modes) - 1):
+            grid[line][columns + place * (columns + 1)].set_axis_off()
         band.text(0.01, 0.93, attacker, fontsize=11, weight="bold", va="center")
         for place, mode in enumerate(modes):
             middle = 0.15 + 0.84 * (place + 0.5) / len(modes)
@@ -118,7 +122,7 @@ def draw_blocks(
             for line, row in enumerate(rows[attacker]):
                 images = block.get(mode, {}).get(row)
                 for column in range(columns):
-                    _draw_cell(grid[line][place * columns + column], images, column)
+                    _draw_cell(grid[line][place * (columns + 1) + column], images, column)
         for line, row in enumerate(rows[attacker]):
             grid[line][0].set_ylabel(row, rotation=0, ha="right", va="center", fontsize=10)
     FigureCanvasAgg(figure)

@@ -88,12 +88,14 @@ def survival_by_plane(run: Path) -> "pd.DataFrame | None":
     key = read_key(keys[0])
     if key.attack != ATTACK or not kept or not sent.exists():
         return None
-    carrier, extraction = Route.of(key).open_carrier(), extract(sent, keys[0])
+    route, extraction = Route.of(key), extract(sent, keys[0])
     if extraction.reading is None or not bool(extraction.images.isfinite().any()):
         return None
+    carried = extraction.reading.content
+    if route.length is not None:  # else all that the carrier holds is read
+        carried = route.seal(np.zeros(route.length, np.uint8))
     before, after = read_artifact(sent), read_artifact(kept[-1])
-    length = len(extraction.reading.content)
-    planes = carrier.plane_errors(before.state, after.state, length)
+    planes = route.open_carrier().plane_errors(before.state, after.state, len(carried))
     if not planes:
         return None
     frame = pd.DataFrame.from_dict(planes, orient="index")

@@ -80,11 +80,7 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
         """
 
     def read_soft(
-        self,
-        state: State,
-        count: int | None = None,
-        like: State | None = None,
-        reference: State | None = None,
+        self, state: State, count: int | None = None, like: State | None = None
     ) -> NDArray[np.float32]:
         """Read bytes with a value for each bit that tells how sure it is, for a decoder.
 
@@ -94,9 +90,6 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
             state: see :meth:`read`; so for the others.
             count: bytes to read.
             like: the network's own state dictionary.
-            reference: a state dictionary that the payload was added to, as far as the receiver
-                knows one: in a federation, the broadcast before. Carriers that cannot use it
-                ignore it.
 
         Returns:
             ``8 * count`` values, the lowest bit of a byte first: positive for 1, negative for 0,

@@ -86,11 +86,7 @@ class ElementCarrier(SoftCarrier[ElementSettingsT]):
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
 
     def read_soft(
-        self,
-        state: State,
-        count: int | None = None,
-        like: State | None = None,
-        reference: State | None = None,
+        self, state: State, count: int | None = None, like: State | None = None
     ) -> NDArray[np.float32]:
         """Return the sum of all copies' soft values; see :class:`Carrier`."""
         expected = state if like is None else like

@@ -103,11 +103,7 @@ class LeastSignificantBits(Carrier[LsbSettings]):
         return np.packbits(votes > 0, bitorder="little")
 
     def read_soft(
-        self,
-        state: State,
-        count: int | None = None,
-        like: State | None = None,
-        reference: State | None = None,
+        self, state: State, count: int | None = None, like: State | None = None
     ) -> NDArray[np.float32]:
         """Return how many more copies say 1 than say 0; see :class:`Carrier`."""
         votes = [_votes(copy) for copy in self._copies(state, count, like)]

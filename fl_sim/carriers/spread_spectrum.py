@@ -3,9 +3,10 @@
 The idea of MaleficNet (Hitaj et al., ESORICS 2022; 2.0: arXiv 2403.03593), from its description.
 There 4,096 bits share 24,576 weights by overlapping codes; here each bit has its own weights, which
 gives the same density and the same change of the weights without interference between bits.
-"""
 
-from collections.abc import Iterator
+The receiver correlates the model as it arrives and needs nothing to subtract: the sender, who knows
+the weights that he adds to (in a federation, the broadcast), makes up for them (``cancel_host``).
+"""
 
 import numpy as np
 import torch
@@ -50,22 +51,15 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
         """Return how many bytes fit; see :class:`Carrier`."""
         return self._places(state).room // (8 * self.settings.chips)
 
-    def write(self, state: State, payload: Payload, reference: State | None = None) -> State:
-        """Return a copy with the payload in it; see :class:`Carrier`.
-
-        Args:
-            state: what is written into.
-            payload: bytes.
-            reference: what the receiver will subtract, where that is known; the pattern is then
-                measured in the difference.
-        """
+    def write(self, state: State, payload: Payload) -> State:
+        """Return a copy with the payload in it; see :class:`Carrier`."""
         content = _checked(payload, self.capacity(state))
         bits = np.unpackbits(content, bitorder="little").astype(np.float32) * 2 - 1
         result, places = copied(state), self._places(state)
         amplitude = np.full(len(bits), self.settings.amplitude)
         for copy in range(len(places.orders)):
             if self.settings.cancel_host:
-                there = self._correlation(result, places, copy, len(bits), state, reference)
+                there = self._correlation(result, places, copy, len(bits), state)
                 amplitude = np.maximum(0, self.settings.amplitude - bits * there)
             for name, own, ranks in places.used(copy, len(bits) * self.settings.chips):
                 owner = ranks // self.settings.chips
@@ -76,13 +70,9 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
         return {name: result[name].to(tensor.device) for name, tensor in state.items()}
 
     def read_soft(
-        self,
-        state: State,
-        count: int | None = None,
-        like: State | None = None,
-        reference: State | None = None,
+        self, state: State, count: int | None = None, like: State | None = None
     ) -> NDArray[np.float32]:
-        """Correlate, with the state or its difference to ``reference``; see :class:`Carrier`."""
+        """Correlate; see :class:`Carrier`."""
         expected = state if like is None else like
         try:
             held = self.capacity(expected)
@@ -92,7 +82,7 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
         total, bits = np.zeros(8 * wanted), 8 * min(wanted, held)
         places = self._places(expected)
         for copy in range(len(places.orders)):
-            total[:bits] += self._correlation(state, places, copy, bits, expected, reference)
+            total[:bits] += self._correlation(state, places, copy, bits, expected)
         return total.astype(np.float32)
 
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
@@ -108,8 +98,7 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
         wrong: dict[str, list[int]] = {}
         for copy in range(len(places.orders)):
             before, after = (
-                self._correlation(state, places, copy, bits, sent, None) > 0
-                for state in (sent, arrived)
+                self._correlation(state, places, copy, bits, sent) > 0 for state in (sent, arrived)
             )
             for name, _, ranks in places.used(copy, bits * self.settings.chips):
                 own = np.unique(ranks // self.settings.chips)
@@ -125,34 +114,17 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
         copy: int,
         bits: int,
         expected: State,
-        reference: State | None,
     ) -> NDArray[np.float64]:
         total = np.zeros(bits)
         chips = self.settings.chips
-        for name, values, ranks in self._values(
-            state, places.used(copy, bits * chips), expected, reference
-        ):
-            scaled = self._code(ranks) * values / _scale(expected[name])
-            total += np.bincount(ranks // chips, scaled, minlength=bits)
-        return total / chips
-
-    def _values(
-        self,
-        state: State,
-        used: Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]],
-        expected: State,
-        reference: State | None,
-    ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
-        for name, own, ranks in used:
-            index = torch.from_numpy(own)
+        for name, own, ranks in places.used(copy, bits * chips):
             tensor = found(state, name, expected[name])
             if tensor is None:
                 continue
-            values = _finite(tensor.reshape(-1)[index].float().numpy())
-            base = None if reference is None else found(reference, name, expected[name])
-            if base is not None:
-                values = values - _finite(base.reshape(-1)[index].float().numpy())
-            yield name, values, ranks
+            values = _finite(tensor.reshape(-1)[torch.from_numpy(own)].float().numpy())
+            scaled = self._code(ranks) * values / _scale(expected[name])
+            total += np.bincount(ranks // chips, scaled, minlength=bits)
+        return total / chips
 
     def _code(self, ranks: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return 1 or -1 for each rank, as the seed says."""

@@ -32,5 +32,5 @@ def build(settings: NormClippingSettings) -> "Strategy":
 
 
 STRATEGIES.register("normclipping", "FedAvg over updates of bounded norm")(
-    StrategyEntry(NormClippingSettings, build)
+    StrategyEntry(NormClippingSettings, build, float64=True)
 )

@@ -240,21 +240,6 @@ def test_late_places_come_first_and_expected_errors_rank(state: State) -> None:
         carrier("sign", spec=None, order="late").capacity(state)
 
 
-def test_spread_spectrum_reads_the_difference_to_a_known_broadcast(state: State) -> None:
-    one = carrier("spread_spectrum", chips=8, amplitude=0.05, cancel_host=False)
-    count = one.capacity(state) or 0
-    mine = noisy(state, 0.01)
-    written = one.write(mine, payload(count))
-    aggregate = {
-        n: (state[n] + 0.25 * (written[n] - state[n])) if state[n].dim() else state[n]
-        for n in state
-    }
-    blind = np.packbits(one.read_soft(aggregate, count) > 0, bitorder="little")
-    informed = one.read_soft(aggregate, count, reference=state)
-    assert wrong(blind, payload(count)) > 0.2
-    assert wrong(np.packbits(informed > 0, bitorder="little"), payload(count)) < 0.001
-
-
 @pytest.mark.parametrize(("name", "settings"), [("sign", {}), ("qim", {}), ("bit_plane", {})])
 def test_an_amplified_difference_survives_averaging(
     name: str, settings: dict[str, Any], state: State
@@ -266,3 +251,51 @@ def test_an_amplified_difference_survives_averaging(
     assert np.array_equal(one.read(average, 500), payload(500))
     plain = {n: (written[n] + 3 * state[n]) / 4 for n in state}
     assert wrong(one.read(plain, 500), payload(500)) > 0.1
+
+
+@pytest.mark.parametrize(("name", "settings"), CHOICES)
+@pytest.mark.parametrize("copies", [1, 2])
+def test_parts_of_the_places_are_disjoint(
+    name: str, settings: dict[str, Any], copies: int, state: State
+) -> None:
+    parts = [carrier(name, part=(n, 4), copies=copies, **settings) for n in range(4)]
+    count = min(300, parts[0].capacity(state) or 0)
+    written = state
+    for number, one in enumerate(parts):
+        written = one.write(written, payload(count, number))
+    for number, one in enumerate(parts):
+        assert np.array_equal(one.read(written, count), payload(count, number))
+
+
+def test_a_part_is_one_of_those_there_are() -> None:
+    with pytest.raises(FlSimError, match="part 4 of 4 does not exist"):
+        carrier("qim", part=(4, 4))
+
+
+def test_an_average_with_honest_updates_holds_what_was_amplified(state: State) -> None:
+    """What others train is noise to the payload, and the attacker's own training arrives, too."""
+    one = carrier("spread_spectrum", chips=40, amplitude=0.3)
+    count = one.capacity(state) or 0
+    places = one.places(state, count)
+    mine, theirs = noisy(state, 0.05), noisy(state, 0.04)
+    sent = amplified(mine, one.write(state, payload(count)), state, 0.25, places)
+    average = {n: (sent[n] + 3 * theirs[n]) / 4 for n in state}
+    assert wrong(one.read(average, count), payload(count)) < 0.001
+    update = {n: (mine[n] + 3 * theirs[n]) / 4 - state[n] for n in state}
+    written = one.write(state, payload(count))
+    for name in places:
+        assert torch.allclose(average[name] - update[name], written[name], atol=1e-4)
+
+
+def test_wrong_bits_are_counted_by_tensor_and_bit(state: State) -> None:
+    one = carrier("bit_plane", first=16, bits=3, centred=False)
+    written = one.write(state, payload(900))
+    assert {e for errors in one.plane_errors(written, written, 900).values()
+            for e in errors.values()} == {0.0}  # fmt: skip
+    name = next(iter(one.places(written, 900)))
+    turned = {**written, name: (written[name].view(torch.int32) ^ 1 << 17).view(torch.float32)}
+    errors = one.plane_errors(written, turned, 900)
+    assert errors.pop(name) == {16: 0.0, 17: 1.0, 18: 0.0}
+    assert {e for others in errors.values() for e in others.values()} <= {0.0}
+    assert carrier("sign").plane_errors(state, state, 10) == {}
+    assert one.errors(written, turned, 900)[name] == pytest.approx(1 / 3)

@@ -272,3 +272,22 @@ def test_a_resnet18_holds_22_megabytes() -> None:
     assert np.array_equal(lsb.read(few, 100_000), content[:100_000])
     touched = {n.split(".")[0] for n in state if not torch.equal(few[n], state[n])}
     assert touched >= {"layer2", "layer3", "layer4"}  # a small payload is spread over the network
+
+
+def test_wrong_bits_are_counted_by_tensor_and_bit() -> None:
+    one, state = carrier(bits=4), made()
+    count = one.capacity(state)
+    written = one.write(state, payload(count))
+    turned = (written["a.weight"].view(torch.int32) ^ 0b10100).view(torch.float32)
+    errors = one.plane_errors(written, {**written, "a.weight": turned}, count)
+    assert errors["a.weight"] == {0: 0.0, 1: 0.0, 2: 1.0, 3: 0.0}  # bit 4 does not carry
+    assert errors["b.weight"] == dict.fromkeys(range(4), 0.0)
+
+
+def test_parts_of_the_places_are_disjoint() -> None:
+    state = {"w": torch.randn(8 * BLOCK, generator=torch.Generator().manual_seed(1))}
+    parts = [carrier(part=(number, 2), copies=2) for number in range(2)]
+    count = parts[0].capacity(state)
+    written = parts[1].write(parts[0].write(state, payload(count)), payload(count, 1))
+    assert np.array_equal(parts[0].read(written, count), payload(count))
+    assert np.array_equal(parts[1].read(written, count), payload(count, 1))

@@ -178,3 +178,49 @@ def test_a_longer_frozen_payload_begins_where_a_shorter_one_does() -> None:
     }
     written = way.write(state, values(first + 10))
     np.testing.assert_allclose(way.read(written, 50), values(first + 10)[:50], rtol=3e-7)
+
+
+@BOTH
+def test_the_mean_of_copies_is_nearer_than_one(cnn: State, name: str) -> None:
+    noise = torch.Generator().manual_seed(3)
+    errors = {}
+    for copies in (1, 4):
+        way = carrier(name, copies=copies)
+        assert way.capacity(cnn) == carrier(name).capacity(cnn) // copies
+        count = min(500, way.capacity(cnn))
+        written = way.write(cnn, values(count))
+        np.testing.assert_allclose(way.read(written, count), values(count), rtol=3e-7)
+        assert sum(int(mask.sum()) for mask in way.places(cnn, count).values()) == copies * count
+        noisy = {
+            n: t + 0.5 * fresh_deviation(t.shape) * torch.randn(t.shape, generator=noise)
+            if t.dim() > 1
+            else t
+            for n, t in written.items()
+        }
+        errors[copies] = float(np.square(way.read(noisy, count) - values(count)).mean())
+    assert errors[4] == pytest.approx(errors[1] / 4, rel=0.3)
+
+
+@BOTH
+def test_parts_of_the_places_are_disjoint(cnn: State, name: str) -> None:
+    parts = [carrier(name, part=(number, 3), copies=2) for number in range(3)]
+    count = parts[0].capacity(cnn)
+    state = cnn
+    for way in parts:
+        state = way.write(state, values(count) * (1 + way.settings.part[0]))
+    for way in parts:
+        np.testing.assert_allclose(
+            way.read(state, count), values(count) * (1 + way.settings.part[0]), rtol=3e-7
+        )
+
+
+def test_a_copy_that_is_lost_leaves_the_others(cnn: State) -> None:
+    way = carrier("weights", tensors=["*"], copies=2)
+    count = way.capacity(cnn)
+    written = way.write(cnn, values(count))
+    name = next(iter(way.places(cnn, count)))
+    broken = {**written, name: torch.full_like(written[name], torch.nan)}
+    read = way.read(broken, count)
+    known = np.isfinite(read)
+    assert 0.5 < known.mean() <= 1
+    np.testing.assert_allclose(read[known], values(count)[known], rtol=3e-7)

@@ -5,13 +5,17 @@ from federation_kit import initial, network, same, settings
 
 from clients.hospital import (
     boosted,
+    build_attack,
     hospital_data,
     hospital_plan,
     local_round,
     update_norm,
 )
 from clients.settings import HospitalSettings
-from fl_sim.case import open_case
+from fl_sim.artifact import Artifact
+from fl_sim.attacks.base import Averaging
+from fl_sim.attacks.dec import Dec
+from fl_sim.case import Choice, open_case
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.randomness import Stream
@@ -128,6 +132,89 @@ def test_a_malicious_update_is_as_long_as_an_honest_one():
     state = local_round(federation, 0, 1, broadcast).state
     assert update_norm(state, broadcast) == pytest.approx(update_norm(honest, broadcast), rel=1e-3)
     assert not same(state, honest)
+
+
+def stealing(collusion: str, **changes) -> HospitalSettings:
+    carrier = {"name": "qim", "step": 0.01, "order": "sequential"}
+    values = {"images": 3, "codec": "png", "amplify": True, "carrier": carrier}
+    attack = Choice(name="dec", settings=values)
+    federation = settings(malicious=(1, 2), collusion=collusion, **changes)
+    model = Choice(name="mlp")
+    case = federation.case.model_copy(update={"model": model})
+    return federation.model_copy(update={"attack": attack, "case": case})
+
+
+def averaged(federation: HospitalSettings) -> dict[str, torch.Tensor]:
+    """The broadcast plus the payloads' part of the average: nobody trains here."""
+    broadcast = {k: v.clone() for k, v in build_model("mlp", 1, 8, 2).state_dict().items()}
+    case = open_case(federation.case, None)
+    shares = [len(hospital_data(federation, h)) for h in range(federation.hospitals)]
+    total = {name: torch.zeros_like(value) for name, value in broadcast.items()}
+    for hospital, images in enumerate(shares):
+        state = broadcast
+        if hospital in federation.malicious:
+            own = sum(shares[h] for h in federation.malicious)
+            share = (own if federation.collusion == "repeat" else images) / sum(shares)
+            plan = hospital_plan(federation, hospital)[1]
+            attack = build_attack(federation)
+            state = attack.embed(broadcast, case.spec, plan, Averaging(broadcast, share)).state
+        for name in total:
+            total[name] += images / sum(shares) * state[name]
+    return total
+
+
+def test_colluders_repeat_one_payload_or_share_out_the_places():
+    intact = {}
+    for collusion in ("none", "repeat", "split"):
+        federation = stealing(collusion)
+        state = averaged(federation)
+        case = open_case(federation.case, None)
+        found = []
+        for hospital in federation.malicious:
+            plan = hospital_plan(federation, hospital)[1]
+            images = Dec.extract(Artifact(case.spec, state), plan.key).images
+            found.append(int((images == plan.targets).flatten(1).all(dim=1).sum()))
+        intact[collusion] = found
+    assert intact["repeat"] == [3, 3]  # twice the same three
+    assert intact["split"] == [3, 3]  # six images
+    assert sum(intact["none"]) < 6  # they overwrite each other
+    one, two = (hospital_plan(stealing("repeat"), hospital)[1] for hospital in (1, 2))
+    assert one is two
+    one, two = (hospital_plan(stealing("split"), hospital)[1] for hospital in (1, 2))
+    assert not torch.equal(one.targets, two.targets)
+    assert [plan.key.settings["route"]["carrier"]["settings"]["part"] for plan in (one, two)] == [
+        [0, 2],
+        [1, 2],
+    ]
+
+
+def test_the_share_of_repeaters_is_the_sum_of_theirs():
+    broadcast = initial()
+    shares = []
+
+    class Told(Exception):
+        pass
+
+    def embed(self, state, spec, plan, averaging=None):
+        shares.append(averaging.share)
+        raise Told
+
+    for collusion in ("none", "repeat"):
+        federation = settings(attack="fake-attack", malicious=(0, 3), collusion=collusion)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(build_attack(federation)), "embed", embed)
+            for hospital in federation.malicious:
+                with pytest.raises(Told):
+                    local_round(federation, hospital, 1, broadcast)
+    sizes = [len(hospital_data(settings(), h)) for h in range(4)]
+    alone = [sizes[0] / sum(sizes), sizes[3] / sum(sizes)]
+    assert shares == [*alone, sum(alone), sum(alone)]
+
+
+def test_an_attack_without_places_cannot_split_its_payload():
+    federation = settings(attack="fake-attack", malicious=(0, 1), collusion="split")
+    with pytest.raises(FlSimError, match="'fake-attack' has none to choose"):
+        hospital_plan(federation, 0)
 
 
 def test_the_proximal_gradient_is_mu_times_the_distance():

@@ -203,3 +203,14 @@ def test_rounds_of_attack_by_name(given: Any, rounds: int, expected: Any) -> Non
     assert scenario.federation is not None
     assert scenario.federation.attack_rounds == expected
     assert scenario.hospital_settings(None).malicious_rounds == expected
+
+
+def test_hospitals_are_told_how_they_collude(tmp_path: Path) -> None:
+    text = DOCUMENTED.replace("malicious = [0]", 'malicious = [2, 1]\ncollusion = "repeat"')
+    settings = Scenario.from_toml(_file(tmp_path, text)).hospital_settings(None)
+    assert settings.collusion == "repeat"
+    assert [settings.planner(hospital) for hospital in settings.malicious] == [2, 2]
+    alone = Scenario.from_toml(_file(tmp_path)).hospital_settings(None)
+    assert alone.collusion == "none" and alone.planner(3) == 3
+    with pytest.raises(FlSimError, match=r"'collusion' is 'share'"):
+        Scenario.from_toml(_file(tmp_path, text.replace("repeat", "share")))

@@ -32,11 +32,10 @@ def boosted_app(factor: float, hospital: int = 0) -> ClientApp:
 def by_hand(recorder, max_norm=None, median_factor=1.0):
     start = initial()
     names = [n for n, v in start.items() if v.is_floating_point()]
-    counter = next(n for n in start if n not in names)
     updates, weights = [], []
     for (_, hospital), state in sorted(recorder.uploads.items()):
-        # Flower sees integers as floats, so the counter of batches is part of the norm.
-        moved = {n: state[n].double() - start[n].double() for n in (*names, counter)}
+        # Counters of batches, of which a difference outweighs all weights, are no part of the norm.
+        moved = {n: state[n].double() - start[n].double() for n in names}
         updates.append(moved)
         weights.append(recorder.metrics[1, hospital]["num-examples"])
     norms = [float(sum(v.square().sum() for v in u.values())) ** 0.5 for u in updates]
