@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``list``, ``extract`` and ``codec``."""
+"""The command line: ``fl-sim demo``, ``run``, ``list``, ``extract``, ``codec``, ``gate``, ``audit``."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import click
 import typer
 from rich.console import Console
 
+from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
 from fl_sim.errors import FlSimError, unknown_name
 
@@ -32,6 +33,8 @@ Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it."
 )
 
 app.add_typer(codec_app, name="codec")
+app.command()(gate)
+app.command()(audit)
 
 DataRoot = Annotated[
     Path | None,
