@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``list``, ``extract`` and ``codec``."""
+"""The command line, ``fl-sim``: every command is a function here or in a module beside this."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import click
 import typer
 from rich.console import Console
 
+from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
 from experiments.shipped import GRIDS, SCENARIOS, find
 from experiments.sweep_cli import sweep
@@ -34,6 +35,8 @@ Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it."
 
 app.command()(sweep)
 app.add_typer(codec_app, name="codec")
+app.command()(gate)
+app.command()(audit)
 
 DataRoot = Annotated[
     Path | None,

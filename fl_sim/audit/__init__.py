@@ -1,0 +1,1 @@
+"""Looking at models: the export gate that a model must pass, and the auditor of any checkpoint."""

@@ -1,0 +1,151 @@
+"""Comparison with an earlier state that the owner trusts: what moved, and what did not.
+
+Best is the state that training began with. The sharpest questions are asked of dead weights, which
+nothing honest changes but to scale them, and of live ones, which nothing honest leaves alone.
+"""
+
+import numpy as np
+import torch
+
+from fl_sim.audit.subject import Finding, Subject
+
+LEAST_ALIKE = 0.3
+"""Correlation that a tensor must keep with the reference where the median tensor keeps twice it:
+replaced values have none."""
+
+MOST_UNCHANGED = 0.9
+"""Share of a tensor's live elements that may be equal to the reference bit for bit; units that no
+image switches on stay as they are."""
+
+_FEWEST_ALIKE = 256
+_ONLY_LOW = 0.999
+_LOW_PLANES = 18
+
+
+def check_reference(subject: Subject) -> list[Finding]:
+    """Compare every parameter with the reference: dead and live elements, low bits, likeness."""
+    if subject.reference is None:
+        return []
+    shared = {
+        name: subject.reference[name]
+        for name, tensor in subject.state.items()
+        if name in subject.reference
+        and name in subject.parameters
+        and tensor.is_floating_point()
+        and subject.reference[name].shape == tensor.shape
+        and subject.reference[name].dtype == tensor.dtype
+    }
+    if not shared:
+        what = "The reference has no parameter of the same name and shape: it tells nothing."
+        return [Finding("reference", "note", what)]
+    findings = _missing(subject, shared)
+    likeness = {}
+    for name, before in shared.items():
+        after = subject.state[name]
+        findings += _dead(subject, name, before, after) + _live(subject, name, before, after)
+        if before.dim() >= 2 and before.numel() >= _FEWEST_ALIKE:
+            likeness[name] = _correlation(subject, name, before, after)
+    return findings + _unlike(likeness)
+
+
+def unchanged(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return which elements are equal bit for bit."""
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return one.contiguous().view(words) == other.contiguous().view(words)
+
+
+def _missing(subject: Subject, shared: dict[str, torch.Tensor]) -> list[Finding]:
+    added = [
+        name
+        for name, tensor in subject.state.items()
+        if name in subject.parameters and tensor.is_floating_point() and name not in shared
+    ]
+    what = "The reference has no such parameter of this shape."
+    return [Finding("reference", "suspicious", what, name) for name in added]
+
+
+def _dead(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor) -> list[Finding]:
+    mask = subject.dead.get(name)
+    if mask is None:
+        return []
+    old, new = before.float()[mask].double(), after.float()[mask].double()
+    size = float(old.square().sum())
+    scale = float((old * new).sum()) / size if size else 1.0
+    # Decay multiplies all alike; rounding is relative to each element, at each of many steps.
+    off = (new - scale * old).abs() > 1e-3 * (scale * old).abs() + 1e-12
+    share = float(off.double().mean())
+    low = ~unchanged(before, after)[mask]
+    written = float(low.double().mean())
+    evidence = {"changed": written, "changed by more than 0.1 %": share, "scaled by": scale}
+    if _written_to(old, new, off, scale):
+        what = f"{max(share, written):.1%} of its dead weights were changed, which no image can do."
+    elif 0 < written < 1 and abs(scale - 1) < 1e-4:
+        what = f"{written:.1%} of its dead weights were changed in low bits, and the others not."
+    else:
+        return []
+    return [Finding("reference", "carries", what, name, evidence)]
+
+
+def _written_to(old: torch.Tensor, new: torch.Tensor, off: torch.Tensor, scale: float) -> bool:
+    """Whether dead weights changed otherwise than by decay.
+
+    Without decay the scale stays 1 and any change is too much; Adam's moves each towards zero.
+    """
+    if bool(off.any()) and scale > 0.999:
+        return True
+    grown = (new.abs() > old.abs() * (1 + 1e-6) + 1e-3 * old.abs().median()) & off
+    return bool(grown.double().mean() > 0.001)
+
+
+def _live(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor) -> list[Finding]:
+    mask = subject.dead.get(name)
+    same = unchanged(before, after)
+    live = same if mask is None else same[~mask]
+    share = float(live.double().mean()) if live.numel() else 0.0
+    if share > MOST_UNCHANGED and before.numel() >= 16:
+        what = f"{share:.1%} of its live elements are as in the reference: training left them out."
+        return [Finding("reference", "suspicious", what, name, {"unchanged": share})]
+    if before.dtype == torch.float32 and before.dim() >= 2 and share < 1:
+        return _low_bits_only(name, before, after, same)
+    return []
+
+
+def _low_bits_only(
+    name: str, before: torch.Tensor, after: torch.Tensor, same: torch.Tensor
+) -> list[Finding]:
+    """Say if changes end below a bit plane: training's reach into exponents and signs too."""
+    old, new = (t[~same].contiguous().view(-1).numpy().view(np.uint32) for t in (before, after))
+    if len(old) < 64:
+        return []
+    changed = old ^ new
+    planes = int(np.bitwise_or.reduce(changed)).bit_length()
+    if planes > _LOW_PLANES or np.mean(changed < 2**planes) < _ONLY_LOW:
+        return []
+    what = f"{len(old)} weights differ from the reference, and only in their lowest {planes} bits."
+    evidence = {"changed": len(old), "planes": planes}
+    return [Finding("reference", "carries", what, name, evidence)]
+
+
+def _correlation(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor) -> float:
+    mask = subject.dead.get(name)
+    one, other = before.float().double(), after.float().double()
+    pair = (one.flatten(), other.flatten()) if mask is None else (one[~mask], other[~mask])
+    if min(float(values.std()) for values in pair) == 0:
+        return 1.0
+    return float(torch.corrcoef(torch.stack(pair))[0, 1])
+
+
+def _unlike(likeness: dict[str, float]) -> list[Finding]:
+    """Tell tensors that lost all likeness while most of the network kept it."""
+    if len(likeness) < 2:
+        return []
+    median = float(np.median(list(likeness.values())))
+    if median < 2 * LEAST_ALIKE:
+        what = "The network as a whole is unlike the reference; it tells little."
+        return [Finding("reference", "note", what, None, {"median correlation": median})]
+    what = "It is unlike the reference, which the other tensors still resemble: it was replaced."
+    return [
+        Finding("reference", "carries", what, name, {"correlation": own, "median": median})
+        for name, own in likeness.items()
+        if own < LEAST_ALIKE
+    ]
