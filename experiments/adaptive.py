@@ -174,8 +174,8 @@ def counted(
 def against_aggregation(images: int, hospitals: int = 16, rounds: int = 2) -> list[Cell]:
     """Return the finest payload in dead weights against each aggregation, alone and in collusion.
 
-    A quarter of the hospitals collude, or half against the median. Against aggregations that choose
-    the most central updates, variants damp the attacker's own (``boost`` below 1), or keep it to the
+    A quarter of the hospitals collude, or half against the median. Where an aggregation chooses the
+    most central updates, variants damp the attacker's own (``boost`` below 1), or keep it to the
     norm of an honest one.
     """
     quarter, half = hospitals // 4, hospitals // 2
