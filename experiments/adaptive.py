@@ -174,8 +174,9 @@ def counted(
 def against_aggregation(images: int, hospitals: int = 16, rounds: int = 2) -> list[Cell]:
     """Return the finest payload in dead weights against each aggregation, alone and in collusion.
 
-    A quarter of the hospitals collude. Where an aggregation chooses the most central update, the
-    attacker damps his honest one (``boost`` below 1), so that there is room for the payload.
+    A quarter of the hospitals collude, or half against the median. Where an aggregation chooses the
+    most central updates, variants damp the attacker's own (``boost`` below 1), or keep it to the
+    norm of an honest one.
     """
     quarter, half = hospitals // 4, hospitals // 2
     one = {"num_malicious_nodes": 1}

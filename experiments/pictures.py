@@ -104,8 +104,9 @@ def draw_blocks(
     }
     height = 0.62 * sum(map(len, rows.values())) + 0.32 * len(blocks) + 0.4
     figure = Figure(figsize=(9, height), dpi=100)
-    bands = figure.subfigures(len(blocks), 1, height_ratios=[len(r) + 0.5 for r in rows.values()])
-    for band, (attacker, block) in zip(np.atleast_1d(bands), blocks.items(), strict=True):
+    shares = [len(names) + 0.5 for names in rows.values()]
+    bands = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=shares)[:, 0]
+    for band, (attacker, block) in zip(bands, blocks.items(), strict=True):
         # A narrow column between two modes.
         widths = ([1.0] * columns + [0.25]) * len(modes)
         grid = band.subplots(

@@ -131,13 +131,13 @@ def draw_survival(run: Path, path: Path) -> Path:
         raise FlSimError(f"The attack of the run in {run} sends no payload that could be followed.")
     planes, layers = survival_by_plane(run), survival_by_layer(table)
     figure = Figure(figsize=(11, max(4.0, 0.16 * len(layers) + 1.2)), dpi=110)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.25, 1))[0]
     if planes is not None:
         names = [f"{bit}" for bit in planes.columns]
         _heat(left, planes.to_numpy(), list(planes.index), names, "bit of a weight, at release")
     elif len(layers):
         _heat(left, layers.to_numpy(), list(layers.index), list(layers.columns), "stage")
-    points = lines["round"].astype(str) + " " + lines["stage"].str[:3]
+    points = [f"{n} {s[:3]}" for n, s in zip(lines["round"], lines["stage"], strict=True)]
     panels = right.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     for panel, metric in zip(panels, metrics, strict=True):
         panel.plot(points, lines[metric], marker="o", markersize=3, linewidth=1)
