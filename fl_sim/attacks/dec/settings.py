@@ -47,6 +47,8 @@ class DecSettings(AttackSettings):
         amplify: in a federation, write so that the average holds the payload, where the other
             hospitals do not move its places (dead weights): the difference to the broadcast is
             sent over the hospital's share. The upload itself is then illegible.
+        canonical: whether places are counted with the channels sorted, so that a permutation of
+            hidden channels does not move them; see :mod:`fl_sim.attacks.dec.canonical`.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
     """
@@ -61,6 +63,7 @@ class DecSettings(AttackSettings):
     coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
     erasure: ErasureSettings | None = None
     amplify: bool = False
+    canonical: bool = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     codec_steps: int = Field(1, ge=1)
 
@@ -109,6 +112,14 @@ class DecSettings(AttackSettings):
             raise FlSimError(
                 "[attack] coding and erasure protect codes; latents stand noise by themselves. "
                 'Take contents = "codes" or leave these two out.'
+            )
+        if self.canonical and (
+            carrier.frozen or self.amplify or "exclude" not in carrier.Settings.model_fields
+        ):
+            raise FlSimError(
+                "[attack] canonical sorts the channels of the trained model; it goes with a "
+                "carrier that is written into the model's own elements after training, and "
+                "without amplify."
             )
         if carrier.frozen and self.scenario == "internal":
             raise FlSimError(
