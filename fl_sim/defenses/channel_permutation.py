@@ -46,8 +46,8 @@ class ChannelPermutation(Defense[ChannelPermutationSettings]):
         with perturbing(release) as report:
             groups = channel_groups(model, shape)
             generator = release.stream.torch_generator("channel permutation")
-            for group in groups:
-                permute(state, group, torch.randperm(group.channels, generator=generator))
+            orders = [torch.randperm(g.channels, generator=generator).numpy() for g in groups]
+            permute(state, groups, orders)
             if self.settings.rescale > 1:
                 self._rescale(release, state)
         report.figures["permuted_share"] = permutable_share(model, groups)

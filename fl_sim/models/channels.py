@@ -9,7 +9,7 @@ networks: Ainsworth, Hayase and Srinivasa, "Git Re-Basin", ICLR 2023.)
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,13 @@ class ChannelSlice:
     tensor: str
     dim: int
     positions: Indices
+
+    def fits(self, state: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a state has the tensor, with all these indices."""
+        tensor = state.get(self.tensor)
+        if tensor is None or tensor.dim() <= self.dim:
+            return False
+        return bool(self.positions.max() < tensor.shape[self.dim])
 
 
 @dataclass(frozen=True)
@@ -72,22 +79,45 @@ def channel_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> list[
 
 
 def permute(
-    state: Mapping[str, torch.Tensor], group: ChannelGroup, order: torch.Tensor | Indices
+    state: Mapping[str, torch.Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Indices]
 ) -> None:
-    """Permute a group's channels, in place: channel ``k`` becomes the former ``order[k]``.
+    """Permute the channels of groups, in place; see :func:`permuted`.
 
     Args:
-        state: tensors by name; those of the group are written to, without gradients.
-        group: the channels.
-        order: a permutation of ``range(group.channels)``.
+        state: tensors by name; those of the groups are written to, without gradients.
+        groups: the channels.
+        orders: a permutation of each group's channels.
     """
-    chosen = np.asarray(order)
     with torch.no_grad():
+        for name, tensor in permuted(state, groups, orders).items():
+            if tensor is not state[name]:
+                state[name].copy_(tensor)
+
+
+def permuted(
+    state: Mapping[str, torch.Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Indices]
+) -> dict[str, torch.Tensor]:
+    """Return a state with the channels of groups permuted; other tensors are the same objects.
+
+    Args:
+        state: tensors by name; where one is missing, or too small, it is passed over.
+        groups: the channels.
+        orders: for each group a permutation of ``range(group.channels)``: channel ``k`` becomes the
+            former ``order[k]``.
+    """
+    # Each dimension of each tensor once, whatever number of groups has a part of it.
+    sources: dict[tuple[str, int], Indices] = {}
+    for group, order in zip(groups, orders, strict=True):
         for part in group.slices:
-            tensor = state[part.tensor]
-            to = torch.from_numpy(part.positions.reshape(-1)).to(tensor.device)
-            source = torch.from_numpy(part.positions[:, chosen].reshape(-1)).to(tensor.device)
-            tensor.index_copy_(part.dim, to, tensor.index_select(part.dim, source))
+            if part.fits(state):
+                size = state[part.tensor].shape[part.dim]
+                source = sources.setdefault((part.tensor, part.dim), np.arange(size))
+                source[part.positions] = part.positions[:, order]
+    result = dict(state)
+    for (name, dim), source in sources.items():
+        index = torch.from_numpy(source).to(state[name].device)
+        result[name] = result[name].index_select(dim, index)
+    return result
 
 
 def permutable(groups: list[ChannelGroup], state: Mapping[str, torch.Tensor], name: str) -> float:
@@ -256,17 +286,15 @@ class ChannelFlow:
         atoms: list[int],
     ) -> list[ChannelSlice]:
         slices = []
-        rank = {atom: index for index, atom in enumerate(atoms)}
+        rank = np.full(len(roots), -1)
+        rank[atoms] = np.arange(len(atoms))
         for number in sorted({place[0] for place in places if place[0] >= 0}):
             (tensor, dim), channels = uses[number]
-            found = [slot for n, slot, _ in places if n == number]
-            slots = {slot: row for row, slot in enumerate(found)}
+            slots = np.array(sorted(slot for n, slot, _ in places if n == number))
+            ranks = rank[roots[channels.atoms]]
+            own = np.flatnonzero(ranks >= 0)
             positions = np.empty((len(slots), len(atoms)), np.int64)
-            for position, (atom, slot) in enumerate(
-                zip(roots[channels.atoms], channels.slots, strict=True)
-            ):
-                if int(atom) in rank:
-                    positions[slots[int(slot)], rank[int(atom)]] = position
+            positions[np.searchsorted(slots, channels.slots[own]), ranks[own]] = own
             slices.append(ChannelSlice(tensor, dim, positions))
         return slices
 

@@ -236,6 +236,7 @@ class Dec(Attack[DecSettings]):
             spec=inside.spec,
             coding=self.settings.coding,
             erasure=self.settings.erasure,
+            canonical=self.settings.canonical,
         )
 
     def _from_inside(

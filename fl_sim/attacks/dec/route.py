@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from glob import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.dec.canonical import Canonical, sorted_groups
 from fl_sim.attacks.dec.message import Codes, Latents, Message
 from fl_sim.attacks.dec.settings import UNCODED
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
@@ -52,6 +54,7 @@ class Route:
         coding: error correction around the payload.
         erasure: parity images.
         length: of the payload in bytes before coding, where it is known before training.
+        canonical: whether the carrier sees the network's channels sorted.
     """
 
     carrier: Choice
@@ -65,6 +68,7 @@ class Route:
     coding: Choice
     erasure: ErasureSettings | None
     length: int | None = None
+    canonical: bool = False
 
     @classmethod
     def of(cls, key: Key) -> "Route":
@@ -96,6 +100,7 @@ class Route:
             "coding": self.coding.model_dump(mode="json"),
             "erasure": self.erasure and self.erasure.model_dump(mode="json"),
             "length": self.length,
+            "canonical": self.canonical,
         }
         if codec is None:
             return Key(ATTACK, {}, {"route": route})
@@ -115,7 +120,12 @@ class Route:
     def open_carrier(self) -> Carrier[Any]:
         """Build the carrier."""
         kind = CARRIERS.get(self.carrier.name)
-        return kind(kind.Settings.model_validate(self.carrier.settings), self.seed, self.spec)
+        settings = self.carrier.settings
+        if self.canonical:
+            vectors = [escape(one.key.tensor) for one in sorted_groups(self.spec)]
+            settings = settings | {"exclude": [*settings["exclude"], *vectors]}
+        carrier = kind(kind.Settings.model_validate(settings), self.seed, self.spec)
+        return Canonical(carrier, self.spec) if self.canonical else carrier
 
     def room(self, state: State) -> int | None:
         """Return how long a payload this state can carry after coding; ``None`` for no limit."""

@@ -50,6 +50,8 @@ class DecSettings(AttackSettings):
             a number, where the aggregation is no weighted mean and the attacker knows what it makes
             of his difference. The receiver needs no broadcast to compare with; the upload itself
             is illegible.
+        canonical: whether places are counted with the channels sorted, so that a permutation of
+            hidden channels does not move them; see :mod:`fl_sim.attacks.dec.canonical`.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
     """
@@ -64,6 +66,7 @@ class DecSettings(AttackSettings):
     coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
     erasure: ErasureSettings | None = None
     amplify: bool | Annotated[float, Field(gt=0, allow_inf_nan=False)] = False
+    canonical: bool = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     codec_steps: int = Field(1, ge=1)
 
@@ -112,6 +115,14 @@ class DecSettings(AttackSettings):
             raise FlSimError(
                 "[attack] coding and erasure protect codes; latents stand noise by themselves. "
                 'Take contents = "codes" or leave these two out.'
+            )
+        if self.canonical and (
+            carrier.frozen or self.amplify or "exclude" not in carrier.Settings.model_fields
+        ):
+            raise FlSimError(
+                "[attack] canonical sorts the channels of the trained model; it goes with a "
+                "carrier that is written into the model's own elements after training, and "
+                "without amplify."
             )
         if carrier.frozen and self.scenario == "internal":
             raise FlSimError(
