@@ -1,6 +1,7 @@
 """Start a centralized run from another one's trained model: one attack, many defences."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def adopt_trained(study: Study, trained: Path) -> None:
     for folder in ("artifacts", "keys", "images"):
         (study.out / folder).mkdir(exist_ok=True)
     for path in [*trained.glob("artifacts/upload*"), *trained.glob("artifacts/sent-*")]:
-        shutil.copyfile(path, study.out / "artifacts" / path.name)
+        _share(path, study.out / "artifacts" / path.name)
     rows = read_table(trained / "results.csv")
     rows = rows[rows["stage"].str.startswith("upload")]
     study.results.drop_rounds(0)
@@ -47,6 +48,18 @@ def adopt_trained(study: Study, trained: Path) -> None:
     study.results.add({str(k): v for k, v in record.items()} for record in records)
     study.adopt_pictures(trained)
     write_atomically(study.out / "trained", b"")
+
+
+def _share(path: Path, other: Path) -> None:
+    """Give a file a second name: files here are replaced, never changed; copy where it cannot be.
+
+    A sweep has many runs of one model, and would otherwise keep it many times.
+    """
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def _require_same(scenario: Scenario, known: dict[str, object], trained: Path) -> None:

@@ -1,12 +1,13 @@
 """A centralized data lake: train, release, extract, measure. Run this file for an example."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from experiments.floor import record_scratch_floor
 from experiments.study import State, Study
-from fl_sim.artifact import read_artifact, write_atomically
-from fl_sim.attacks.base import Inside
+from fl_sim.artifact import read_artifact, write_artifact, write_atomically
+from fl_sim.attacks.base import Attack, Inside, Plan
 from fl_sim.models import state_of
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
@@ -17,46 +18,95 @@ def run_centralized(study: Study) -> None:
 
     An interrupted run continues after its training, if that had ended.
     """
-    scenario, case = study.scenario, study.case
-    attack = scenario.make_attack()
-    stream = Stream(scenario.seed, ("hospital", 0))
-    if attack is not None:
-        inside = Inside(case.train, case.task, case.spec, stream, study.data_root, study.progress)
-        plan = attack.plan(inside)
-        study.add_target(0, case.train, plan)
-
-    trained = _trained_before(study)
-    if trained is None:
-        study.results.drop_rounds(0)
-        model = study.initial_model()
-        lake = LocalTraining(
-            model=model,
-            spec=case.spec,
-            data=case.train,
-            task=case.task,
-            settings=scenario.training,
-            stream=stream.at(0),
-            progress=study.progress,
-        )
-        with study.threads():
-            report = train(lake) if attack is None else attack.train(lake, plan)
-        trained = state_of(model)
-        study.record_values(0, "upload", seconds=report.seconds)
-        if attack is not None:
-            embedding = attack.embed(trained, case.spec, plan)
-            if embedding.values:
-                study.record_before_embedding(0, trained, **embedding.values)
-            trained = embedding.state
-        study.record(0, "upload", {None: trained}, senders=scenario.attackers)
-        study.save_pictures()
-        write_atomically(study.out / "trained", b"")
-    else:
-        study.results.keep(lambda row: row["stage"] != "release")
-
+    trained = train_and_attack(study)
     released, defence = study.defend(trained, 0)
     study.record(0, "release", {None: released})
     study.record_report(0, defence)
     record_scratch_floor(study, 0)
+
+
+def train_and_attack(study: Study, weights: Path | None = None) -> State:
+    """Run a centralized scenario up to its stage ``upload``, and return the model.
+
+    Args:
+        study: the run; if it had come so far before, that model is taken up.
+        weights: network that :func:`train_network` has trained; trained here where not given.
+    """
+    scenario, case = study.scenario, study.case
+    attack = scenario.make_attack()
+    plan = _plan(study, attack)
+    if attack is not None and plan is not None:
+        study.add_target(0, case.train, plan)
+
+    before = _trained_before(study)
+    if before is not None:
+        study.results.keep(lambda row: row["stage"] != "release")
+        return before
+    study.results.drop_rounds(0)
+    trained, seconds = _train(study, attack, plan) if weights is None else _read(study, weights)
+    study.record_values(0, "upload", seconds=seconds)
+    if attack is not None and plan is not None:
+        embedding = attack.embed(trained, case.spec, plan)
+        if embedding.values:
+            study.record_before_embedding(0, trained, **embedding.values)
+        trained = embedding.state
+    study.record(0, "upload", {None: trained}, senders=scenario.attackers)
+    study.save_pictures()
+    write_atomically(study.out / "trained", b"")
+    return trained
+
+
+def train_network(study: Study, path: Path) -> None:
+    """Train the network of a centralized scenario, write it to a file, and stop there.
+
+    Runs with the same training may start from it; see :func:`train_and_attack`.
+    """
+    attack = study.scenario.make_attack()
+    state, seconds = _train(study, attack, _plan(study, attack))
+    write_atomically(_seconds_of(path), json.dumps({"seconds": seconds}).encode())
+    write_artifact(path, study.case.spec, state)
+
+
+def _plan(study: Study, attack: Attack[Any] | None) -> Plan | None:
+    case, stream = study.case, _stream(study)
+    if attack is None:
+        return None
+    return attack.plan(
+        Inside(case.train, case.task, case.spec, stream, study.data_root, study.progress)
+    )
+
+
+def _train(study: Study, attack: Attack[Any] | None, plan: Plan | None) -> tuple[State, float]:
+    """Return the trained network, before anything is written into it, and the seconds it took."""
+    model = study.initial_model()
+    lake = LocalTraining(
+        model=model,
+        spec=study.case.spec,
+        data=study.case.train,
+        task=study.case.task,
+        settings=study.scenario.training,
+        stream=_stream(study).at(0),
+        progress=study.progress,
+    )
+    with study.threads():
+        report = train(lake) if attack is None or plan is None else attack.train(lake, plan)
+    return state_of(model), report.seconds
+
+
+def _read(study: Study, path: Path) -> tuple[State, float]:
+    """Return a network as :func:`_train` does; its file need not have the entries' order."""
+    model = study.initial_model()
+    model.load_state_dict(read_artifact(path).state)
+    seconds = json.loads(_seconds_of(path).read_text(encoding="utf-8"))["seconds"]
+    return state_of(model), float(seconds)
+
+
+def _seconds_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _stream(study: Study) -> Stream:
+    return Stream(study.scenario.seed, ("hospital", 0))
 
 
 def _trained_before(study: Study) -> State | None:

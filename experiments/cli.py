@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``list``, ``extract`` and ``codec``."""
+"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``list``, ``extract`` and ``codec``."""
 
 import os
 import sys
@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from experiments.codec_cli import app as codec_app
-from fl_sim.errors import FlSimError, unknown_name
+from experiments.shipped import GRIDS, SCENARIOS, find
+from experiments.sweep_cli import sweep
+from fl_sim.errors import FlSimError
 
 INTERRUPTED = 130
-SCENARIOS = Path(__file__).parent / "scenarios"
 
 app = typer.Typer(
     name="fl-sim",
@@ -31,6 +32,7 @@ worth, what it cost. In a federation of hospitals, or in a centralized data lake
 Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it.""",
 )
 
+app.command()(sweep)
 app.add_typer(codec_app, name="codec")
 
 DataRoot = Annotated[
@@ -95,10 +97,10 @@ def run(
 
 @app.command(name="list")
 def list_components() -> None:
-    """List datasets, models, attacks, defences, restorations, strategies and scenarios."""
+    """List datasets, models, attacks, defences, restorations, strategies, scenarios and grids."""
     from experiments.console import print_components
 
-    print_components(Console(), SCENARIOS)
+    print_components(Console(), SCENARIOS, GRIDS)
 
 
 @app.command()
@@ -124,15 +126,7 @@ def find_scenario(name: str) -> Path:
     Raises:
         FlSimError: if there is neither; with the nearest name.
     """
-    path = Path(name)
-    if path.suffix == ".toml" or path.exists():
-        if not path.is_file():
-            raise FlSimError(f"The scenario file {path} does not exist.")
-        return path
-    shipped = {file.stem: file for file in SCENARIOS.glob("*.toml")}
-    if name not in shipped:
-        raise unknown_name("scenario", name, shipped)
-    return shipped[name]
+    return find(name, SCENARIOS, "scenario")
 
 
 def _run(

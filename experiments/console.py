@@ -29,13 +29,13 @@ PLAIN_INTERVAL = 15.0
 class Bars:
     """Progress as bars, nested pieces below each other; for a terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, remaining: bool = True) -> None:
         self._bars = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *([TimeRemainingColumn()] if remaining else []),
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
@@ -91,9 +91,14 @@ class Lines:
             self._names.pop()
 
 
-def make_progress(console: Console) -> Bars | Lines:
-    """Bars on a terminal, lines elsewhere."""
-    return Bars(console) if console.is_terminal and sys.stdout.isatty() else Lines()
+def make_progress(console: Console, remaining: bool = True) -> Bars | Lines:
+    """Bars on a terminal, lines elsewhere.
+
+    Args:
+        console: the terminal.
+        remaining: whether bars tell the time that is left; not where the notes do.
+    """
+    return Bars(console, remaining) if console.is_terminal and sys.stdout.isatty() else Lines()
 
 
 def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
@@ -171,9 +176,14 @@ def print_result(console: Console, result: "Result") -> None:
         console.print(f"Picture    {result.picture}")
 
 
-def print_components(console: Console, scenarios: Path) -> None:
-    """Print every registered component with its one line, and the scenarios that come along."""
-    for kind, entries in _components(scenarios).items():
+def print_components(console: Console, scenarios: Path, grids: Path) -> None:
+    """Print every registered component with its one line, and what scenarios and grids there are.
+
+    Args:
+        console: where to print.
+        scenarios, grids: folders of those that come along.
+    """
+    for kind, entries in _components(scenarios, grids).items():
         table = Table(title=kind, title_justify="left", show_header=False, box=None)
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
@@ -183,7 +193,7 @@ def print_components(console: Console, scenarios: Path) -> None:
         console.print()
 
 
-def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
+def _components(scenarios: Path, grids: Path) -> dict[str, list[tuple[str, str]]]:
     from fl_sim.attacks.base import ATTACKS
     from fl_sim.carriers.base import CARRIERS
     from fl_sim.codecs.base import CODECS
@@ -208,9 +218,8 @@ def _components(scenarios: Path) -> dict[str, list[tuple[str, str]]]:
     ):
         found[kind] = [(entry.name, entry.summary) for entry in registry.entries()]
     found["Partitions"] = [(name, "") for name in schemes()]
-    found["Scenarios"] = [
-        (file.stem, _first_comment(file)) for file in sorted(scenarios.glob("*.toml"))
-    ]
+    for kind, folder in (("Scenarios", scenarios), ("Grids", grids)):
+        found[kind] = [(file.stem, _first_comment(file)) for file in sorted(folder.glob("*.toml"))]
     return found
 
 

@@ -6,59 +6,82 @@ network and its training only, so it is computed once and cached.
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 
+from experiments.scenario import Scenario
 from experiments.study import DEFAULT_THREADS, Study
 from fl_sim import __version__
-from fl_sim.artifact import write_atomically
+from fl_sim.artifact import locked, write_atomically
 from fl_sim.data.cache import cache_folder
 from fl_sim.models import build
 from fl_sim.randomness import Stream
-from fl_sim.training import LocalTraining, train
+from fl_sim.training import LocalTraining, TrainingSettings, train
 
 
 def scratch_floor(study: Study) -> dict[str, float]:
     """Return utility metrics of a fresh network trained on the held-out set.
 
     It is trained as the scenario trains, for ``[measure] scratch_epochs`` passes over the held-out
-    set; an empty dictionary where that is 0.
+    set; an empty dictionary where that is 0. A second process that asks waits for the first.
     """
-    scenario = study.scenario
-    if scenario.measure.scratch_epochs == 0:
+    if study.scenario.measure.scratch_epochs == 0:
         return {}
-    training = scenario.training.model_copy(
-        update={"epochs": float(scenario.measure.scratch_epochs)}
-    )
-    ingredients = {
+    files = [file.sha256 for file in study.case.files]
+    ingredients = floor_ingredients(study.scenario, files, study.device)
+    path = cache_folder() / "scratch-floors" / f"{digest_of(ingredients)[:32]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock")):
+        if not path.exists():
+            content = {"ingredients": ingredients, "utility": _train_from_scratch(study)}
+            write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    return dict(json.loads(path.read_text(encoding="utf-8"))["utility"])
+
+
+def floor_ingredients(scenario: Scenario, files: list[str], device: str) -> dict[str, Any]:
+    """Return everything that the floor depends on.
+
+    Args:
+        scenario: whose floor it is.
+        files: SHA-256 of its data files.
+        device: where it is computed.
+    """
+    return {
         "case": scenario.case.model_dump(mode="json"),
-        "files": [file.sha256 for file in study.case.files],
-        "training": training.model_dump(mode="json"),
+        "files": files,
+        "training": _training(scenario).model_dump(mode="json"),
         "versions": [__version__, torch.__version__],
         "threads": scenario.threads or DEFAULT_THREADS,
-        "device": study.device,
+        "device": device,
     }
-    digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-    path = cache_folder() / "scratch-floors" / f"{digest[:32]}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8"))["utility"])
+
+
+def digest_of(ingredients: dict[str, Any]) -> str:
+    """Return the SHA-256 of plain values, the same for the same values."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+
+
+def _training(scenario: Scenario) -> TrainingSettings:
+    epochs = float(scenario.measure.scratch_epochs)
+    return scenario.training.model_copy(update={"epochs": epochs})
+
+
+def _train_from_scratch(study: Study) -> dict[str, float]:
     with study.threads():
-        model = build(study.case.spec, scenario.seed + 1).to(study.device)
+        model = build(study.case.spec, study.scenario.seed + 1).to(study.device)
         train(
             LocalTraining(
                 model=model,
                 spec=study.case.spec,
                 data=study.case.held_out,
                 task=study.case.task,
-                settings=training,
-                stream=Stream(scenario.seed, ("scratch floor",)),
+                settings=_training(study.scenario),
+                stream=Stream(study.scenario.seed, ("scratch floor",)),
                 progress=study.progress,
             )
         )
-        values = study.utility(model)
-    content = {"ingredients": ingredients, "utility": values}
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    return values
+        return study.utility(model)
 
 
 def record_scratch_floor(study: Study, server_round: int) -> None:

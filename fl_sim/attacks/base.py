@@ -201,6 +201,29 @@ class Attack(ABC, Generic[AttackSettingsT]):
     def __init__(self, settings: AttackSettingsT) -> None:
         self.settings = settings
 
+    @property
+    def trains_honestly(self) -> bool:
+        """Whether :meth:`train` is ordinary training, bit for bit, and all is hidden afterwards.
+
+        Such attacks may start from one and the same trained network.
+        """
+        return False
+
+    @property
+    def prepared_outside(self) -> str | None:
+        """What :meth:`prepare` makes, the same text for the same thing; ``None`` for nothing."""
+        return None
+
+    def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
+        """Make what the attacker brings from outside, such as a trained codec, and keep it cached.
+
+        :meth:`plan` does the same where it has not been done.
+
+        Args:
+            data_root: folder of data files.
+            progress: where to report.
+        """
+
     @abstractmethod
     def plan(self, inside: Inside) -> Plan:
         """Choose the images and make the key; the same plan for the same arguments.

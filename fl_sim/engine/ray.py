@@ -60,7 +60,7 @@ def run_ray(
     outcome: _Outcome[T] = _Outcome()
     server_app = ServerApp()
     server_app.main()(_server_main(main, outcome, stop))
-    with quiet_flower(settings.verbose), _environment(), _interruptible(stop) as interrupted:
+    with quiet_flower(settings.verbose), ray_environment(), _interruptible(stop) as interrupted:
         try:
             run_simulation(
                 server_app, client_app, hospitals, backend_config=backend_config(settings)
@@ -68,7 +68,7 @@ def run_ray(
         except Exception as error:
             # Whatever the server's side raised tells more than the runtime's end.
             if outcome.error is None or isinstance(outcome.error, _Stopped):
-                raise FlSimError(f"The Ray engine broke down: {_root(error)}") from error
+                raise FlSimError(f"The Ray engine broke down: {root(error)}") from error
         finally:
             stop.set()
     if interrupted.is_set():
@@ -80,14 +80,8 @@ def run_ray(
 
 def backend_config(settings: EngineSettings) -> dict[str, Any]:
     """Return the settings as Flower's Ray backend wants them (JSON values only)."""
-    level = logging.INFO if settings.verbose else logging.ERROR
     return {
-        "init_args": {
-            # Without an address Ray would join any cluster that runs on this machine.
-            "address": settings.ray_address or "local",
-            "logging_level": logging.getLevelName(level).lower(),
-            "log_to_driver": settings.verbose,
-        },
+        "init_args": init_args(settings.ray_address, settings.verbose),
         "client_resources": {
             "num_cpus": settings.cpus_per_hospital,
             "num_gpus": settings.gpus_per_hospital,
@@ -97,6 +91,17 @@ def backend_config(settings: EngineSettings) -> dict[str, Any]:
             "max_restarts": -1,
             "max_task_retries": 1,
         },
+    }
+
+
+def init_args(address: str | None, verbose: bool) -> dict[str, Any]:
+    """Return arguments for ``ray.init``, to join the cluster at an address or start one quietly."""
+    level = logging.INFO if verbose else logging.ERROR
+    return {
+        # Without an address Ray would join any cluster that runs on this machine.
+        "address": address or "local",
+        "logging_level": logging.getLevelName(level).lower(),
+        "log_to_driver": verbose,
     }
 
 
@@ -175,10 +180,11 @@ def _interruptible(stop: threading.Event) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """Set what Ray's processes inherit, and take back what Flower leaves in this one."""
+def ray_environment() -> Iterator[None]:
+    """Set what Ray's processes inherit, and take back what Flower and Ray leave in this one."""
     wanted = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice; hospitals ask for devices
+        "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
     before = {name: os.environ.get(name) for name in (*wanted, *_LEFT_BEHIND)}
@@ -194,7 +200,8 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = old
 
 
-def _root(error: BaseException) -> BaseException:
+def root(error: BaseException) -> BaseException:
+    """Return the error that an error came from."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

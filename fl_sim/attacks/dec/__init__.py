@@ -7,6 +7,7 @@ task and network: a codec turns images into bytes, a carrier puts them where nob
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from fl_sim.attacks.dec.route import (
     unpack_tables,
 )
 from fl_sim.attacks.dec.settings import DecSettings
-from fl_sim.carriers.base import Payload, State, amplified
+from fl_sim.carriers.base import CARRIERS, Payload, State, amplified
 from fl_sim.codecs.base import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
@@ -45,6 +46,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.metrics.compression import gzip_baseline
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
+from fl_sim.progress import SILENT, Progress
 from fl_sim.training import LocalTraining, TrainReport, train
 
 _BATCH = 256
@@ -57,6 +59,24 @@ class Dec(Attack[DecSettings]):
     """Hide compressed images in the model, with a codec from outside or one trained inside."""
 
     Settings = DecSettings
+
+    @property
+    def trains_honestly(self) -> bool:
+        """Whether the codec is from outside and nothing is written before training."""
+        return self.settings.scenario == "external" and not self._carrier_is_frozen
+
+    @property
+    def prepared_outside(self) -> str | None:
+        """The codec and the dataset it is trained on, where it has to be trained."""
+        settings = self.settings
+        if settings.scenario == "internal" or settings.codec_file or settings.external is None:
+            return None
+        return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
+
+    def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
+        """Train the codec, unless that has been done; see :class:`Attack`."""
+        if self.prepared_outside is not None:
+            trained_codec(self.settings.codec, self.settings.external, data_root, progress)
 
     def plan(self, inside: Inside) -> Plan:
         """Choose images; with a codec from outside, compress them at once."""
@@ -82,12 +102,13 @@ class Dec(Attack[DecSettings]):
 
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train on the task; the codec along with it, or around frozen weights, where so set."""
+        if self.trains_honestly:
+            return train(run)
         if self.settings.scenario == "internal":
             codec = codec_inside(run.model)
             return train(run, CodecHooks(run, codec, self.settings.codec_steps))
+        assert plan.payload is not None
         carrier = Route.of(plan.key).open_carrier()
-        if not carrier.frozen or plan.payload is None:
-            return train(run)
         written = carrier.write(run.model.state_dict(), plan.payload)
         places = carrier.places(written, len(plan.payload))
         run.model.load_state_dict(written)
@@ -145,6 +166,10 @@ class Dec(Attack[DecSettings]):
     def survival(cls, sent: State, arrived: State, length: int, key: Key) -> dict[str, float]:
         """Return the carrier's error rate by tensor; see :class:`Attack`."""
         return Route.of(key).open_carrier().errors(sent, arrived, length)
+
+    @property
+    def _carrier_is_frozen(self) -> bool:
+        return CARRIERS.get(self.settings.carrier.name).frozen
 
     def _codec_from_outside(self, inside: Inside) -> Codec[Any]:
         file = self.settings.codec_file

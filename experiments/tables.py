@@ -1,0 +1,237 @@
+"""Summary tables of a sweep: from its long table to means with intervals, for people and papers."""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fl_sim.errors import FlSimError, did_you_mean
+from fl_sim.results import NO_EXTRACTION, STAGES
+from fl_sim.statistics import Interval, Method, compare_treatments, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABEL = "grid."
+"""Before the names of label columns in a sweep's long table, which has columns of its own."""
+CELL = "cell"
+
+METRICS = (
+    "ssim raw",
+    "ssim strongest",
+    "identification_correlation strongest",
+    "images_intact",
+    "bit_error_rate",
+    "auc",
+    "auc_floor_scratch",
+    "dice",
+    "dice_floor_scratch",
+)
+"""What a summary shows where nothing else is asked for, of what was measured."""
+
+
+def labels_of(table: "pd.DataFrame") -> list[str]:
+    """Return the names of a sweep's axes, as its long table has them."""
+    return [str(c).removeprefix(LABEL) for c in table.columns if str(c).startswith(LABEL)]
+
+
+def wide(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a cell and stage: labels, ``seed``, ``stage``, and a column a metric.
+
+    A metric of extractions has the columns ``"<metric> raw"`` and ``"<metric> strongest"``. Of a
+    federation it is the last measured round; single attackers' rows are left out.
+
+    Args:
+        table: a sweep's long table.
+    """
+    rows = table[
+        table["stage"].isin(STAGES) & table["extraction"].isin([NO_EXTRACTION, "raw", "strongest"])
+    ]
+    last = rows.groupby([CELL, "stage"])["round"].transform("max")
+    rows = rows[rows["round"] == last]
+    suffix = (" " + rows["extraction"]).where(rows["extraction"] != NO_EXTRACTION, "")
+    rows = rows.assign(column=rows["metric"] + suffix)
+    labels = [LABEL + name for name in labels_of(table)]
+    result = rows.pivot(index=[CELL, *labels, "seed", "stage"], columns="column", values="value")
+    result.columns.name = None
+    result = result.reset_index().rename(columns={c: c.removeprefix(LABEL) for c in labels})
+    # The table's own order, not the alphabet's.
+    cells = {name: place for place, name in enumerate(table[CELL].unique())}
+    order = result[CELL].map(cells) * len(STAGES) + result["stage"].map(STAGES.index)
+    return result.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def summarise(
+    table: "pd.DataFrame",
+    rows: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    stages: Sequence[str] | None = None,
+    level: float = 0.95,
+    method: Method = "t",
+) -> "pd.DataFrame":
+    """Return means over seeds and their confidence intervals, a row a group, stage and metric.
+
+    Args:
+        table: a sweep's long table.
+        rows: labels that tell groups apart; by default all. Without one of the sweep's axes a mean
+            runs over that axis, too.
+        metrics: names as in :func:`wide`; by default those of :data:`METRICS` that there are.
+        stages: by default all.
+        level: of confidence.
+        method: ``"t"`` or ``"bootstrap"``; see :func:`fl_sim.statistics.mean_interval`.
+
+    Returns:
+        The columns ``rows``, ``stage``, ``metric``, ``n``, ``missing``, ``mean``, ``low`` and
+        ``high``.
+
+    Raises:
+        FlSimError: if a label or metric is unknown.
+    """
+    import pandas as pd
+
+    frame = wide(table)
+    groups = [*(labels_of(table) if rows is None else rows)]
+    shown = [*(_measured(frame) if metrics is None else metrics)]
+    for name in groups:
+        _known(name, [*labels_of(table), "seed"], "label")
+    for name in shown:
+        _known(name, [c for c in frame.columns if c not in (CELL, "stage", *groups)], "metric")
+    if stages is not None:
+        frame = frame[frame["stage"].isin(stages)]
+    lines = []
+    for names, group in frame.groupby([*groups, "stage"], sort=False):
+        for metric in shown:
+            interval = mean_interval(group[metric], level, method)
+            if interval.n:
+                keys = dict(zip([*groups, "stage"], names, strict=True))
+                lines.append({**keys, "metric": metric, **vars(interval)})
+    columns = [*groups, "stage", "metric", "n", "missing", "mean", "low", "high"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def compare(
+    table: "pd.DataFrame",
+    treatment: str,
+    baseline: str,
+    metric: str,
+    stage: str = "release",
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Compare the labels of one axis in pairs: same seed, same labels on all other axes.
+
+    For example ``compare(table, "defense", "none", "ssim strongest")``: what each defence changes
+    on the same attacked models. P-values are corrected over all rows of the answer.
+
+    Args:
+        table: a sweep's long table.
+        treatment: the axis.
+        baseline: its label that the others are compared with.
+        metric: a name as in :func:`wide`.
+        stage: where it was measured.
+        level: of confidence.
+
+    Returns:
+        A row a group of the other axes' labels and a label of this one; see
+        :func:`fl_sim.statistics.compare_treatments`.
+
+    Raises:
+        FlSimError: if a name is unknown, or the cells do not pair.
+    """
+    import pandas as pd
+
+    from fl_sim.statistics import false_discovery_rate, holm
+
+    frame = wide(table)
+    frame = frame[frame["stage"] == stage]
+    axes = labels_of(table)
+    _known(treatment, axes, "label")
+    _known(metric, [str(c) for c in frame.columns], "metric")
+    others = [axis for axis in axes if axis != treatment]
+    parts = []
+    groups: Iterable[tuple[Any, Any]] = [((), frame)]
+    if others:
+        groups = frame.groupby(others, sort=False)
+    for names, group in groups:
+        if group[treatment].nunique() < 2 or group[metric].isna().all():
+            continue
+        part = compare_treatments(group, treatment, ["seed"], metric, baseline, level)
+        for place, (axis, name) in enumerate(zip(others, names, strict=True)):
+            part.insert(place, axis, name)
+        parts.append(part)
+    if not parts:
+        raise FlSimError(f"No cells differ in '{treatment}' alone; there is nothing to compare.")
+    result = pd.concat(parts, ignore_index=True)
+    for test in ("p_t", "p_wilcoxon"):
+        result[f"{test}_holm"] = holm(result[test])
+        result[f"{test}_fdr"] = false_discovery_rate(result[test])
+    return result
+
+
+def presented(summary: "pd.DataFrame", digits: int = 3, short: bool = False) -> "pd.DataFrame":
+    """Return a summary for people: a row a group and stage, a column a metric, of text.
+
+    A cell is ``mean [low, high]``, or the mean alone where there is no interval; ``n`` is the
+    number of seeds, the smallest where metrics differ.
+
+    Args:
+        summary: as :func:`summarise` returns it.
+        digits: behind the decimal point.
+        short: write ``mean ±half`` instead; for t-based intervals, which are symmetric.
+    """
+    keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
+    numbers = ["mean", "low", "high", "n", "missing"]
+    intervals = [Interval(*row) for row in summary[numbers].itertuples(index=False)]
+    said = summary.assign(text=[_said(interval, digits, short) for interval in intervals])
+    order = list(dict.fromkeys(said["metric"]))
+    index = list(dict.fromkeys(said[keys].itertuples(index=False, name=None)))
+    texts = said.pivot(index=keys, columns="metric", values="text").reindex(index=index)[order]
+    texts.insert(0, "n", said.groupby(keys)["n"].min().astype(int).astype(str))
+    texts.columns.name = None
+    return texts.fillna("").reset_index()
+
+
+def to_csv(frame: "pd.DataFrame") -> str:
+    """Return a table as CSV; numbers read back as they are."""
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()
+
+
+def to_markdown(frame: "pd.DataFrame") -> str:
+    """Return a table of text as Markdown."""
+    lines = [[str(c) for c in frame.columns], ["---"] * len(frame.columns)]
+    lines += [[str(value) for value in row] for row in frame.itertuples(index=False)]
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def to_latex(frame: "pd.DataFrame", caption: str | None = None) -> str:
+    """Return a table of text as LaTeX, for the package booktabs."""
+    style = frame.style.hide(axis="index").format(escape="latex")
+    style = style.format_index(escape="latex", axis="columns")
+    return str(style.to_latex(hrules=True, caption=caption, column_format="l" * frame.shape[1]))
+
+
+def _measured(frame: "pd.DataFrame") -> list[str]:
+    return [name for name in METRICS if name in frame.columns]
+
+
+def _known(name: str, valid: Sequence[str], kind: str) -> None:
+    if name not in valid:
+        raise FlSimError(f"The sweep has no {kind} '{name}'.{did_you_mean(name, valid)}")
+
+
+def _said(interval: Interval, digits: int, short: bool) -> str:
+    mean, low, high = interval.mean, interval.low, interval.high
+    text = _number(mean, digits)
+    if math.isnan(low):
+        return text
+    if short:
+        return f"{text} ±{_number((high - low) / 2, digits)}"
+    return f"{text} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    if value.is_integer() and abs(value) >= 10:
+        return f"{value:.0f}"
+    return f"{value:.{digits}f}"

@@ -1,0 +1,166 @@
+"""Where the jobs of a sweep are done: in Ray's worker processes, or one by one in this process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments.jobs import Job, Outcome, note, work
+from fl_sim.data.cache import cache_folder
+from fl_sim.engine.ray import init_args, ray_environment, root
+from fl_sim.errors import FlSimError
+
+RETRIES = 3
+"""How often a job is begun again whose process was killed."""
+_OBJECT_STORE = 80 << 20
+"""Bytes, about Ray's least: jobs hand each other files, not objects."""
+
+
+class Workers(Protocol):
+    """A number of processes that take jobs."""
+
+    slots: int
+
+    def submit(self, job: Job) -> None:
+        """Take a job; at most ``slots`` at a time."""
+
+    def wait(self) -> list[Outcome]:
+        """Return the outcomes of one job or more that have ended, waiting for the first."""
+
+
+class Here:
+    """Does each job in this process when it is waited for.
+
+    Args:
+        out: folder of the sweep.
+        data_root: folder of data files.
+    """
+
+    slots = 1
+
+    def __init__(self, out: Path, data_root: Path | None) -> None:
+        self._where = out, data_root
+        self._jobs: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+        self._jobs.append(job)
+
+    def wait(self) -> list[Outcome]:
+        """Do the job."""
+        return [work(self._jobs.pop(0), *self._where)]
+
+
+class OnRay:
+    """Gives jobs to Ray's worker processes, which stay alive between jobs.
+
+    Args:
+        out: folder of the sweep, which all workers see under the same path.
+        data_root: folder of data files, likewise.
+        slots: jobs at a time.
+        gpus: of each job, or a fraction.
+    """
+
+    def __init__(self, out: Path, data_root: Path | None, slots: int, gpus: float) -> None:
+        import ray
+
+        self.slots = slots
+        self._out, self._data_root = out, data_root
+        self._work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
+        self._jobs: dict[Any, Job] = {}
+
+    def submit(self, job: Job) -> None:
+        """Give a job to Ray."""
+        self._jobs[self._work.remote(job, self._out, self._data_root)] = job
+
+    def wait(self) -> list[Outcome]:
+        """Wait for a job; one whose processes were killed again and again has failed."""
+        import ray
+
+        done, _ = ray.wait(list(self._jobs), num_returns=1)
+        outcomes = []
+        for reference in done:
+            job = self._jobs.pop(reference)
+            try:
+                outcomes.append(ray.get(reference))
+            except ray.exceptions.RayError as error:
+                why = f"Its process was killed {RETRIES + 1} times ({type(error).__name__})."
+                outcomes.append(Outcome(job.key, job.kind, 0.0, 0.0, why))
+                note(outcomes[-1], self._out)
+        return outcomes
+
+
+@contextmanager
+def ray_workers(
+    out: Path,
+    data_root: Path | None,
+    workers: int | None = None,
+    address: str | None = None,
+    gpus: float = 0.0,
+) -> Iterator[OnRay]:
+    """Start Ray on this machine, or join a cluster, for the enclosed block.
+
+    Where this process has joined a Ray already, that is used, and goes on.
+
+    Args:
+        out, data_root: see :class:`OnRay`.
+        workers: jobs at a time; by default one for each core.
+        address: of a running cluster, for example ``"auto"`` or ``"ray://head:10001"``.
+        gpus: of each job, or a fraction.
+
+    Raises:
+        FlSimError: if Ray cannot be started or joined, or has no room for one job.
+    """
+    import ray
+
+    began = not ray.is_initialized()
+    with ray_environment():
+        # Float sums depend on the number of threads, whatever the user's own setting is.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        try:
+            if began:
+                _start(workers, address, gpus)
+        except Exception as error:
+            raise FlSimError(f"Ray could not be started: {root(error)}") from error
+        try:
+            yield OnRay(out, data_root, _slots(workers, gpus), gpus)
+        finally:
+            if began:
+                ray.shutdown()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _start(workers: int | None, address: str | None, gpus: float) -> None:
+    import ray
+
+    arguments = init_args(address, verbose=False)
+    if address is None:
+        arguments |= {
+            "num_cpus": workers or cores(),
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE,
+        }
+        if gpus == 0:
+            arguments["num_gpus"] = 0
+    else:
+        variables = {"OMP_NUM_THREADS": "1", "FL_SIM_CACHE": str(cache_folder())}
+        arguments["runtime_env"] = {"env_vars": variables}
+    ray.init(**arguments)
+
+
+def _slots(workers: int | None, gpus: float) -> int:
+    import ray
+
+    resources = ray.cluster_resources()
+    room = int(resources.get("CPU", 0))
+    if gpus > 0:
+        room = min(room, int(resources.get("GPU", 0) / gpus))
+    if room < 1:
+        what = f"a core and {gpus:g} GPUs" if gpus else "a core"
+        raise FlSimError(f"Ray has no room for one cell, which needs {what}.")
+    return min(workers, room) if workers else room
