@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``list``, ``extract`` and ``codec``."""
+"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``report``, ``list``, ``extract``, ``codec``."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from experiments.codec_cli import app as codec_app
+from experiments.report_cli import report
 from experiments.shipped import GRIDS, SCENARIOS, find
 from experiments.sweep_cli import sweep
 from fl_sim.errors import FlSimError
@@ -33,6 +34,7 @@ Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it."
 )
 
 app.command()(sweep)
+app.command()(report)
 app.add_typer(codec_app, name="codec")
 
 DataRoot = Annotated[
