@@ -69,10 +69,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Floor:
-    """A floor: a dashed line across, at ``at`` of the axis, with its name."""
+    """A floor: a dashed line across, at ``at`` of the axis, with its name at the left or right."""
 
     at: float
     text: str
+    left: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def line_chart(
     series: Sequence[Series],
     floors: Sequence[tuple[str, float]],
     y_limits: tuple[float, float] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Chart:
     """Draw metrics against rounds.
 
@@ -152,11 +154,12 @@ def line_chart(
         series: of the same length each.
         floors: name and value of lines across.
         y_limits: of the vertical axis; from the data where not given.
+        bounds: that the vertical axis keeps within.
     """
     right = WIDTH - RIGHT - max((6.0 * len(s.name) for s in series), default=0.0) - 8
     known = [v for s in series for i in s.values if i for v in (i.mean, i.low, i.high)]
     known += [value for _, value in floors]
-    y_low, y_high, y_values = _axis([v for v in known if math.isfinite(v)], y_limits)
+    y_low, y_high, y_values = _axis([v for v in known if math.isfinite(v)], y_limits, bounds)
     span = max(1, rounds[-1] - rounds[0])
 
     def x(server_round: int) -> float:
@@ -272,7 +275,11 @@ def pareto_chart(
         table=(["No.", "Defence", leakage, utility, "On the front"], rows),
         marks=marks,
         front=" ".join(f"{a:.1f},{b:.1f}" for a, b in steps) if len(steps) > 1 else "",
-        rows=[Floor(y(v), name) for name, v in utility_floors if y_low <= v <= y_high],
+        rows=[
+            Floor(y(v), name, _crowded(marks, y(v), right))
+            for name, v in utility_floors
+            if y_low <= v <= y_high
+        ],
         columns=[Floor(x(v), name) for name, v in leak_floors if 0 <= v <= 1],
         legend=[(str(p.number), p.name) for p in points],
         height=height,
@@ -280,16 +287,23 @@ def pareto_chart(
     )
 
 
+def _crowded(marks: Sequence[Mark], at: float, right: float) -> bool:
+    """Tell whether points stand where the name of a floor would, at the right end of its line."""
+    return any(abs(mark.y - at) < 20 and mark.x > right - 100 for mark in marks)
+
+
 def _axis(
-    values: Sequence[float], limits: tuple[float, float] | None
+    values: Sequence[float],
+    limits: tuple[float, float] | None,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[float, float, list[float]]:
-    """Return the ends of an axis around values, and where its ticks stand."""
+    """Return the ends of an axis around values, within bounds, and where its ticks stand."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = limits or (min(values, default=0.0), max(values, default=1.0))
     if limits is None:
         room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-        low, high = low - room, high + room
+        low, high = max(bounds[0], low - room), min(bounds[1], high + room)
     ticks = [float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
     return low, high, [t for t in ticks if low - 1e-9 <= t <= high + 1e-9]
 

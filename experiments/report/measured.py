@@ -34,9 +34,9 @@ NAMES = {
     "bit_error_rate_corrected": "Wrong bits, corrected",
     "value_error": "Relative error of values",
     "bytes_delivered": "Bytes delivered",
-    "payload_bytes": "Payload (bytes)",
-    "capacity_bytes": "Capacity (bytes)",
-    "file_bytes": "Model file (bytes)",
+    "payload_bytes": "Payload",
+    "capacity_bytes": "Capacity",
+    "file_bytes": "Model file",
     "code_rate": "Code rate",
     "bpp": "Bits a pixel",
     "p_ratio": "Size to gzip",
@@ -194,10 +194,11 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def range_text(interval: Interval, digits: int = 3) -> str:
-    """Return the ends of an interval; empty where there is none."""
-    if math.isnan(interval.low):
+    """Return the ends of an interval; empty where there is none, or it has no width."""
+    if math.isnan(interval.low) or interval.low == interval.high:
         return ""
-    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+    between = " to " if interval.low < 0 else "–"
+    return f"{number(interval.low, digits)}{between}{number(interval.high, digits)}"
 
 
 def _hospital(stage: str) -> tuple[int, int]:

@@ -236,7 +236,7 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
 
     def chart(
         title: str, metric: str, extraction: str, floors: Sequence[tuple[str, float]],
-        limits: tuple[float, float] | None = None,
+        limits: tuple[float, float] | None = None, bounds: tuple[float, float] = (0.0, 1.0),
     ) -> list[Chart]:  # fmt: skip
         series = [
             Series(words.stage(s), [measured.get(s, metric, extraction, r) for r in rounds])
@@ -244,7 +244,7 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
         ]
         series = [s for s in series if any(s.values)]
         known = [(name, value) for name, value in floors if value == value]
-        return [line_chart(title, rounds, series, known, limits)] if series else []
+        return [line_chart(title, rounds, series, known, limits, bounds)] if series else []
 
     floor = measured.floor
     scratch = [("from scratch", floor.mean)] if floor else []
@@ -253,8 +253,8 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
                    [("guessing", measured.chance)], (0.0, 1.0))  # fmt: skip
     charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
     if measured.utility:
-        charts += chart(f"Utility ({metric_name(measured.utility)})", measured.utility, "-", scratch)
-    charts += chart("Images intact, bit for bit", "images_intact", "-", [])
+        charts += chart(f"Utility ({metric_name(measured.utility)})", measured.utility, "-", scratch, bounds=(0.0, 1.0))
+    charts += chart("Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf")))
     charts += chart("Wrong bits (share)", "bit_error_rate", "-", [("chance", 0.5)], (0.0, 0.6))
     return charts
 
@@ -303,7 +303,7 @@ def _pareto(
         return []
     group = members[0][0]
     same = [
-        text for axis, text in group.labels.items()
+        group.said(axis) for axis in group.labels
         if len({member.labels[axis] for member, _ in members}) == 1
     ]  # fmt: skip
     title = ", ".join(same) or plain(group.fact("attack"))
@@ -317,9 +317,8 @@ def _pareto(
 
 
 def _defense_label(group: Group) -> str:
-    own = [t for a, t in group.labels.items() if a.startswith("defense") or a == "settings"]
-    text = ", ".join(part for part in own if part) or plain(group.fact("defense"))
-    return "no defence" if text == "none" else text
+    own = [group.said(a) for a in group.labels if a.startswith("defense") or a == "settings"]
+    return ", ".join(part for part in own if part) or plain(group.fact("defense"))
 
 
 def _in_pairs(sources: Sources) -> Section:
@@ -341,9 +340,11 @@ def _in_pairs(sources: Sources) -> Section:
                 continue
             tables.append(_paired_table(frame, metric))
     return Section(
-        "pairs", "Against no defence, in pairs", tables=tables,
+        "pairs", "Against no defence, in pairs", tables=tables[:1],
+        details=[Detail(table.caption, [table]) for table in tables[1:]],
         intro="Differences on the same attacked models, seed by seed, with 95 % confidence "
-        "intervals; p-values are corrected for the number of tests (Holm).",
+        "intervals; p-values are corrected for the number of tests (Holm). With n pairs, "
+        "Wilcoxon’s p is never below 2 to the power of 1 - n.",
     )  # fmt: skip
 
 
@@ -363,7 +364,7 @@ def _paired_table(frame: Any, metric: str) -> Table:
     base, _, extraction = metric.partition(" ")
     said = metric_name(base) + (", at best" if extraction else "")
     return Table(
-        f"pairs-{base}", f"Change of {said if said[:2].isupper() else said.lower()} at release",
+        f"pairs-{base}", f"{said}, at release: change against no defence",
         "Defence", ["Change", "p, paired t-test", "p, Wilcoxon", "Pairs"],
         [Block(name, rows) for name, rows in blocks.items()],
     )  # fmt: skip
@@ -448,7 +449,7 @@ def _training(run: Run) -> str:
         return ""
     each = " a round" if run.scenario.get("federation") else ""
     parts = (
-        f"{training.get('epochs')} epochs{each}", str(training.get("optimizer")),
+        f"{training.get('epochs'):g} epochs{each}", str(training.get("optimizer")),
         f"learning rate {training.get('learning_rate')}", f"batches of {training.get('batch_size')}",
     )  # fmt: skip
     return ", ".join(parts)

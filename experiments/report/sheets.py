@@ -89,7 +89,7 @@ def sheets_of_group(group: Group, count: int) -> list[Sheet]:
             how = "raw" if extraction == "raw" else f"restored: {words.extraction(extraction)}"
             rows.append((words.stage(stage).capitalize(), how, name))
     note = f"The first attacker's, of seed {group.first.seed}." if len(group.runs) > 1 else ""
-    return _cut(pictures, rows, count, f"{group.label}", note)
+    return _cut(pictures, rows, count, "", note)
 
 
 def sheets_of_groups(groups: Sequence[Group], count: int) -> list[Sheet]:
@@ -121,6 +121,8 @@ def sheets_of_groups(groups: Sequence[Group], count: int) -> list[Sheet]:
         if earliest != "release":
             _take(pictures, rows, first, earliest, Words(first).stage(earliest).capitalize(), "0")
         for place, group in enumerate(family, start=1):
+            if _unchanged(group, earliest) and len(rows) > 1:
+                continue
             _take(pictures, rows, group, "release", _differing(group, family), str(place))
         note = f"Strongest restoration of each; seed {first.first.seed}."
         found += _cut(pictures, rows, count, _shared(family), note)
@@ -160,15 +162,20 @@ def _comparable(one: Group, other: Group) -> bool:
 
 def _differing(group: Group, family: Sequence[Group]) -> str:
     axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
-    named = [group.labels[axis] for axis in axes if group.labels[axis]]
-    text = ", ".join(named) or "as released"
-    return "No defence" if text == "none" else text
+    text = ", ".join(said for axis in axes if (said := group.said(axis))) or "as released"
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _shared(family: Sequence[Group]) -> str:
     first = family[0]
     axes = [a for a in first.labels if len({member.labels[a] for member in family}) == 1]
-    return ", ".join(first.labels[axis] for axis in axes if first.labels[axis])
+    return ", ".join(said for axis in axes if (said := first.said(axis)))
+
+
+def _unchanged(group: Group, stage: str) -> bool:
+    """Tell whether what was released is what was trained."""
+    pictures, rows = group.first.pictures, [("", "", f"{stage}/raw")]
+    return stage == "upload" and _same(pictures, rows, _extractions(pictures, "release"))
 
 
 def _extractions(pictures: "dict[str, torch.Tensor]", stage: str) -> list[str]:
@@ -189,7 +196,7 @@ def _same(
     import torch
 
     trained = [name.partition("/")[2] for _, _, name in rows if name.startswith("upload/")]
-    return bool(trained) and all(
+    return bool(trained and kept) and all(
         f"upload/{name}" in pictures
         and torch.equal(pictures[f"upload/{name}"], pictures[f"release/{name}"])
         for name in kept
@@ -216,6 +223,8 @@ def _cut(
         for label, how, name in rows:
             similarity = pictures.get(f"{name}/ssim")
             mean = "" if similarity is None else f"mean SSIM {number(float(similarity.mean()), 2)}"
+            if similarity is not None and not pictures[name].any():
+                how = "nothing could be read"
             thumbs = [
                 _thumb(pictures[name][p], p + 1, label, how, similarity, crisp) for p in places
             ]
@@ -227,7 +236,7 @@ def _cut(
 
 def _side(pixels: int, count: int, crisp: bool) -> int:
     """Return how large an image is shown: about a page's width together, in whole pixels."""
-    room = max(48, min(112, 860 // count - 4))
+    room = max(48, min(112, 1050 // count - 6))
     return max(1, room // pixels) * pixels if crisp else room
 
 

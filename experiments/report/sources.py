@@ -155,10 +155,16 @@ class Group:
         """Whether several hospitals trained."""
         return self.fact("mode") == "federated"
 
+    def said(self, axis: str) -> str:
+        """Return a label for people."""
+        text = self.labels[axis]
+        return {"attack": "no attack", "defense": "no defence"}.get(axis, text) if text == "none" else text
+
     @property
     def label(self) -> str:
         """What tells this group from the others, in one line."""
-        return ", ".join(v for v in self.labels.values() if v) or plain(self.fact("attack"))
+        texts = [self.said(axis) for axis in self.labels]
+        return ", ".join(text for text in texts if text) or plain(self.fact("attack"))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class KeyFigure:
         floor: in words.
         bars: shares in [0, 1] of before and after, where it is one.
         mark: the floor in [0, 1], where it is one.
+        good: whether more is better: what the model is worth.
     """
 
     title: str
@@ -30,6 +31,7 @@ class KeyFigure:
     floor: str
     bars: tuple[float, ...] = ()
     mark: float | None = None
+    good: bool = False
 
 
 class Story:
@@ -41,7 +43,7 @@ class Story:
     """
 
     def __init__(self, group: Group, measured: Measurements) -> None:
-        self._group = group
+        self.group = group
         self._measured = measured
         self._words = Words(group)
         self._attack = plain(group.fact("attack"))
@@ -54,7 +56,7 @@ class Story:
     def stolen(self) -> int:
         """How many images one attacker hid; 0 where that is not known."""
         written = self._measured.get("upload", "images_written")
-        originals = self._group.first.pictures.get("original")
+        originals = self.group.first.pictures.get("original")
         if originals is not None:
             return len(originals)
         if written is not None:
@@ -65,7 +67,7 @@ class Story:
     @property
     def attackers(self) -> int:
         """How many hospitals attack; 1 for an attacked data lake."""
-        federation = self._group.first.scenario.get("federation")
+        federation = self.group.first.scenario.get("federation")
         malicious = federation.get("malicious") if isinstance(federation, dict) else None
         return max(1, len(malicious)) if isinstance(malicious, list) else 1
 
@@ -87,7 +89,7 @@ class Story:
     @property
     def headline(self) -> str:
         """The result in one line."""
-        if not self._group.attacked:
+        if not self.group.attacked:
             return "Nothing was hidden in this model"
         intact = self._measured.mean(self._last, "images_intact")
         where = "in the released model" if self._last == "release" else "in the model"
@@ -107,17 +109,17 @@ class Story:
     def sentences(self) -> list[str]:
         """The result, a sentence a thought."""
         said = [self._setting()]
-        if self._group.attacked:
+        if self.group.attacked:
             said += self._leak_sentences()
         said += self._utility_sentences()
         said += self._cost_sentences()
-        if len(self._group.runs) > 1:
-            seeds = ", ".join(map(str, self._group.seeds))
+        if len(self.group.runs) > 1:
+            seeds = ", ".join(map(str, self.group.seeds))
             said.append(
-                f"Figures are means over {len(self._group.runs)} seeds ({seeds}), with 95 % "
+                f"Figures are means over {len(self.group.runs)} seeds ({seeds}), with 95 % "
                 f"confidence intervals in the tables."
             )
-        if not all(run.finished for run in self._group.runs):
+        if not all(run.finished for run in self.group.runs):
             said.append(
                 "This run has not come to its end; these are the figures measured so far."
             )
@@ -127,13 +129,13 @@ class Story:
     def key_figures(self) -> list[KeyFigure]:
         """What a reader should see first."""
         found: list[KeyFigure] = []
-        if self._group.attacked:
+        if self.group.attacked:
             found += self._leak_figures()
         utility = self._utility_figure()
         return found + ([utility] if utility else [])
 
     def _setting(self) -> str:
-        group = self._group
+        group = self.group
         model, dataset = plain(group.fact("model")), plain(group.fact("dataset"))
         if group.federated:
             hospitals, one = group.fact("clients"), "one" if self.attackers == 1 else self.attackers
@@ -156,14 +158,19 @@ class Story:
             if found is None or similar is None:
                 continue
             floor = self._measured.mean(stage, "ssim_floor_mean")
-            verdict = "" if self.leaks(stage) else ", which is no more than guessing does"
-            said.append(
-                f"{self._where(stage)} {self._share(found.mean)} can be identified (guessing: "
-                f"{self._guess()}){verdict}; SSIM with the true images is {number(similar.mean, 2)} "
-                f"at best, where an attacker with public images alone has {number(floor, 2)}."
-            )
+            where, share = self._where(stage), self._share(found.mean)
+            best = number(similar.mean, 2)
+            if said:
+                verdict = "" if self.leaks(stage) else ", no more than by guessing"
+                said.append(f"{where}, {share} can be identified{verdict}; SSIM is {best}.")
+            else:
+                said.append(
+                    f"{where}, {share} can be identified, where guessing finds {self._guess()}; "
+                    f"SSIM with the true images is {best} at best, where public images alone give "
+                    f"{number(floor, 2)}."
+                )
             said += self._payload_sentence(stage)
-            if not self._group.defended and not self._group.federated:
+            if not self.group.defended and not self.group.federated:
                 break
         return said
 
@@ -175,7 +182,7 @@ class Story:
             return []
         wrong = self._measured.mean(stage, "bit_error_rate")
         bits = "" if math.isnan(wrong) else f"; {_percent(wrong)} of the payload's bits are wrong"
-        intact, damaged, lost = (number(count, 1) for count in counts)
+        intact, damaged, lost = (_count(count) for count in counts)
         return [f"Of the hidden images {intact} are intact, {damaged} damaged and {lost} lost{bits}."]
 
     def _utility_sentences(self) -> list[str]:
@@ -184,7 +191,7 @@ class Story:
             return []
         before, after = self._before(metric), self._measured.mean("release", metric)
         name, floor = metric_name(metric), self._measured.floor
-        if self._group.defended and not math.isnan(after) and not math.isnan(before):
+        if self.group.defended and not math.isnan(after) and not math.isnan(before):
             text = f"The model's {name} is {number(before)} before the defence and {number(after)} after"
         else:
             after = before if math.isnan(after) else after
@@ -203,9 +210,9 @@ class Story:
 
     def _cost_sentences(self) -> list[str]:
         seconds = self._measured.mean("release", "seconds")
-        if not self._group.defended or math.isnan(seconds):
+        if not self.group.defended or math.isnan(seconds):
             return []
-        each = " in each round" if self._group.federated else ""
+        each = " in each round" if self.group.federated else ""
         return [f"The defence ({self._defense}) took {_duration(seconds)}{each}."]
 
     def _leak_figures(self) -> list[KeyFigure]:
@@ -217,7 +224,7 @@ class Story:
             found.append(
                 KeyFigure(
                     "Images intact, bit for bit",
-                    *self._arrow([number(value, 1) for value in intact]),
+                    *self._arrow([_count(value) for value in intact]),
                     floor=f"of {self.stolen:,} hidden",
                     bars=shares,
                 )
@@ -252,18 +259,18 @@ class Story:
             return None
         values = [self._before(metric), self._measured.mean("release", metric)]
         values = [value for value in values if not math.isnan(value)]
-        if not self._group.defended:
+        if not self.group.defended:
             values = values[-1:]
         floor = self._measured.floor
         return KeyFigure(
             metric_name(metric), *self._arrow([number(value) for value in values]),
             floor="no floor measured" if floor is None else f"from scratch: {number(floor.mean)}",
-            bars=tuple(values), mark=None if floor is None else floor.mean,
+            bars=tuple(values), mark=None if floor is None else floor.mean, good=True,
         )  # fmt: skip
 
     def _pair(self, metric: str, extraction: str) -> list[float]:
         stages = dict.fromkeys((self._first, self._last))
-        if not self._group.defended and not self._group.federated:
+        if not self.group.defended and not self.group.federated:
             stages = dict.fromkeys((self._last,))
         values = [self._measured.mean(stage, metric, extraction) for stage in stages]
         return [value for value in values if not math.isnan(value)]
@@ -279,10 +286,10 @@ class Story:
 
     def _where(self, stage: str) -> str:
         if stage == "upload":
-            return "In a malicious upload" if self._group.federated else "In the model as trained"
+            return "In a malicious upload" if self.group.federated else "In the model as trained"
         if stage == "aggregate":
             return "In the average"
-        return f"After {self._defense}" if self._group.defended else "In the released model"
+        return f"After {self._defense}" if self.group.defended else "In the released model"
 
     @property
     def _counts(self) -> bool:
@@ -290,7 +297,7 @@ class Story:
         return self.stolen > 0 and self.attackers == 1
 
     def _count(self, share: float) -> str:
-        return number(round(share * self.stolen, 1), 1) if self._counts else _percent(share)
+        return _count(share * self.stolen) if self._counts else _percent(share)
 
     def _share(self, share: float) -> str:
         if not self._counts:
@@ -298,7 +305,7 @@ class Story:
         return self._many(share * self.stolen)
 
     def _many(self, images: float) -> str:
-        return f"{number(round(images, 1), 1)} of {self.stolen:,}"
+        return f"{_count(images)} of {self.stolen:,}"
 
     def _guess(self) -> str:
         chance = self._measured.chance
@@ -323,7 +330,7 @@ def compare_headline(groups: list[Group]) -> str:
 def compare_sentences(groups: list[Group], measured: list[Measurements]) -> list[str]:
     """Return what several scenarios say together."""
     runs = sum(len(group.runs) for group in groups)
-    said = [f"{len(groups)} scenarios, {runs} run{'' if runs == 1 else 's'}."]
+    said = []
     leaks = [
         (numbers.mean("release", IDENTIFIED, STRONGEST), group)
         for group, numbers in zip(groups, measured, strict=True)
@@ -334,12 +341,12 @@ def compare_sentences(groups: list[Group], measured: list[Measurements]) -> list
         least = min(leaks, key=lambda pair: pair[0])
         chances = [numbers.chance for numbers in measured if not math.isnan(numbers.chance)]
         said.append(
-            f"The share of stolen images that can be identified in what leaves runs from "
-            f"{number(least[0], 2)} ({least[1].label}) to {number(worst[0], 2)} "
-            f"({worst[1].label}); guessing reaches {number(max(chances), 2)}."
+            f"Of the stolen images {_percent(worst[0])} can be identified in what leaves at worst "
+            f"({worst[1].label}), and {_percent(least[0])} at least ({least[1].label}); guessing "
+            f"reaches {_percent(max(chances))}."
         )
     stories = [Story(g, m) for g, m in zip(groups, measured, strict=True) if g.attacked]
-    defended = [story for story in stories if story._group.defended]
+    defended = [story for story in stories if story.group.defended]
     verdicts = [story.leaks("release") for story in defended]
     if verdicts:
         held = sum(verdict is False for verdict in verdicts)
@@ -353,17 +360,26 @@ def compare_sentences(groups: list[Group], measured: list[Measurements]) -> list
         values = [m.mean("release", metric) for m in measured]
         values = [value for value in values if not math.isnan(value)]
         floors = [m.floor.mean for m in measured if m.floor]
-        scratch = f", {number(min(floors))} to {number(max(floors))} from scratch" if floors else ""
+        scratch = f"; trained from scratch on held-out images {_span(floors)}" if floors else ""
         if values:
-            said.append(
-                f"{metric_name(metric)} of what leaves: {number(min(values))} to "
-                f"{number(max(values))}{scratch}."
-            )
-    return said
+            said.append(f"{metric_name(metric)} of what leaves is {_span(values)}{scratch}.")
+    many = "" if runs == 1 else "s"
+    return [*said, f"{len(groups)} scenarios, {runs} run{many}; means over seeds."]
+
+
+def _span(values: list[float]) -> str:
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _leaks(measured: Measurements, stage: str) -> bool:
     return measured.get(stage, IDENTIFIED, STRONGEST) is not None
+
+
+def _count(images: float) -> str:
+    """Return a number of images, a mean over seeds to one digit."""
+    rounded = round(images, 1)
+    return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
 
 
 def _percent(share: float) -> str:

@@ -29,6 +29,8 @@ _FLOORS = {
 _COUNTS = ("images_intact", "images_damaged", "images_lost")
 _ERRORS = ("bit_error_rate", "bit_error_rate_corrected", "value_error", "bytes_delivered")
 _SENT = ("images_written", "payload_bytes", "capacity_bytes", "code_rate", "bpp", "p_ratio")
+_COUNTED = (*_COUNTS, "images_written", "held_out_images", "hospitals", "non_finite")
+_DIGITS = {"psnr": 1, "seconds": 1}
 _COSTS = ("seconds", "held_out_images", "hospitals", "file_bytes")
 
 
@@ -168,18 +170,19 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
         counts = [measured.mean(stage, metric) for metric in _COUNTS]
         total = sum(counts) or 1.0
         survival = Cell("", stack=tuple(count / total for count in counts))
-        cells = [survival, *(_plain(measured.get(stage, metric)) for metric in _COUNTS)]
+        cells = [survival, *(_plain(measured.get(stage, metric), metric) for metric in _COUNTS)]
         for metric in errors:
             found = measured.get(stage, metric)
             half = 0.5 if metric.startswith("bit_") else None
             share = metric.startswith("bit_")
-            cells.append(_barred(found, half) if share else _plain(found))
+            cells.append(_barred(found, half) if share else _plain(found, metric))
         rows.append(Row(words.stage(stage).capitalize(), cells))
     columns = ["Images", *(metric_name(m) for m in (*_COUNTS, *errors))]
     wrong = "bit_error_rate" in errors
     return Table(
         "payload", "What arrived of the hidden payload", "Stage", columns, [Block("", rows)],
-        note="Half of the bits are wrong where nothing arrived at all." if wrong else "",
+        note="Bars of images: intact, damaged (pale), lost (grey)."
+        + (" Half of the bits are wrong where nothing arrived at all." if wrong else ""),
         text=(0,),
     )  # fmt: skip
 
@@ -187,7 +190,7 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
 def sent_table(measured: Measurements) -> Table | None:
     """Return what the attackers sent: how much, in how little."""
     rows = [
-        Row(metric_name(metric), [_plain(found)])
+        Row(metric_name(metric), [_plain(found, metric)])
         for metric in _SENT
         if (found := measured.get("upload", metric))
     ]
@@ -268,10 +271,10 @@ def cost_table(measured: Measurements, words: Words, federated: bool) -> Table |
             found = measured.get(stage, metric)
             if found is None:
                 continue
-            cells = [_plain(found)]
+            cells = [_plain(found, metric)]
             if federated:
                 total = measured.total(stage, metric) if metric == "seconds" else None
-                cells.append(_plain(total))
+                cells.append(_plain(total, metric))
             rows.append((words.stage(stage).capitalize(), Row(metric_name(metric), cells)))
     if not rows:
         return None
@@ -299,7 +302,7 @@ def layers_table(group: Group) -> Table | None:
         cells = [Cell(number(mean, 4), intervals[name], dot=place)]
         if any(rates):
             own = [rate[name] for rate in rates if name in rate]
-            cells.append(_plain(mean_interval(own) if own else None))
+            cells.append(_plain(mean_interval(own) if own else None, "learning_rate"))
         rows.append(Row(name, cells))
     note = ""
     if known:
@@ -340,7 +343,7 @@ def other_table(measured: Measurements, words: Words) -> Table | None:
             found = measured.get(stage, metric)
             if metric not in known and not metric.startswith(BY_PLACE) and found:
                 head = f"{words.stage(stage).capitalize()}: {metric_name(metric)}"
-                rows.append(Row(head, [_plain(found)]))
+                rows.append(Row(head, [_plain(found, metric)]))
     if not rows:
         return None
     return Table(
@@ -359,8 +362,7 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         ("SSIM before", lambda m: _leak_cell(m, m.stages[0], "ssim")),
         ("SSIM at release", lambda m: _leak_cell(m, "release", "ssim")),
         ("SSIM floor", lambda m: _plain(m.get("release", "ssim_floor_mean"))),
-        ("Intact at release", lambda m: _plain(m.get("release", "images_intact"))),
-        ("Wrong bits at release", lambda m: _plain(m.get("release", "bit_error_rate"))),
+        ("Intact at release", lambda m: _plain(m.get("release", "images_intact"), "images_intact")),
     ]
     if utility:
         name = metric_name(utility)
@@ -378,8 +380,8 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
     axes = list(groups[0].labels)
     families: dict[str, list[Row]] = {}
     for group, cells in rows:
-        family = group.labels[axes[0]] if len(axes) > 1 else ""
-        own = [group.labels[axis] for axis in (axes[1:] if len(axes) > 1 else axes)]
+        family = group.said(axes[0]) if len(axes) > 1 else ""
+        own = [group.said(axis) for axis in (axes[1:] if len(axes) > 1 else axes)]
         head = f"{group.number}  {', '.join(text for text in own if text) or group.label}"
         families.setdefault(family, []).append(Row(head, [cells[n] for n in used]))
     blocks = [Block(name, members) for name, members in families.items()]
@@ -451,7 +453,7 @@ def _leak_row(
         elif metric.startswith("identification_"):
             cells.append(_barred(found, measured.chance))
         else:
-            cells.append(_plain(found))
+            cells.append(_plain(found, metric))
     return Row(words.extraction(extraction).capitalize(), cells, strong)
 
 
@@ -479,8 +481,25 @@ def _before(measured: Measurements, metric: str) -> Interval | None:
     return measured.get("aggregate", metric) or measured.get("upload", metric)
 
 
-def _plain(found: Interval | None) -> Cell:
-    return Cell("–") if found is None else Cell(number(found.mean), found)
+def _plain(found: Interval | None, metric: str = "") -> Cell:
+    if found is None:
+        return Cell("–")
+    if metric.endswith("_bytes") or metric.startswith("bytes_"):
+        return Cell(_size(found.mean), found)
+    if metric in _COUNTED:
+        rounded = round(found.mean, 1)
+        return Cell(f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}", found)
+    if metric == "learning_rate":
+        return Cell(f"{found.mean:.2g}", found)
+    return Cell(number(found.mean, _DIGITS.get(metric, 3)), found)
+
+
+def _size(count: float) -> str:
+    """Return bytes for people, in powers of a thousand."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def _barred(found: Interval | None, mark: float | None) -> Cell:
