@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
+from experiments.report_cli import report
 from experiments.shipped import GRIDS, SCENARIOS, find
 from experiments.sweep_cli import sweep
 from fl_sim.errors import FlSimError
@@ -34,6 +35,7 @@ Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it."
 )
 
 app.command()(sweep)
+app.command()(report)
 app.add_typer(codec_app, name="codec")
 app.command()(gate)
 app.command()(audit)

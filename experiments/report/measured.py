@@ -1,0 +1,207 @@
+"""What was measured, as means over seeds with their intervals, and the words for it."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.report.sources import IDENTIFIED, Group
+from fl_sim.metrics.measure import STRONGEST
+from fl_sim.results import NO_EXTRACTION, STAGES
+from fl_sim.statistics import Interval, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UTILITIES = ("auc", "dice", "accuracy", "balanced_accuracy")
+"""Utility metrics; the first one that was measured speaks for the model."""
+
+NAMES = {
+    "auc": "AUC",
+    "dice": "Dice",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "ssim": "SSIM",
+    "psnr": "PSNR (dB)",
+    "ms_ssim": "MS-SSIM",
+    IDENTIFIED: "Identified",
+    "identification_distance": "Identified by distance",
+    "identification_correlation": "Identified by correlation",
+    "images_intact": "Intact",
+    "images_damaged": "Damaged",
+    "images_lost": "Lost",
+    "images_written": "Images written",
+    "bit_error_rate": "Wrong bits",
+    "bit_error_rate_corrected": "Wrong bits, corrected",
+    "value_error": "Relative error of values",
+    "bytes_delivered": "Bytes delivered",
+    "payload_bytes": "Payload",
+    "capacity_bytes": "Capacity",
+    "file_bytes": "Model file",
+    "code_rate": "Code rate",
+    "bpp": "Bits a pixel",
+    "p_ratio": "Size to gzip",
+    "seconds": "Seconds",
+    "held_out_images": "Held-out images used",
+    "hospitals": "Hospitals that replied",
+    "non_finite": "Images with values that are not finite",
+    "relative_change": "Relative change",
+}
+
+
+class Measurements:
+    """The numbers of one group, by round, stage, metric and extraction.
+
+    Args:
+        group: its runs.
+    """
+
+    def __init__(self, group: Group) -> None:
+        rows: pd.DataFrame = group.table
+        keys = ["round", "stage", "extraction", "metric"]
+        found = rows.groupby(keys, sort=False)["value"].agg(list)
+        self._values: dict[tuple[int, str, str, str], list[float]] = {
+            (int(r), str(s), str(e), str(m)): values
+            for (r, s, e, m), values in found.to_dict().items()
+        }
+        self.rounds = sorted({key[0] for key in self._values})
+        self.stages = [s for s in STAGES if any(key[1] == s for key in self._values)]
+        """Stages of the whole; single attackers' are in :attr:`hospitals`."""
+        self.hospitals = sorted({k[1] for k in self._values if ":" in k[1]}, key=_hospital)
+
+    def get(
+        self,
+        stage: str,
+        metric: str,
+        extraction: str = NO_EXTRACTION,
+        server_round: int | None = None,
+    ) -> Interval | None:
+        """Return a mean over seeds with its interval; ``None`` where it was not measured.
+
+        Args:
+            stage: for example ``"release"``, or ``"upload:1"`` for one attacker.
+            metric: as in the long table.
+            extraction: as in the long table.
+            server_round: the last one in which it was measured, where not given.
+        """
+        if server_round is None:
+            wanted = (stage, extraction, metric)
+            known = [key[0] for key in self._values if key[1:] == wanted]
+            if not known:
+                return None
+            server_round = max(known)
+        values = self._values.get((server_round, stage, extraction, metric))
+        return None if values is None else mean_interval(values)
+
+    def mean(self, stage: str, metric: str, extraction: str = NO_EXTRACTION) -> float:
+        """Return the mean over seeds of the last measured round, or ``nan``."""
+        found = self.get(stage, metric, extraction)
+        return math.nan if found is None else found.mean
+
+    def total(self, stage: str, metric: str) -> Interval | None:
+        """Return the mean over seeds of the sum over rounds; ``None`` where not measured."""
+        by_round = [
+            values for key, values in self._values.items() if key[1:] == (stage, "-", metric)
+        ]
+        if not by_round or len({len(values) for values in by_round}) > 1:
+            return None
+        return mean_interval([sum(values) for values in zip(*by_round, strict=True)])
+
+    def extractions(self, stage: str) -> list[str]:
+        """Return the extractions measured at a stage: raw, then restorations, then strongest."""
+        found = [k[2] for k in self._values if k[1] == stage and k[3] == "ssim"]
+        names = [name for name in dict.fromkeys(found) if name != STRONGEST]
+        return names + ([STRONGEST] if STRONGEST in found else [])
+
+    def metrics(self, stage: str, extraction: str = NO_EXTRACTION) -> list[str]:
+        """Return the metrics measured at a stage, in the table's order."""
+        return list(dict.fromkeys(k[3] for k in self._values if k[1:3] == (stage, extraction)))
+
+    @property
+    def utility(self) -> str | None:
+        """The metric that says what the model is worth."""
+        for metric in UTILITIES:
+            if any(self.get(stage, metric) for stage in self.stages):
+                return metric
+        return None
+
+    @property
+    def floor(self) -> Interval | None:
+        """What the same network reaches when it is trained on the held-out images alone."""
+        return None if self.utility is None else self.get(STAGES[-1], f"{self.utility}_floor_scratch")
+
+    @property
+    def chance(self) -> float:
+        """Share of images that guessing identifies."""
+        for stage in reversed(self.stages):
+            found = self.get(stage, "identification_chance")
+            if found is not None:
+                return found.mean
+        return math.nan
+
+
+@dataclass(frozen=True)
+class Words:
+    """How the stages of a group are called in sentences and tables.
+
+    Args:
+        group: centralized or federated, defended or not.
+    """
+
+    group: Group
+
+    def stage(self, name: str) -> str:
+        """Return a stage's name for people."""
+        stage, _, hospital = name.partition(":")
+        if self.group.federated:
+            malicious = f"hospital {hospital}'s upload" if hospital else "malicious upload"
+            named = {"upload": malicious, "aggregate": "average", "release": "released"}
+        else:
+            named = {"upload": "as trained", "release": "as released"}
+        return named.get(stage, name)
+
+    def extraction(self, name: str) -> str:
+        """Return an extraction's name for people."""
+        if name == "raw":
+            return "raw"
+        return "best" if name == STRONGEST else name.replace("_", " ")
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name for people; one that is not known keeps its own."""
+    base, bracket, rest = metric.partition("[")
+    if base.startswith("ms_ssim_"):
+        said = f"MS-SSIM, {base.rpartition('_')[2]} scales"
+    else:
+        said = NAMES.get(base, base.replace("_", " "))
+    return f"{said}, {rest[:-1]}" if bracket else said
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number for people: counts with thousands separated, others rounded; no NaN."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if abs(value) >= 1000 or (float(value).is_integer() and abs(value) >= 2):
+        text = f"{value:,.0f}"
+    elif value != 0 and abs(value) < 0.5 * 10**-digits:
+        text = f"{value:.1e}"
+    elif abs(value) >= 10:
+        text = f"{value:.1f}"
+    else:
+        text = f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def range_text(interval: Interval, digits: int = 3) -> str:
+    """Return the ends of an interval; empty where there is none, or it has no width."""
+    if math.isnan(interval.low) or interval.low == interval.high:
+        return ""
+    between = " to " if interval.low < 0 else "–"
+    return f"{number(interval.low, digits)}{between}{number(interval.high, digits)}"
+
+
+def _hospital(stage: str) -> tuple[int, int]:
+    name, _, hospital = stage.partition(":")
+    place = STAGES.index(name) if name in STAGES else len(STAGES)
+    return place, int(hospital) if hospital.isdigit() else 0

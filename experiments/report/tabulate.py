@@ -1,0 +1,536 @@
+"""Tables of a report: for the page, with bars beside numbers, and as frames for files."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from experiments.report.measured import (
+    UTILITIES,
+    Measurements,
+    Words,
+    metric_name,
+    number,
+    range_text,
+)
+from experiments.report.sources import IDENTIFIED, Group
+from fl_sim.metrics.measure import STRONGEST
+from fl_sim.statistics import Interval, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BY_PLACE = "carrier_error["
+_FLOORS = {
+    "ssim_floor_mean": "mean of public images",
+    "ssim_floor_class_mean": "mean of the class's public images",
+    "ssim_floor_random": "another public image",
+}
+_COUNTS = ("images_intact", "images_damaged", "images_lost")
+_ERRORS = ("bit_error_rate", "bit_error_rate_corrected", "value_error", "bytes_delivered")
+_SENT = ("images_written", "payload_bytes", "capacity_bytes", "code_rate", "bpp", "p_ratio")
+_COUNTED = (*_COUNTS, "images_written", "held_out_images", "hospitals", "non_finite")
+_DIGITS = {"psnr": 1, "seconds": 1}
+_COSTS = ("seconds", "held_out_images", "hospitals", "file_bytes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number, or one text.
+
+    Args:
+        text: for people.
+        interval: the number and the ends of its interval; ``None`` for a text.
+        bar: length of a bar in [0, 1], where it has one.
+        mark: where on the bar its floor stands, in [0, 1].
+        dot: place on a track in [0, 1], instead of a bar.
+        stack: lengths in [0, 1] of intact, damaged and lost, instead of a bar.
+    """
+
+    text: str
+    interval: Interval | None = None
+    bar: float | None = None
+    mark: float | None = None
+    dot: float | None = None
+    stack: tuple[float, ...] = ()
+
+    @property
+    def value(self) -> str:
+        """The number, exactly; empty for a text."""
+        return "" if self.interval is None else repr(self.interval.mean)
+
+    @property
+    def range(self) -> str:
+        """The ends of the interval; empty where there is none."""
+        return "" if self.interval is None else range_text(self.interval)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its name and its cells. ``strong`` ones are what a reader looks for."""
+
+    head: str
+    cells: list[Cell]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that belong together, under a name where they have one."""
+
+    name: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        name: of its files.
+        caption: what it shows.
+        corner: name of the first column.
+        columns: names of the others.
+        blocks: rows.
+        note: below it.
+        tall: whether it scrolls in a box of its own.
+    """
+
+    name: str
+    caption: str
+    corner: str
+    columns: list[str]
+    blocks: list[Block]
+    note: str = ""
+    tall: bool = False
+    text: tuple[int, ...] = field(default=())
+    """Places of columns of text, which stand to the left."""
+
+
+def leakage_table(measured: Measurements, words: Words) -> Table | None:
+    """Return leakage by stage, raw and at best, beside its floors."""
+    blocks = []
+    for stage in measured.stages:
+        kept = [e for e in ("raw", STRONGEST) if measured.get(stage, "ssim", e)]
+        rows = [_leak_row(measured, stage, e, words, strong=e == STRONGEST) for e in kept]
+        if rows:
+            blocks.append(Block(words.stage(stage).capitalize(), rows))
+    if not blocks:
+        return None
+    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    blocks.append(Block("Floors: what an attacker has without the model", _floor_rows(measured)))
+    return Table(
+        "leakage", "Leakage by stage, raw and after the best restoration, with its floors",
+        "Extraction", columns, blocks,
+        note="Best: the strongest of all restorations, metric by metric. A line in a bar is the "
+        "floor: the mean of public images for SSIM, guessing for identification.",
+    )  # fmt: skip
+
+
+def extractions_table(measured: Measurements, words: Words) -> Table | None:
+    """Return leakage by stage and every extraction."""
+    blocks = []
+    for stage in measured.stages:
+        names = [e for e in measured.extractions(stage) if e != STRONGEST]
+        if names:
+            rows = [_leak_row(measured, stage, e, words) for e in names]
+            blocks.append(Block(words.stage(stage).capitalize(), rows))
+    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    if not blocks:
+        return None
+    return Table("extractions", "Leakage by stage and extraction", "Extraction", columns, blocks)
+
+
+def hospitals_table(measured: Measurements, words: Words) -> Table | None:
+    """Return leakage at best of each malicious hospital, where there are several."""
+    rows = []
+    for stage in measured.hospitals:
+        if measured.get(stage, "ssim", STRONGEST):
+            name, _, hospital = stage.partition(":")
+            row = _leak_row(measured, stage, STRONGEST, words)
+            rows.append((words.stage(name), Row(f"hospital {hospital}", row.cells)))
+    if not rows:
+        return None
+    blocks = [
+        Block(f"{stage.capitalize()}, at best", [r for s, r in rows if s == stage])
+        for stage in dict.fromkeys(s for s, _ in rows)
+    ]
+    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    return Table("hospitals", "Leakage by malicious hospital", "Hospital", columns, blocks)
+
+
+def payload_table(measured: Measurements, words: Words) -> Table | None:
+    """Return what arrived of a payload, by stage."""
+    stages = [s for s in measured.stages if measured.get(s, _COUNTS[0])]
+    if not stages:
+        return None
+    errors = [m for m in _ERRORS if any(measured.get(s, m) for s in stages)]
+    rows = []
+    for stage in stages:
+        counts = [measured.mean(stage, metric) for metric in _COUNTS]
+        total = sum(counts) or 1.0
+        survival = Cell("", stack=tuple(count / total for count in counts))
+        cells = [survival, *(_plain(measured.get(stage, metric), metric) for metric in _COUNTS)]
+        for metric in errors:
+            found = measured.get(stage, metric)
+            half = 0.5 if metric.startswith("bit_") else None
+            share = metric.startswith("bit_")
+            cells.append(_barred(found, half) if share else _plain(found, metric))
+        rows.append(Row(words.stage(stage).capitalize(), cells))
+    columns = ["Images", *(metric_name(m) for m in (*_COUNTS, *errors))]
+    wrong = "bit_error_rate" in errors
+    return Table(
+        "payload", "What arrived of the hidden payload", "Stage", columns, [Block("", rows)],
+        note="Bars of images: intact, damaged (pale), lost (grey)."
+        + (" Half of the bits are wrong where nothing arrived at all." if wrong else ""),
+        text=(0,),
+    )  # fmt: skip
+
+
+def sent_table(measured: Measurements) -> Table | None:
+    """Return what the attackers sent: how much, in how little."""
+    rows = [
+        Row(metric_name(metric), [_plain(found, metric)])
+        for metric in _SENT
+        if (found := measured.get("upload", metric))
+    ]
+    if not rows:
+        return None
+    return Table("sent", "What was hidden", "Quantity", ["Value"], [Block("", rows)])
+
+
+def places_table(measured: Measurements, words: Words) -> Table | None:
+    """Return how wrong the carrier is in each tensor, by stage."""
+    stages = [
+        s for s in measured.stages if any(m.startswith(BY_PLACE) for m in measured.metrics(s))
+    ]
+    metrics = [m for s in stages for m in measured.metrics(s) if m.startswith(BY_PLACE)]
+    metrics = list(dict.fromkeys(metrics))
+    if not metrics:
+        return None
+    bits = any(measured.get(stage, "bit_error_rate") for stage in stages)
+    rows = [
+        Row(
+            metric[len(BY_PLACE) : -1],
+            [_barred(measured.get(stage, metric), 0.5 if bits else None) for stage in stages],
+        )
+        for metric in metrics
+    ]
+    columns = [words.stage(stage).capitalize() for stage in stages]
+    what = "Share of wrong bits" if bits else "Relative error of values"
+    note = "The line marks 0.5: nothing but chance is left." if bits else ""
+    return Table(
+        "places", f"{what} of the payload by tensor", "Tensor", columns, [Block("", rows)], note,
+        tall=len(rows) > 24,
+    )  # fmt: skip
+
+
+def utility_table(measured: Measurements, words: Words) -> Table | None:
+    """Return what the model is worth by stage, beside what it is worth without the training."""
+    metrics = [m for m in UTILITIES if any(measured.get(s, m) for s in measured.stages)]
+    if not metrics:
+        return None
+    main = measured.utility
+    rows = []
+
+    def add(name: str, find: Callable[[str], Interval | None], strong: bool = False) -> None:
+        found = [find(metric) for metric in metrics]
+        if not any(found):
+            return
+        floors = [measured.get("release", f"{metric}_floor_scratch") for metric in metrics]
+        cells = [
+            _barred(one, floor.mean if floor else None) if metric == main else _plain(one)
+            for metric, one, floor in zip(metrics, found, floors, strict=True)
+        ]
+        rows.append(Row(name, cells, strong))
+
+    add("Before embedding", lambda m: measured.get("upload", f"{m}_before_embedding"))
+    for stage in measured.stages:
+        add(
+            words.stage(stage).capitalize(), lambda m, s=stage: measured.get(s, m),  # type: ignore[misc]
+            strong=stage == "release",
+        )  # fmt: skip
+    add("Floor: from scratch on held-out images",
+        lambda m: measured.get("release", f"{m}_floor_scratch"))  # fmt: skip
+    for stage in measured.stages:
+        add(f"Trained on what was stolen, {words.stage(stage)}",
+            lambda m, s=stage: measured.get(s, f"{m}_trained_on_stolen"))  # type: ignore[misc]  # fmt: skip
+    add("Trained on the true images",
+        lambda m: measured.get("upload", f"{m}_trained_on_originals"))  # fmt: skip
+    columns = [metric_name(metric) for metric in metrics]
+    return Table(
+        "utility", "What the model is worth on test images", "Model", columns, [Block("", rows)]
+    )
+
+
+def cost_table(measured: Measurements, words: Words, federated: bool) -> Table | None:
+    """Return what it cost: time, images, bytes."""
+    rows = []
+    for stage in measured.stages:
+        for metric in _COSTS:
+            found = measured.get(stage, metric)
+            if found is None:
+                continue
+            cells = [_plain(found, metric)]
+            if federated:
+                total = measured.total(stage, metric) if metric == "seconds" else None
+                cells.append(_plain(total, metric))
+            rows.append((words.stage(stage).capitalize(), Row(metric_name(metric), cells)))
+    if not rows:
+        return None
+    blocks = [Block(s, [r for n, r in rows if n == s]) for s in dict.fromkeys(n for n, _ in rows)]
+    columns = ["Last round", "All rounds"] if federated else ["Value"]
+    note = "Seconds of the upload are a hospital's mean." if federated else ""
+    return Table("cost", "What it cost", "Quantity", columns, blocks, note)
+
+
+def layers_table(group: Group) -> Table | None:
+    """Return how much the defence changed each layer in its last round, in forward order."""
+    logs = [run.defense_log[-1] for run in group.runs if run.defense_log]
+    changes = [_numbers(log.get("relative_change")) for log in logs]
+    rates = [_numbers(log.get("learning_rates")) for log in logs]
+    names = list(dict.fromkeys(name for change in changes for name in change))
+    if not names:
+        return None
+    intervals = {n: mean_interval([c[n] for c in changes if n in c]) for n in names}
+    known = [i.mean for i in intervals.values() if math.isfinite(i.mean) and i.mean > 0]
+    low, high = _decades(known)
+    rows = []
+    for name in names:
+        mean = intervals[name].mean
+        place = _on_track(mean, low, high) if math.isfinite(mean) and mean > 0 else None
+        cells = [Cell(number(mean, 4), intervals[name], dot=place)]
+        if any(rates):
+            own = [rate[name] for rate in rates if name in rate]
+            cells.append(_plain(mean_interval(own) if own else None, "learning_rate"))
+        rows.append(Row(name, cells))
+    note = ""
+    if known:
+        note = f"Tracks are logarithmic, from {_power(low)} to {_power(high)}."
+    columns = ["Relative change of the weights", *(["Learning rate"] if any(rates) else [])]
+    return Table(
+        "layers", "What the defence changed, layer by layer in forward order", "Layer", columns,
+        [Block("", rows)], note, tall=len(rows) > 24,
+    )  # fmt: skip
+
+
+def epochs_table(group: Group) -> Table | None:
+    """Return the defence's own log: loss and utility by epoch, of the first seed's last round."""
+    log = group.first.defense_log
+    epochs = log[-1].get("epochs") if log else None
+    entries = [_numbers(e) for e in epochs] if isinstance(epochs, list) else []
+    columns = list(dict.fromkeys(key for entry in entries for key in entry))
+    if not columns:
+        return None
+    rows = [
+        Row(str(n), [_plain(_single(entry.get(column))) for column in columns])
+        for n, entry in enumerate(entries, start=1)
+    ]
+    return Table(
+        "epochs", "The defence as it went", "Epoch", [metric_name(c) for c in columns],
+        [Block("", rows)], tall=len(rows) > 24,
+    )  # fmt: skip
+
+
+def other_table(measured: Measurements, words: Words) -> Table | None:
+    """Return all that was measured and stands in no other table."""
+    shown = {*UTILITIES, *_FLOORS, *_COUNTS, *_ERRORS, *_COSTS, *_SENT, "identification_chance"}
+    suffixes = ("_floor_scratch", "_before_embedding", "_trained_on_stolen", "_trained_on_originals")
+    known = shown | {m + s for m in UTILITIES for s in suffixes}
+    rows = []
+    for stage in measured.stages:
+        for metric in measured.metrics(stage):
+            found = measured.get(stage, metric)
+            if metric not in known and not metric.startswith(BY_PLACE) and found:
+                head = f"{words.stage(stage).capitalize()}: {metric_name(metric)}"
+                rows.append(Row(head, [_plain(found, metric)]))
+    if not rows:
+        return None
+    return Table(
+        "other", "Further measurements", "Quantity", ["Value"], [Block("", rows)],
+        tall=len(rows) > 24,
+    )  # fmt: skip
+
+
+def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) -> Table:
+    """Return a row a scenario: what leaks before and after, and what the model is worth."""
+    utility = next((m.utility for m in measured if m.utility), None)
+    columns: list[tuple[str, Callable[[Measurements], Cell]]] = [
+        ("Seeds", lambda m: Cell("")),
+        ("Identified before", lambda m: _leak_cell(m, m.stages[0], IDENTIFIED)),
+        ("Identified at release", lambda m: _leak_cell(m, "release", IDENTIFIED)),
+        ("SSIM before", lambda m: _leak_cell(m, m.stages[0], "ssim")),
+        ("SSIM at release", lambda m: _leak_cell(m, "release", "ssim")),
+        ("SSIM floor", lambda m: _plain(m.get("release", "ssim_floor_mean"))),
+        ("Intact at release", lambda m: _plain(m.get("release", "images_intact"), "images_intact")),
+    ]
+    if utility:
+        name = metric_name(utility)
+        columns += [
+            (f"{name} before", lambda m: _plain(_before(m, utility))),
+            (f"{name} at release", lambda m: _plain(m.get("release", utility))),
+            (f"{name} from scratch", lambda m: _plain(m.floor)),
+        ]
+    rows = []
+    for group, numbers in zip(groups, measured, strict=True):
+        cells = [make(numbers) for _, make in columns]
+        cells[0] = Cell(str(len(group.runs)), Interval(len(group.runs), math.nan, math.nan, 1))
+        rows.append((group, cells))
+    used = [n for n in range(len(columns)) if any(cells[n].text not in ("", "–") for _, cells in rows)]
+    axes = list(groups[0].labels)
+    families: dict[str, list[Row]] = {}
+    for group, cells in rows:
+        family = group.said(axes[0]) if len(axes) > 1 else ""
+        own = [group.said(axis) for axis in (axes[1:] if len(axes) > 1 else axes)]
+        head = f"{group.number}  {', '.join(text for text in own if text) or group.label}"
+        families.setdefault(family, []).append(Row(head, [cells[n] for n in used]))
+    blocks = [Block(name, members) for name, members in families.items()]
+    return Table(
+        "overview", "All scenarios: leakage at best, and utility", "Scenario",
+        [columns[n][0] for n in used], blocks,
+        note="Before: at upload, or for utility as the defence got it. Identified: the better of "
+        "distance and correlation; the line in a bar is guessing, or the SSIM floor.",
+    )  # fmt: skip
+
+
+def frame(tables: Iterable[tuple[dict[str, str], Table]], exact: bool) -> "pd.DataFrame":
+    """Return tables of the same kind as one frame, a row a row.
+
+    Args:
+        tables: each with the labels of its group.
+        exact: numbers, with the ends of intervals as columns of their own, rather than texts.
+    """
+    import pandas as pd
+
+    lines = []
+    for labels, table in tables:
+        for block in table.blocks:
+            for row in block.rows:
+                line: dict[str, object] = dict(labels)
+                if any(b.name for b in table.blocks):
+                    line["group"] = block.name
+                line[table.corner] = row.head
+                for column, cell in zip(table.columns, row.cells, strict=True):
+                    if cell.stack:
+                        continue
+                    line |= _columns(column, cell) if exact else {column: _said(cell)}
+                lines.append(line)
+    result = pd.DataFrame(lines)
+    if exact:
+        empty = [c for c in result if str(c).endswith((" low", " high")) and result[c].isna().all()]
+        return result.drop(columns=empty)
+    return result.fillna("")
+
+
+def _columns(column: str, cell: Cell) -> dict[str, object]:
+    if cell.interval is None:
+        return {column: None if cell.text == "–" else cell.text}
+    interval = cell.interval
+    return {column: interval.mean, f"{column} low": interval.low, f"{column} high": interval.high}
+
+
+def _said(cell: Cell) -> str:
+    return f"{cell.text} ({cell.range})" if cell.range else cell.text
+
+
+def _leak_metrics(measured: Measurements) -> list[str]:
+    found = [
+        m for s in measured.stages for e in measured.extractions(s) for m in measured.metrics(s, e)
+    ]
+    first = ("ssim", "identification_distance", "identification_correlation", "psnr")
+    named = [metric for metric in first if metric in found]
+    return named + [m for m in dict.fromkeys(found) if m not in (*first, IDENTIFIED)]
+
+
+def _leak_row(
+    measured: Measurements, stage: str, extraction: str, words: Words, strong: bool = False
+) -> Row:
+    cells = []
+    for metric in _leak_metrics(measured):
+        found = measured.get(stage, metric, extraction)
+        if metric == "ssim":
+            cells.append(_barred(found, measured.mean(stage, "ssim_floor_mean")))
+        elif metric.startswith("identification_"):
+            cells.append(_barred(found, measured.chance))
+        else:
+            cells.append(_plain(found, metric))
+    return Row(words.extraction(extraction).capitalize(), cells, strong)
+
+
+def _floor_rows(measured: Measurements) -> list[Row]:
+    metrics = _leak_metrics(measured)
+    rows = []
+    for floor, name in _FLOORS.items():
+        found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
+        if found:
+            cells = [_plain(found) if metric == "ssim" else Cell("") for metric in metrics]
+            rows.append(Row(name.capitalize(), cells))
+    chance = next((i for s in measured.stages if (i := measured.get(s, "identification_chance"))), None)
+    if chance:
+        cells = [_plain(chance) if m.startswith("identification_") else Cell("") for m in metrics]
+        rows.append(Row("Guessing", cells))
+    return rows
+
+
+def _leak_cell(measured: Measurements, stage: str, metric: str) -> Cell:
+    floor = measured.chance if metric == IDENTIFIED else measured.mean(stage, "ssim_floor_mean")
+    return _barred(measured.get(stage, metric, STRONGEST), floor)
+
+
+def _before(measured: Measurements, metric: str) -> Interval | None:
+    return measured.get("aggregate", metric) or measured.get("upload", metric)
+
+
+def _plain(found: Interval | None, metric: str = "") -> Cell:
+    if found is None:
+        return Cell("–")
+    if metric.endswith("_bytes") or metric.startswith("bytes_"):
+        return Cell(_size(found.mean), found)
+    if metric in _COUNTED:
+        rounded = round(found.mean, 1)
+        return Cell(f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}", found)
+    if metric == "learning_rate":
+        return Cell(f"{found.mean:.2g}", found)
+    return Cell(number(found.mean, _DIGITS.get(metric, 3)), found)
+
+
+def _size(count: float) -> str:
+    """Return bytes for people, in powers of a thousand."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _barred(found: Interval | None, mark: float | None) -> Cell:
+    if found is None or math.isnan(found.mean):
+        return _plain(found)
+    known = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
+    return Cell(number(found.mean), found, bar=min(1.0, max(0.0, found.mean)), mark=known)
+
+
+def _single(value: float | None) -> Interval | None:
+    return None if value is None else mean_interval([value])
+
+
+def _numbers(values: object) -> dict[str, float]:
+    """Return the numbers of a dictionary that was read from a file."""
+    if not isinstance(values, dict):
+        return {}
+    return {str(k): float(v) for k, v in values.items() if isinstance(v, int | float)}
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    if not values:
+        return 0, 1
+    low = math.floor(math.log10(min(values)) + 1e-9)
+    high = math.ceil(math.log10(max(values)) - 1e-9)
+    return low, max(high, low + 1)
+
+
+def _on_track(value: float, low: int, high: int) -> float:
+    return min(1.0, max(0.0, (math.log10(value) - low) / (high - low)))
+
+
+def _power(exponent: int) -> str:
+    return f"{10.0**exponent:g}"
