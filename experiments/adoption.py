@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from experiments.scenario import Scenario
 from experiments.study import Study
@@ -62,9 +63,21 @@ def _share(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def _require_same(scenario: Scenario, known: dict[str, object], trained: Path) -> None:
-    for name, value in scenario.model_dump(mode="json").items():
-        if name not in _FREE and known.get(name) != value:
+def _before_release(scenario: dict[str, Any]) -> dict[str, Any]:
+    """Return what a trained model depends on: not how many images are held out for its release.
+
+    They come from a split of their own. Who knows the defence rehearses it with as many.
+    """
+    known: dict[str, Any] = dict(scenario)
+    known["attacker"] = {"hospital": None, **known["attacker"]}
+    if not known["attacker"]["knows_defense"]:
+        known["data"] = {**known["data"], "images": None}
+    return known
+
+
+def _require_same(scenario: Scenario, known: dict[str, Any], trained: Path) -> None:
+    for name, value in _before_release(scenario.model_dump(mode="json")).items():
+        if name not in _FREE and _before_release(known).get(name) != value:
             raise FlSimError(
                 f"The run in {trained} differs from this scenario in '{name}', not only in its "
                 f"defence; train this scenario by itself."

@@ -1,6 +1,7 @@
 """A centralized data lake: train, release, extract, measure. Run this file for an example."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from experiments.floor import record_scratch_floor
 from experiments.study import State, Study
 from fl_sim.artifact import read_artifact, write_artifact, write_atomically
 from fl_sim.attacks.base import Attack, Inside, Plan
+from fl_sim.data.base import Split
+from fl_sim.data.partitions import images_of
 from fl_sim.models import state_of
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
@@ -68,12 +71,20 @@ def train_network(study: Study, path: Path) -> None:
 
 
 def _plan(study: Study, attack: Attack[Any] | None) -> Plan | None:
-    case, stream = study.case, _stream(study)
     if attack is None:
         return None
-    return attack.plan(
-        Inside(case.train, case.task, case.spec, stream, study.data_root, study.progress)
-    )
+    case, seed, share = study.case, study.scenario.seed, study.scenario.attacker.hospital
+    if share is None:
+        return attack.plan(_inside(study, case.train, _stream(study)))
+    brought = images_of(case.train, case.task, share, seed)
+    stream = Stream(seed, ("hospital", share.number))
+    plan = attack.plan(_inside(study, case.train.subset(brought), stream))
+    return replace(plan, indices=brought[plan.indices])
+
+
+def _inside(study: Study, data: Split, stream: Stream) -> Inside:
+    case = study.case
+    return Inside(data, case.task, case.spec, stream, study.data_root, study.progress)
 
 
 def _train(study: Study, attack: Attack[Any] | None, plan: Plan | None) -> tuple[State, float]:

@@ -148,13 +148,13 @@ def _run(
     print_result(console, result)
 
 
-def main() -> None:
+def main(program: typer.Typer = app) -> None:
     """Entry point: one sentence and exit code 2 for what a user can mend."""
     # CompressAI's import; nothing that a user of this program could mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         # Not standalone, so that Ctrl-C can be answered in words; typer makes it a return code.
-        code = app(standalone_mode=False)
+        code = program(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

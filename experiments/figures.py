@@ -90,3 +90,65 @@ def numbers(frame: "pd.DataFrame", stage: str, metrics: Sequence[str]) -> dict[s
     rows = rows[rows["extraction"].isin(["raw", "-"])]
     found = dict(zip(rows["metric"], rows["value"], strict=True))
     return {metric: float(found.get(metric, float("nan"))) for metric in metrics}
+
+
+def draw_bars(
+    path: Path,
+    frame: "pd.DataFrame",
+    category: str,
+    metrics: Sequence[str],
+    series: str,
+    title: str,
+    labels: dict[str, str] | None = None,
+) -> Path:
+    """Draw one panel a metric, bars by category and series; write a PNG.
+
+    Args:
+        path: of the figure.
+        frame: a row a measurement, with the columns ``category``, ``series`` and the metrics. The
+            mean over rows is drawn, with their range; or with ``"<metric> low"`` and ``"<metric>
+            high"``, where the table has an interval.
+        category: column of the vertical axis, in the order of the frame.
+        metrics: columns of the panels.
+        series: column that tells the bars of a category apart.
+        title: above the panels.
+        labels: names of columns, for people.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    categories = list(dict.fromkeys(frame[category]))
+    kinds = list(dict.fromkeys(frame[series]))
+    height = 1.6 + 0.16 * len(categories) * (len(kinds) + 1)
+    figure = Figure(figsize=(2.0 + 3.4 * len(metrics), height), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+    for panel, metric in zip(panels, metrics, strict=True):
+        for number, kind in enumerate(kinds):
+            rows = frame[frame[series] == kind].groupby(category, sort=False)
+            mean = rows[metric].mean().reindex(categories)
+            ends = [f"{metric} low", f"{metric} high"]
+            if not set(ends) <= set(frame.columns):
+                ends = [metric, metric]
+            low = rows[ends[0]].min().reindex(categories)
+            high = rows[ends[1]].max().reindex(categories)
+            places = [place + number / (len(kinds) + 1) for place in range(len(categories))]
+            panel.barh(
+                places, mean, height=1 / (len(kinds) + 1), label=str(kind), alpha=0.85,
+                xerr=[(mean - low).fillna(0).clip(lower=0), (high - mean).fillna(0).clip(lower=0)],
+                error_kw={"elinewidth": 0.8},
+            )  # fmt: skip
+        panel.set_xlabel((labels or {}).get(metric, metric))
+        panel.grid(axis="x", alpha=0.3)
+    middle = (len(kinds) - 1) / (len(kinds) + 1) / 2
+    panels[0].set_yticks([place + middle for place in range(len(categories))], categories)
+    panels[0].invert_yaxis()
+    handles, texts = panels[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncol=min(3, len(texts)), fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return write_atomically(path, buffer.getvalue())

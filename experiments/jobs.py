@@ -22,6 +22,7 @@ from experiments.grid import Cell, Grid
 from experiments.scenario import MeasureSettings, Scenario
 from fl_sim import __version__
 from fl_sim.artifact import locked, write_atomically
+from fl_sim.attacks.base import Attack
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
 from fl_sim.registry import import_plugins
@@ -156,7 +157,7 @@ class _Planned:
         scenario = cell.scenario
         attack = scenario.make_attack()
         network = _ingredients(scenario, files)
-        whole = scenario.attack and attack and [scenario.attack.name, attack.settings.identity()]
+        whole = scenario.attack and attack and _attack(scenario, attack)
         self._honest = attack is None or attack.trains_honestly
         self._attack = attack
         network["attack"] = None if self._honest else whole
@@ -239,7 +240,7 @@ def _do(job: Job, data_root: Path | None) -> None:
 
 def _ingredients(scenario: Scenario, files: list[str]) -> dict[str, Any]:
     """Return everything that training depends on, but the attack."""
-    case = scenario.case.model_dump(mode="json")
+    case = _whole_validation(scenario).case.model_dump(mode="json")
     case["dataset"]["name"] = Path(scenario.dataset.name).name  # wherever the file lies
     return {
         "case": case,
@@ -251,13 +252,23 @@ def _ingredients(scenario: Scenario, files: list[str]) -> dict[str, Any]:
     }
 
 
+def _attack(scenario: Scenario, attack: Attack[Any]) -> list[Any]:
+    """Return what an attacked model depends on beside the network, the data and the training."""
+    assert scenario.attack is not None
+    whole: list[Any] = [scenario.attack.name, attack.settings.identity()]
+    hospital = scenario.attacker.hospital
+    return whole if hospital is None else [*whole, hospital.model_dump(mode="json")]
+
+
 def _measuring(scenario: Scenario) -> dict[str, Any]:
     """Return what the measuring of an attacked model depends on, beside the model."""
     knows = scenario.attacker.knows_defense and scenario.defense is not None
     return {
-        "attacker": scenario.attacker.model_dump(mode="json"),
+        "attacker": scenario.attacker.identity(),
         "usability_epochs": scenario.measure.usability_epochs,
         "defense": scenario.defense.model_dump(mode="json") if knows and scenario.defense else None,
+        # Who knows the defence rehearses it with as many images as the owner has.
+        **({"held_out": scenario.data.images} if knows and scenario.data.images else {}),
     }
 
 
@@ -268,25 +279,35 @@ def _measuring(scenario: Scenario) -> dict[str, Any]:
 def _for_upload(scenario: Scenario) -> Scenario:
     measure = MeasureSettings(usability_epochs=scenario.measure.usability_epochs)
     known = scenario.defense if scenario.attacker.knows_defense else None
-    return scenario.model_copy(update={"defense": known, "measure": measure})
+    attacked = scenario.model_copy(update={"defense": known, "measure": measure})
+    return attacked if scenario.attacker.knows_defense else _whole_validation(attacked)
 
 
 def _for_training(scenario: Scenario, honest: bool) -> Scenario:
+    attacker = AttackerSettings(hospital=None if honest else scenario.attacker.hospital)
     attack = None if honest else scenario.attack
-    parts = {"attack": attack, "defense": None, "attacker": AttackerSettings()}
-    return scenario.model_copy(update={**parts, "measure": MeasureSettings()})
+    parts = {"attack": attack, "defense": None, "attacker": attacker}
+    shared = scenario.model_copy(update={**parts, "measure": MeasureSettings()})
+    return _whole_validation(shared)
 
 
 def _for_floor(scenario: Scenario) -> Scenario:
     epochs = scenario.measure.scratch_epochs
     alone = _for_training(scenario, honest=True)
     parts = {
+        "data": scenario.data,
         "mode": "centralized",
         "federation": None,
         "measure": MeasureSettings(scratch_epochs=epochs),
         "training": scenario.training.model_copy(update={"epochs": float(epochs)}),
     }
     return alone.model_copy(update=parts)
+
+
+def _whole_validation(scenario: Scenario) -> Scenario:
+    """Leave out how many images are held out, on which no model depends before its release."""
+    data = scenario.data.model_copy(update={"images": None})
+    return scenario.model_copy(update={"data": data})
 
 
 def _key(kind: Kind, ingredients: Mapping[str, Any]) -> str:

@@ -103,7 +103,8 @@ class MeasureSettings(Settings):
         scratch_epochs: epochs of the utility floor, the same network trained from scratch on the
             held-out set alone; 0 leaves the floor out.
         usability_epochs: epochs of the usability test, the same network trained on the recovered
-            images (and once on the true ones) and measured on the test set; 0 leaves it out.
+            images, raw and restored (and once on the true ones, and on these with shuffled labels)
+            and measured on the test set; 0 leaves it out.
         columns: images shown in the picture.
         keep: artifacts kept in a federation: of the ``"last"`` measured round or of ``"all"``.
     """
@@ -220,6 +221,11 @@ class Scenario(Settings):
         plain["attacker"] = _section(plain, "attacker", AttackerSettings)
         plain["measure"] = _section(plain, "measure", MeasureSettings)
         plain["federation"] = _federation(plain.get("federation", {})) if federated else None
+        if federated and plain["attacker"].hospital is not None:
+            raise FlSimError(
+                "[attacker] hospital is for a data lake; in a federation [federation] malicious "
+                "says whose images are stolen."
+            )
         return parse(cls, plain, "The scenario")
 
     @property
@@ -246,6 +252,7 @@ class Scenario(Settings):
         attack = self.make_attack()
         if attack is not None:
             content["attack"]["settings"] = attack.settings.identity()
+        content["attacker"] = self.attacker.identity()
         content["dataset"]["name"] = Path(self.dataset.name).name  # wherever the file lies
         if content["federation"]:
             del content["federation"]["engine"]

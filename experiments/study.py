@@ -376,18 +376,19 @@ class Study:
     def _usability_rows(
         self, stage: str, target: Target, leakage: LeakageMeasurement
     ) -> list[Measured]:
-        """Train on what was recovered, and at the first stage on the originals to compare with."""
-        from experiments.usability import usability
+        """Train on what was recovered, and at the first stage on what that is compared with."""
+        from experiments.usability import comparisons, usability, worth_of_stolen
 
         if self.scenario.measure.usability_epochs == 0:
             return []
-        kinds = {"stolen": leakage.images[leakage.strongest]}
+        worth = worth_of_stolen(self, leakage, target.labels)
         if stage == "upload":
-            kinds["originals"] = target.originals
+            for kind, labels in comparisons(self, target.labels).items():
+                worth[kind] = usability(self, target.originals, labels)
         return [
             Measured("-", f"{metric}_trained_on_{kind}", value)
-            for kind, images in kinds.items()
-            for metric, value in usability(self, images, target.labels).items()
+            for kind, values in worth.items()
+            for metric, value in values.items()
             if "[" not in metric
         ]
 

@@ -25,6 +25,7 @@ from fl_sim.attacks.base import Attack, Inside, Plan
 from fl_sim.carriers.base import State
 from fl_sim.data.base import Split, Task
 from fl_sim.data.cache import cache_folder
+from fl_sim.data.partitions import HospitalShare
 from fl_sim.defenses.base import Defense, Release
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
@@ -43,6 +44,9 @@ class AttackerSettings(Settings):
     """What the attacker knows, and what he does with the images that he extracted.
 
     Args:
+        hospital: in a data lake, the images that he steals are drawn from those that one hospital
+            brought into it, dealt out as a federation would. The same seed and partition steal the
+            very same images in both. Where not given, from all.
         knows_defense: he knows the defence and its settings, rehearses it on the public images,
             and repairs recovered images with a network trained on what the rehearsal gave
             (extraction ``"learned"``). It costs about another training.
@@ -58,6 +62,7 @@ class AttackerSettings(Settings):
         held_out_share: share of the public images that stands for the owner's held-out set.
     """
 
+    hospital: HospitalShare | None = None
     knows_defense: bool = False
     search: bool = False
     restorations: Literal["all"] | tuple[str, ...] = "all"
@@ -71,6 +76,13 @@ class AttackerSettings(Settings):
         if self.restorations != "all":
             choose(self.restorations)
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on; no hospital is no entry, as before there were any."""
+        content = self.model_dump(mode="json")
+        if self.hospital is None:
+            del content["hospital"]
+        return content
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import heapq
 import io
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fl_sim.artifact import write_atomically
 from fl_sim.data.base import Split, Task
@@ -62,6 +62,27 @@ class PartitionSettings(Settings):
         return scheme
 
 
+class HospitalShare(PartitionSettings):
+    """One hospital's images among those that a partition deals out.
+
+    Args:
+        hospitals: how many the images are dealt out to.
+        number: of the one, from 0.
+    """
+
+    hospitals: int = Field(4, ge=1)
+    number: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.number >= self.hospitals:
+            raise ValueError(
+                f"number is {self.number}, but {self.hospitals} hospitals are numbered from 0 to "
+                f"{self.hospitals - 1}"
+            )
+        return self
+
+
 def schemes() -> list[str]:
     """Return the names of all partition schemes, sorted."""
     return sorted(_SCHEMES)
@@ -90,6 +111,13 @@ def cached_partition(
     np.save(buffer, owner, allow_pickle=False)
     write_atomically(path, buffer.getvalue())
     return shares
+
+
+def images_of(train: Split, task: Task, share: HospitalShare, seed: int) -> Indices:
+    """Return which training images one hospital has; see :func:`partition`."""
+    common = share.model_dump(include=set(PartitionSettings.model_fields))
+    settings = PartitionSettings(**common)
+    return cached_partition(train, task, share.hospitals, settings, seed)[share.number]
 
 
 def partition(

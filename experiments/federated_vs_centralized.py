@@ -1,0 +1,134 @@
+"""Study: the same images stolen from a data lake, and from one of its hospitals in a federation.
+
+The attacker steals the very same images with the same attack: once his code trains on what all
+hospitals brought together but steals only one hospital's images, once that hospital is one of
+several whose models are averaged. What leaves, and what is it worth?
+
+Run ``python -m experiments.federated_vs_centralized --help``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.figures import draw_bars
+from experiments.grid_study import (
+    LABELS,
+    LEAK,
+    LWLRD,
+    NONE,
+    SKIN,
+    UTILITY,
+    Changes,
+    DataRoot,
+    Full,
+    Gpus,
+    GridStudy,
+    How,
+    Out,
+    Values,
+    Workers,
+    by_seed,
+    settings_of,
+    split_label,
+    start,
+    transpose,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTITIONS: dict[str, Values] = {
+    "IID": {"scheme": "iid"},
+    "Dirichlet 0.3": {"scheme": "dirichlet", "alpha": 0.3},
+}
+AVERAGES: dict[str, Values] = {
+    "FedAvg": {"name": "fedavg"},
+    "FedProx": {"name": "fedprox", "proximal_mu": 0.1},
+}
+LAKE = "data lake"
+
+
+def grid(
+    model: Any = "cnn",
+    images: int = 32,
+    hospitals: int = 4,
+    rounds: int = 8,
+    seeds: Sequence[int] = (0, 1, 2),
+    distillation_steps: int = 150,
+    partitions: Sequence[str] = tuple(PARTITIONS),
+    averages: Sequence[str] = tuple(AVERAGES),
+    **base: Any,
+) -> Values:
+    """Return the lake and the federations: as many passes over the images, the same images stolen.
+
+    Args:
+        model: of the scenario.
+        images: stolen.
+        hospitals: that the images are dealt out to; the first one's are stolen.
+        rounds: of a federation, one epoch each; the lake is trained for as many epochs.
+        seeds: of everything.
+        distillation_steps: of consistent distillation, which a federation does in every round.
+        partitions, averages: names in :data:`PARTITIONS` and :data:`AVERAGES`.
+        base: further keys of every scenario.
+    """
+    variants: list[Values] = []
+    for partition in partitions:
+        share = {"hospitals": hospitals, "number": 0, **PARTITIONS[partition]}
+        lake = {"mode": "centralized", "training.epochs": rounds, "attacker.hospital": share}
+        variants.append({"label": f"{LAKE}, {partition}", **lake})
+        for average in averages:
+            federation = {
+                "hospitals": hospitals,
+                "rounds": rounds,
+                "strategy": AVERAGES[average],
+                "partition": PARTITIONS[partition],
+            }
+            federated = {"mode": "federated", "federation": federation}
+            variants.append({"label": f"{average}, {partition}", **federated})
+    distillation = {"name": "consistent_distillation", "steps": distillation_steps}
+    return {
+        "seeds": list(seeds),
+        "scenario": {**SKIN, "model": model, "attack": settings_of(transpose(images)), **base},
+        "grid": {
+            "variant": variants,
+            "defense": [NONE, LWLRD, {"label": "consistent distillation", **distillation}],
+        },
+    }
+
+
+def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a place, partition, defence, seed and stage; of a federation the last round."""
+    return split_label(by_seed(table, (*LEAK, *UTILITY)), "variant", ("where", "partition"))
+
+
+def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
+    """Draw what leaves: a bar a place and partition, a colour a defence."""
+    released = table[table["stage"] == "release"]
+    frame = released.assign(place=released["where"] + ", " + released["partition"])
+    metrics = ("ssim strongest", "identification_correlation strongest", "auc")
+    return draw_bars(path, frame, "place", metrics, "defense", title, LABELS)
+
+
+STUDY = GridStudy(
+    "federated_vs_centralized", "The same images stolen from a data lake and from one hospital",
+    tabulate, draw,
+)  # fmt: skip
+
+
+def main(
+    out: Out = Path("runs/federated-vs-centralized"),
+    full: Full = False,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    gpus_per_cell: Gpus = 0.0,
+    changes: Changes = None,
+) -> None:
+    """Steal the same skin images from a data lake and from one hospital of a federation."""
+    cells = grid("resnet18", 64, seeds=range(5), distillation_steps=600) if full else grid()
+    how = How(data_root, workers, gpus_per_cell, changes or ())
+    STUDY.command({"cells": cells}, out, how)
+
+
+if __name__ == "__main__":
+    start(main)
