@@ -260,7 +260,13 @@ def pareto_chart(
     steps = sorted((m.x, m.y) for m in marks if m.front)
     on_front = ", ".join(p.name for p, best in zip(points, front, strict=True) if best)
     rows = [
-        [str(p.number), p.name, number(p.leakage.mean), number(p.utility.mean), "yes" if b else "no"]
+        [
+            str(p.number),
+            p.name,
+            number(p.leakage.mean),
+            number(p.utility.mean),
+            "yes" if b else "no",
+        ]
         for p, b in zip(points, front, strict=True)
     ]
     return Chart(
@@ -304,7 +310,9 @@ def _axis(
     if limits is None:
         room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
         low, high = max(bounds[0], low - room), min(bounds[1], high + room)
-    ticks = [float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    ticks = [
+        float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
     return low, high, [t for t in ticks if low - 1e-9 <= t <= high + 1e-9]
 
 
@@ -343,9 +351,7 @@ def _spread(lines: list[Line]) -> list[Line]:
                 places[n] -= (_APART - gap) / 2
                 places[n + 1] += (_APART - gap) / 2
     moved = {line.name: place for line, place in zip(order, places, strict=True)}
-    return [
-        Line(li.name, li.style, li.points, li.band, li.marks, moved[li.name]) for li in lines
-    ]
+    return [Line(li.name, li.style, li.points, li.band, li.marks, moved[li.name]) for li in lines]
 
 
 def _free(

@@ -127,7 +127,9 @@ class Measurements:
     @property
     def floor(self) -> Interval | None:
         """What the same network reaches when it is trained on the held-out images alone."""
-        return None if self.utility is None else self.get(STAGES[-1], f"{self.utility}_floor_scratch")
+        return (
+            None if self.utility is None else self.get(STAGES[-1], f"{self.utility}_floor_scratch")
+        )
 
     @property
     def chance(self) -> float:

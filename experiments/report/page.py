@@ -253,8 +253,16 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
                    [("guessing", measured.chance)], (0.0, 1.0))  # fmt: skip
     charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
     if measured.utility:
-        charts += chart(f"Utility ({metric_name(measured.utility)})", measured.utility, "-", scratch, bounds=(0.0, 1.0))
-    charts += chart("Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf")))
+        charts += chart(
+            f"Utility ({metric_name(measured.utility)})",
+            measured.utility,
+            "-",
+            scratch,
+            bounds=(0.0, 1.0),
+        )
+    charts += chart(
+        "Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf"))
+    )
     charts += chart("Wrong bits (share)", "bit_error_rate", "-", [("chance", 0.5)], (0.0, 0.6))
     return charts
 
@@ -282,9 +290,7 @@ def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Sec
     )  # fmt: skip
 
 
-def _pareto(
-    members: Sequence[tuple[Group, Measurements]], metric: str, name: str
-) -> list[Chart]:
+def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: str) -> list[Chart]:
     points, leak_floors, utility_floors = [], {}, {}
     utility = str(members[0][1].utility)
     for group, numbers in members:
@@ -358,9 +364,7 @@ def _paired_table(frame: Any, metric: str) -> Table:
         cells = [Cell(_signed(shift.mean), shift), *(_number_cell(i) for i in numbers[1:])]
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         pairs = Interval(float(line["n"]), *_NO_ENDS)
-        blocks.setdefault(name, []).append(
-            Row(str(line["defense"]), [*cells, _number_cell(pairs)])
-        )
+        blocks.setdefault(name, []).append(Row(str(line["defense"]), [*cells, _number_cell(pairs)]))
     base, _, extraction = metric.partition(" ")
     said = metric_name(base) + (", at best" if extraction else "")
     return Table(
@@ -517,7 +521,9 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
         for file in _dicts(run, "data"):
             official = {True: "the published file", False: "not the published file"}
             note = official.get(file.get("official"), "")  # type: ignore[arg-type]
-            files[f"{file.get('name')}"] = f"SHA-256 {file.get('sha256')}" + (f"; {note}" if note else "")
+            files[f"{file.get('name')}"] = f"SHA-256 {file.get('sha256')}" + (
+                f"; {note}" if note else ""
+            )
     tables = [_text_table("data", "Data files", "File", files.items())] if files else []
     for key, caption in (("versions", "Versions"), ("machine", "Machine")):
         merged: dict[str, list[str]] = {}
@@ -538,7 +544,13 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
 def _text_table(name: str, caption: str, corner: str, lines: Any) -> Table:
     rows = [Row(str(head), [Cell(str(text))]) for head, text in lines]
     return Table(
-        name, caption, corner or "Part", ["Value"], [Block("", rows)], tall=len(rows) > 24, text=(0,)
+        name,
+        caption,
+        corner or "Part",
+        ["Value"],
+        [Block("", rows)],
+        tall=len(rows) > 24,
+        text=(0,),
     )
 
 
@@ -561,5 +573,3 @@ def _tables(sections: Sequence[Section]) -> list[Table]:
         for section in sections
         for table in [*section.tables, *(t for d in section.details for t in d.tables)]
     ]
-
-

@@ -120,9 +120,7 @@ class Story:
                 f"confidence intervals in the tables."
             )
         if not all(run.finished for run in self.group.runs):
-            said.append(
-                "This run has not come to its end; these are the figures measured so far."
-            )
+            said.append("This run has not come to its end; these are the figures measured so far.")
         return said
 
     @property
@@ -183,7 +181,9 @@ class Story:
         wrong = self._measured.mean(stage, "bit_error_rate")
         bits = "" if math.isnan(wrong) else f"; {_percent(wrong)} of the payload's bits are wrong"
         intact, damaged, lost = (_count(count) for count in counts)
-        return [f"Of the hidden images {intact} are intact, {damaged} damaged and {lost} lost{bits}."]
+        return [
+            f"Of the hidden images {intact} are intact, {damaged} damaged and {lost} lost{bits}."
+        ]
 
     def _utility_sentences(self) -> list[str]:
         metric = self._measured.utility

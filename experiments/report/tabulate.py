@@ -335,7 +335,12 @@ def epochs_table(group: Group) -> Table | None:
 def other_table(measured: Measurements, words: Words) -> Table | None:
     """Return all that was measured and stands in no other table."""
     shown = {*UTILITIES, *_FLOORS, *_COUNTS, *_ERRORS, *_COSTS, *_SENT, "identification_chance"}
-    suffixes = ("_floor_scratch", "_before_embedding", "_trained_on_stolen", "_trained_on_originals")
+    suffixes = (
+        "_floor_scratch",
+        "_before_embedding",
+        "_trained_on_stolen",
+        "_trained_on_originals",
+    )
     known = shown | {m + s for m in UTILITIES for s in suffixes}
     rows = []
     for stage in measured.stages:
@@ -376,7 +381,9 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         cells = [make(numbers) for _, make in columns]
         cells[0] = Cell(str(len(group.runs)), Interval(len(group.runs), math.nan, math.nan, 1))
         rows.append((group, cells))
-    used = [n for n in range(len(columns)) if any(cells[n].text not in ("", "–") for _, cells in rows)]
+    used = [
+        n for n in range(len(columns)) if any(cells[n].text not in ("", "–") for _, cells in rows)
+    ]
     axes = list(groups[0].labels)
     families: dict[str, list[Row]] = {}
     for group, cells in rows:
@@ -465,7 +472,9 @@ def _floor_rows(measured: Measurements) -> list[Row]:
         if found:
             cells = [_plain(found) if metric == "ssim" else Cell("") for metric in metrics]
             rows.append(Row(name.capitalize(), cells))
-    chance = next((i for s in measured.stages if (i := measured.get(s, "identification_chance"))), None)
+    chance = next(
+        (i for s in measured.stages if (i := measured.get(s, "identification_chance"))), None
+    )
     if chance:
         cells = [_plain(chance) if m.startswith("identification_") else Cell("") for m in metrics]
         rows.append(Row("Guessing", cells))

@@ -1,0 +1,62 @@
+"""The study of defences: its table, its trade-off and its picture."""
+
+import pandas as pd
+
+from experiments.defenses import (
+    AUC,
+    FOUND,
+    HIDDEN,
+    MEMORY,
+    STUDY,
+    draw_headline,
+    grid,
+    headline_cells,
+)
+from experiments.grid import Grid
+from experiments.grid_study import How
+
+
+def _tiny() -> dict:
+    cells = grid()
+    cells["seeds"] = [0]
+    cells["scenario"] = {
+        "mode": "centralized",
+        "dataset": {"name": "phantoms", "size": 16},
+        "model": "resnet18",
+        "training": {"epochs": 0.2},
+        "data": {"train_images": 64, "images": 16, "test_images": 32},
+        "measure": {"scratch_epochs": 1},
+    }
+    attacks = cells["grid"]["attack"]
+    attacks[0]["images"] = 4
+    for part in attacks[1]["parts"].values():
+        part["images"] = 3
+    kept = ("LWLRD, SGD 1e-2 to 1e-4", "consistent distillation")
+    chosen = [d for d in cells["grid"]["defense"] if d == "none" or d["label"] in kept]
+    chosen[1]["epochs"], chosen[2]["steps"] = 1, 2
+    cells["grid"]["defense"] = chosen
+    return cells
+
+
+def test_the_shipped_grid_is_what_the_study_reads() -> None:
+    cells = Grid.of(grid())
+    assert {cell.labels["attack"] for cell in cells.cells} == {MEMORY, HIDDEN}
+    assert len({cell.scenario.seed for cell in cells.cells}) == 3
+
+
+def test_table_trade_off_and_picture(tmp_path) -> None:
+    cells = _tiny()
+    table = STUDY.run({"cells": cells}, tmp_path, How(workers=0))
+    assert list(table["defense"]) == ["none", "LWLRD, SGD 1e-2 to 1e-4", "consistent distillation"]
+    intact = table.set_index("defense")[f"{HIDDEN}: images_intact[dead]"]
+    assert intact["none"] == 3
+    assert intact["LWLRD, SGD 1e-2 to 1e-4"] == 3
+    assert intact["consistent distillation"] == 0
+    assert table[[FOUND, AUC, "auc_floor_scratch"]].notna().all().all()
+    written = pd.read_csv(tmp_path / "defenses.csv")
+    assert list(written.columns) == list(table.columns)
+    shown = headline_cells(Grid.of(cells), tmp_path / "cells")
+    assert set(shown) == {MEMORY, HIDDEN}
+    picture = draw_headline(tmp_path / "headline.png", shown, columns=3)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "defenses.png").read_bytes()[:4] == b"\x89PNG"
