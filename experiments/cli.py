@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``report``, ``list``, ``extract``, ``codec``."""
+"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``report``, ``list``, and others."""
 
 import os
 import sys

@@ -11,7 +11,8 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="OUT...", help="Folders that fl-sim run or fl-sim sweep wrote.",
+            metavar="OUT...",
+            help="Folders that fl-sim run or fl-sim sweep wrote.",
             show_default=False,
         ),
     ],

@@ -42,7 +42,9 @@ def write_report(
         raise FlSimError(f"A report shows 0 images or more, not {images}.")
     path = Path(out)
     if path.is_dir():
-        raise FlSimError(f"{path} is a folder; give the name of the page, such as {path}/report.html.")
+        raise FlSimError(
+            f"{path} is a folder; give the name of the page, such as {path}/report.html."
+        )
     sources = read_sources([Path(folder) for folder in given])
     page = build_page(sources, images)
     content = render(page).encode()

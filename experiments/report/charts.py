@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from experiments.report.measured import number
 from fl_sim.statistics import Interval, pareto_front
 
 WIDTH, HEIGHT = 360, 250
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 24, 40
 MARKS = ("circle", "square", "diamond", "triangle")
 _APART = 13.0
 
@@ -188,7 +189,7 @@ def line_chart(
     lines = _spread(lines)
     header = ["Round", *(s.name for s in series)]
     rows = [
-        [str(r), *(number(s.values[n].mean) if s.values[n] else "–" for s in series)]  # type: ignore[union-attr]
+        [str(r), *(number(v.mean) if (v := s.values[n]) else "–" for s in series)]
         for n, r in enumerate(rounds)
     ]
     first_and_last = ", ".join(
@@ -260,7 +261,13 @@ def pareto_chart(
     steps = sorted((m.x, m.y) for m in marks if m.front)
     on_front = ", ".join(p.name for p, best in zip(points, front, strict=True) if best)
     rows = [
-        [str(p.number), p.name, number(p.leakage.mean), number(p.utility.mean), "yes" if b else "no"]
+        [
+            str(p.number),
+            p.name,
+            number(p.leakage.mean),
+            number(p.utility.mean),
+            "yes" if b else "no",
+        ]
         for p, b in zip(points, front, strict=True)
     ]
     return Chart(
@@ -304,12 +311,14 @@ def _axis(
     if limits is None:
         room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
         low, high = max(bounds[0], low - room), min(bounds[1], high + room)
-    ticks = [float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    ticks = [
+        float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
     return low, high, [t for t in ticks if low - 1e-9 <= t <= high + 1e-9]
 
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
-    step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     # A step of 0.25 or 0.025 has a digit more than its size says.
     digits += round(step, digits) != round(step, 10)
@@ -343,9 +352,7 @@ def _spread(lines: list[Line]) -> list[Line]:
                 places[n] -= (_APART - gap) / 2
                 places[n + 1] += (_APART - gap) / 2
     moved = {line.name: place for line, place in zip(order, places, strict=True)}
-    return [
-        Line(li.name, li.style, li.points, li.band, li.marks, moved[li.name]) for li in lines
-    ]
+    return [Line(li.name, li.style, li.points, li.band, li.marks, moved[li.name]) for li in lines]
 
 
 def _free(

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from experiments.report.charts import Chart, Point, Series, line_chart, pareto_chart
-from experiments.report.measured import Measurements, Words, metric_name, number
+from experiments.report.measured import Measurements, Words, metric_name, number, range_text
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
 from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
@@ -158,7 +158,7 @@ def _page_of_many(sources: Sources, measured: list[Measurements], images: int) -
     )
     parts = [overview, _trade_off(groups, measured), _in_pairs(sources), _gallery(groups, images)]
     sections = [part for part in parts if not part.empty]
-    found = [({}, table) for table in _tables(sections)]
+    found: list[tuple[dict[str, str], Table]] = [({}, table) for table in _tables(sections)]
     chapters = []
     for group, numbers in zip(groups, measured, strict=True):
         own = _sections(group, numbers, images, f"s{group.number}-")
@@ -253,8 +253,16 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
                    [("guessing", measured.chance)], (0.0, 1.0))  # fmt: skip
     charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
     if measured.utility:
-        charts += chart(f"Utility ({metric_name(measured.utility)})", measured.utility, "-", scratch, bounds=(0.0, 1.0))
-    charts += chart("Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf")))
+        charts += chart(
+            f"Utility ({metric_name(measured.utility)})",
+            measured.utility,
+            "-",
+            scratch,
+            bounds=(0.0, 1.0),
+        )
+    charts += chart(
+        "Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf"))
+    )
     charts += chart("Wrong bits (share)", "bit_error_rate", "-", [("chance", 0.5)], (0.0, 0.6))
     return charts
 
@@ -282,9 +290,7 @@ def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Sec
     )  # fmt: skip
 
 
-def _pareto(
-    members: Sequence[tuple[Group, Measurements]], metric: str, name: str
-) -> list[Chart]:
+def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: str) -> list[Chart]:
     points, leak_floors, utility_floors = [], {}, {}
     utility = str(members[0][1].utility)
     for group, numbers in members:
@@ -355,12 +361,13 @@ def _paired_table(frame: Any, metric: str) -> Table:
     for line in frame.to_dict("records"):
         shift = Interval(line["shift"], line["low"], line["high"], line["n"], line["missing"])
         numbers = [shift, *(Interval(line[c], *_NO_ENDS) for c in ("p_t_holm", "p_wilcoxon_holm"))]
-        cells = [Cell(_signed(shift.mean), shift), *(_number_cell(i) for i in numbers[1:])]
+        cells = [
+            Cell(_signed(shift.mean), shift, range_text(shift)),
+            *(_number_cell(i) for i in numbers[1:]),
+        ]
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         pairs = Interval(float(line["n"]), *_NO_ENDS)
-        blocks.setdefault(name, []).append(
-            Row(str(line["defense"]), [*cells, _number_cell(pairs)])
-        )
+        blocks.setdefault(name, []).append(Row(str(line["defense"]), [*cells, _number_cell(pairs)]))
     base, _, extraction = metric.partition(" ")
     said = metric_name(base) + (", at best" if extraction else "")
     return Table(
@@ -449,9 +456,11 @@ def _training(run: Run) -> str:
         return ""
     each = " a round" if run.scenario.get("federation") else ""
     parts = (
-        f"{training.get('epochs'):g} epochs{each}", str(training.get("optimizer")),
-        f"learning rate {training.get('learning_rate')}", f"batches of {training.get('batch_size')}",
-    )  # fmt: skip
+        f"{training.get('epochs')} epochs{each}",
+        str(training.get("optimizer")),
+        f"learning rate {training.get('learning_rate')}",
+        f"batches of {training.get('batch_size')}",
+    )
     return ", ".join(parts)
 
 
@@ -515,9 +524,10 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
     files = {}
     for run in runs:
         for file in _dicts(run, "data"):
-            official = {True: "the published file", False: "not the published file"}
-            note = official.get(file.get("official"), "")  # type: ignore[arg-type]
-            files[f"{file.get('name')}"] = f"SHA-256 {file.get('sha256')}" + (f"; {note}" if note else "")
+            text = f"SHA-256 {file.get('sha256')}"
+            if isinstance(file.get("official"), bool):
+                text += "; the published file" if file["official"] else "; not the published file"
+            files[str(file.get("name"))] = text
     tables = [_text_table("data", "Data files", "File", files.items())] if files else []
     for key, caption in (("versions", "Versions"), ("machine", "Machine")):
         merged: dict[str, list[str]] = {}
@@ -528,17 +538,23 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
         if merged:
             lines = [(name, _joined(values)) for name, values in merged.items()]
             tables.append(_text_table(key, caption, "Package" if key == "versions" else "", lines))
-    began = [
-        (run.name, f"seed {run.seed}" + (f", began {run.about['began']}" if "began" in run.about else ""))
-        for run in runs
-    ]  # fmt: skip
+    began = []
+    for run in runs:
+        since = f", began {run.about['began']}" if "began" in run.about else ""
+        began.append((run.name, f"seed {run.seed}{since}"))
     return [*tables, _text_table("runs", "Runs", "Folder", began)]
 
 
 def _text_table(name: str, caption: str, corner: str, lines: Any) -> Table:
     rows = [Row(str(head), [Cell(str(text))]) for head, text in lines]
     return Table(
-        name, caption, corner or "Part", ["Value"], [Block("", rows)], tall=len(rows) > 24, text=(0,)
+        name,
+        caption,
+        corner or "Part",
+        ["Value"],
+        [Block("", rows)],
+        tall=len(rows) > 24,
+        text=(0,),
     )
 
 
@@ -561,5 +577,3 @@ def _tables(sections: Sequence[Section]) -> list[Table]:
         for section in sections
         for table in [*section.tables, *(t for d in section.details for t in d.tables)]
     ]
-
-

@@ -158,7 +158,11 @@ class Group:
     def said(self, axis: str) -> str:
         """Return a label for people."""
         text = self.labels[axis]
-        return {"attack": "no attack", "defense": "no defence"}.get(axis, text) if text == "none" else text
+        return (
+            {"attack": "no attack", "defense": "no defence"}.get(axis, text)
+            if text == "none"
+            else text
+        )
 
     @property
     def label(self) -> str:
@@ -248,10 +252,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
             found[dotted] = ", ".join(map(str, value)) or "none"
         else:
-            found[dotted] = {None: "none", True: "yes", False: "no"}.get(value, str(value)) if (
-                value is None or isinstance(value, bool)
-            ) else str(value)
+            found[dotted] = _said(value)
     return found
+
+
+def _said(value: object) -> str:
+    """Return a plain value as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _is_sweep(folder: Path) -> bool:
