@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from experiments.report.measured import number
 from fl_sim.statistics import Interval, pareto_front
 
 WIDTH, HEIGHT = 360, 250
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 24, 40
 MARKS = ("circle", "square", "diamond", "triangle")
 _APART = 13.0
 
@@ -188,7 +189,7 @@ def line_chart(
     lines = _spread(lines)
     header = ["Round", *(s.name for s in series)]
     rows = [
-        [str(r), *(number(s.values[n].mean) if s.values[n] else "–" for s in series)]  # type: ignore[union-attr]
+        [str(r), *(number(v.mean) if (v := s.values[n]) else "–" for s in series)]
         for n, r in enumerate(rounds)
     ]
     first_and_last = ", ".join(
@@ -317,7 +318,7 @@ def _axis(
 
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
-    step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     # A step of 0.25 or 0.025 has a digit more than its size says.
     digits += round(step, digits) != round(step, 10)

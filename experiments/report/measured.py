@@ -1,8 +1,9 @@
 """What was measured, as means over seeds with their intervals, and the words for it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.report.sources import IDENTIFIED, Group
 from fl_sim.metrics.measure import STRONGEST
@@ -58,10 +59,9 @@ class Measurements:
     def __init__(self, group: Group) -> None:
         rows: pd.DataFrame = group.table
         keys = ["round", "stage", "extraction", "metric"]
-        found = rows.groupby(keys, sort=False)["value"].agg(list)
+        found: dict[Any, list[float]] = rows.groupby(keys, sort=False)["value"].agg(list).to_dict()
         self._values: dict[tuple[int, str, str, str], list[float]] = {
-            (int(r), str(s), str(e), str(m)): values
-            for (r, s, e, m), values in found.to_dict().items()
+            (int(r), str(s), str(e), str(m)): values for (r, s, e, m), values in found.items()
         }
         self.rounds = sorted({key[0] for key in self._values})
         self.stages = [s for s in STAGES if any(key[1] == s for key in self._values)]
@@ -195,12 +195,20 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def range_text(interval: Interval, digits: int = 3) -> str:
+def count_text(value: float) -> str:
+    """Return a count for people, a mean of counts to one digit."""
+    if math.isnan(value):
+        return "–"
+    rounded = round(value, 1)
+    return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
+
+
+def range_text(interval: Interval, said: Callable[[float], str] = number) -> str:
     """Return the ends of an interval; empty where there is none, or it has no width."""
     if math.isnan(interval.low) or interval.low == interval.high:
         return ""
     between = " to " if interval.low < 0 else "–"
-    return f"{number(interval.low, digits)}{between}{number(interval.high, digits)}"
+    return f"{said(interval.low)}{between}{said(interval.high)}"
 
 
 def _hospital(stage: str) -> tuple[int, int]:

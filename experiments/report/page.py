@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from experiments.report.charts import Chart, Point, Series, line_chart, pareto_chart
-from experiments.report.measured import Measurements, Words, metric_name, number
+from experiments.report.measured import Measurements, Words, metric_name, number, range_text
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
 from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
@@ -158,7 +158,7 @@ def _page_of_many(sources: Sources, measured: list[Measurements], images: int) -
     )
     parts = [overview, _trade_off(groups, measured), _in_pairs(sources), _gallery(groups, images)]
     sections = [part for part in parts if not part.empty]
-    found = [({}, table) for table in _tables(sections)]
+    found: list[tuple[dict[str, str], Table]] = [({}, table) for table in _tables(sections)]
     chapters = []
     for group, numbers in zip(groups, measured, strict=True):
         own = _sections(group, numbers, images, f"s{group.number}-")
@@ -361,7 +361,10 @@ def _paired_table(frame: Any, metric: str) -> Table:
     for line in frame.to_dict("records"):
         shift = Interval(line["shift"], line["low"], line["high"], line["n"], line["missing"])
         numbers = [shift, *(Interval(line[c], *_NO_ENDS) for c in ("p_t_holm", "p_wilcoxon_holm"))]
-        cells = [Cell(_signed(shift.mean), shift), *(_number_cell(i) for i in numbers[1:])]
+        cells = [
+            Cell(_signed(shift.mean), shift, range_text(shift)),
+            *(_number_cell(i) for i in numbers[1:]),
+        ]
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         pairs = Interval(float(line["n"]), *_NO_ENDS)
         blocks.setdefault(name, []).append(Row(str(line["defense"]), [*cells, _number_cell(pairs)]))
@@ -453,9 +456,11 @@ def _training(run: Run) -> str:
         return ""
     each = " a round" if run.scenario.get("federation") else ""
     parts = (
-        f"{training.get('epochs'):g} epochs{each}", str(training.get("optimizer")),
-        f"learning rate {training.get('learning_rate')}", f"batches of {training.get('batch_size')}",
-    )  # fmt: skip
+        f"{training.get('epochs')} epochs{each}",
+        str(training.get("optimizer")),
+        f"learning rate {training.get('learning_rate')}",
+        f"batches of {training.get('batch_size')}",
+    )
     return ", ".join(parts)
 
 
@@ -519,11 +524,18 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
     files = {}
     for run in runs:
         for file in _dicts(run, "data"):
+<<<<<<< HEAD
             official = {True: "the published file", False: "not the published file"}
             note = official.get(file.get("official"), "")  # type: ignore[arg-type]
             files[f"{file.get('name')}"] = f"SHA-256 {file.get('sha256')}" + (
                 f"; {note}" if note else ""
             )
+=======
+            text = f"SHA-256 {file.get('sha256')}"
+            if isinstance(file.get("official"), bool):
+                text += "; the published file" if file["official"] else "; not the published file"
+            files[str(file.get("name"))] = text
+>>>>>>> report
     tables = [_text_table("data", "Data files", "File", files.items())] if files else []
     for key, caption in (("versions", "Versions"), ("machine", "Machine")):
         merged: dict[str, list[str]] = {}
@@ -534,10 +546,10 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
         if merged:
             lines = [(name, _joined(values)) for name, values in merged.items()]
             tables.append(_text_table(key, caption, "Package" if key == "versions" else "", lines))
-    began = [
-        (run.name, f"seed {run.seed}" + (f", began {run.about['began']}" if "began" in run.about else ""))
-        for run in runs
-    ]  # fmt: skip
+    began = []
+    for run in runs:
+        since = f", began {run.about['began']}" if "began" in run.about else ""
+        began.append((run.name, f"seed {run.seed}{since}"))
     return [*tables, _text_table("runs", "Runs", "Folder", began)]
 
 

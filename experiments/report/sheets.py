@@ -163,7 +163,7 @@ def _comparable(one: Group, other: Group) -> bool:
 def _differing(group: Group, family: Sequence[Group]) -> str:
     axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
     text = ", ".join(said for axis in axes if (said := group.said(axis))) or "as released"
-    return f"{text[:1].upper()}{text[1:]}"
+    return text.replace("no defence", "No defence")
 
 
 def _shared(family: Sequence[Group]) -> str:
@@ -257,7 +257,7 @@ def _thumb(
 
 
 def _data_uri(image: "torch.Tensor", crisp: bool) -> str:
-    """Return an image ``[channels, height, width]`` in [0, 1] as a data URI; black if not finite."""
+    """Return an image ``[channels, height, width]`` as a data URI; black if not finite."""
     import torch
     from PIL import Image
 

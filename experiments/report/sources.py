@@ -252,12 +252,25 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
             found[dotted] = ", ".join(map(str, value)) or "none"
         else:
+<<<<<<< HEAD
             found[dotted] = (
                 {None: "none", True: "yes", False: "no"}.get(value, str(value))
                 if (value is None or isinstance(value, bool))
                 else str(value)
             )
+=======
+            found[dotted] = _said(value)
+>>>>>>> report
     return found
+
+
+def _said(value: object) -> str:
+    """Return a plain value as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _is_sweep(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from experiments.report.measured import Measurements, Words, metric_name, number
+from experiments.report.measured import Measurements, Words, count_text, metric_name, number
 from experiments.report.sources import IDENTIFIED, Group, plain
 from fl_sim.metrics.measure import STRONGEST
 
@@ -149,7 +149,7 @@ class Story:
         return f"{trained}; {hid} were hidden in it{each} ({self._attack})."
 
     def _leak_sentences(self) -> list[str]:
-        said = []
+        said: list[str] = []
         for stage in dict.fromkeys((self._first, self._last)):
             found = self._measured.get(stage, IDENTIFIED, STRONGEST)
             similar = self._measured.get(stage, "ssim", STRONGEST)
@@ -180,7 +180,11 @@ class Story:
             return []
         wrong = self._measured.mean(stage, "bit_error_rate")
         bits = "" if math.isnan(wrong) else f"; {_percent(wrong)} of the payload's bits are wrong"
+<<<<<<< HEAD
         intact, damaged, lost = (_count(count) for count in counts)
+=======
+        intact, damaged, lost = (count_text(count) for count in counts)
+>>>>>>> report
         return [
             f"Of the hidden images {intact} are intact, {damaged} damaged and {lost} lost{bits}."
         ]
@@ -192,7 +196,10 @@ class Story:
         before, after = self._before(metric), self._measured.mean("release", metric)
         name, floor = metric_name(metric), self._measured.floor
         if self.group.defended and not math.isnan(after) and not math.isnan(before):
-            text = f"The model's {name} is {number(before)} before the defence and {number(after)} after"
+            text = (
+                f"The model's {name} is {number(before)} before the defence and {number(after)} "
+                f"after"
+            )
         else:
             after = before if math.isnan(after) else after
             text = f"The model's {name} is {number(after)}"
@@ -224,7 +231,7 @@ class Story:
             found.append(
                 KeyFigure(
                     "Images intact, bit for bit",
-                    *self._arrow([_count(value) for value in intact]),
+                    *self._arrow([count_text(value) for value in intact]),
                     floor=f"of {self.stolen:,} hidden",
                     bars=shares,
                 )
@@ -297,7 +304,7 @@ class Story:
         return self.stolen > 0 and self.attackers == 1
 
     def _count(self, share: float) -> str:
-        return _count(share * self.stolen) if self._counts else _percent(share)
+        return count_text(share * self.stolen) if self._counts else _percent(share)
 
     def _share(self, share: float) -> str:
         if not self._counts:
@@ -305,7 +312,7 @@ class Story:
         return self._many(share * self.stolen)
 
     def _many(self, images: float) -> str:
-        return f"{_count(images)} of {self.stolen:,}"
+        return f"{count_text(images)} of {self.stolen:,}"
 
     def _guess(self) -> str:
         chance = self._measured.chance
@@ -376,15 +383,9 @@ def _leaks(measured: Measurements, stage: str) -> bool:
     return measured.get(stage, IDENTIFIED, STRONGEST) is not None
 
 
-def _count(images: float) -> str:
-    """Return a number of images, a mean over seeds to one digit."""
-    rounded = round(images, 1)
-    return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
-
-
 def _percent(share: float) -> str:
     text = f"{100 * share:.2g}" if 0 < share < 0.1 else f"{100 * share:.0f}"
-    return f"{text} %"
+    return f"{text}\u00a0%"
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from experiments.report.measured import (
     UTILITIES,
     Measurements,
     Words,
+    count_text,
     metric_name,
     number,
     range_text,
@@ -41,6 +42,7 @@ class Cell:
     Args:
         text: for people.
         interval: the number and the ends of its interval; ``None`` for a text.
+        range: the ends for people; empty where there are none.
         bar: length of a bar in [0, 1], where it has one.
         mark: where on the bar its floor stands, in [0, 1].
         dot: place on a track in [0, 1], instead of a bar.
@@ -49,6 +51,7 @@ class Cell:
 
     text: str
     interval: Interval | None = None
+    range: str = ""
     bar: float | None = None
     mark: float | None = None
     dot: float | None = None
@@ -58,11 +61,6 @@ class Cell:
     def value(self) -> str:
         """The number, exactly; empty for a text."""
         return "" if self.interval is None else repr(self.interval.mean)
-
-    @property
-    def range(self) -> str:
-        """The ends of the interval; empty where there is none."""
-        return "" if self.interval is None else range_text(self.interval)
 
 
 @dataclass(frozen=True)
@@ -299,7 +297,7 @@ def layers_table(group: Group) -> Table | None:
     for name in names:
         mean = intervals[name].mean
         place = _on_track(mean, low, high) if math.isfinite(mean) and mean > 0 else None
-        cells = [Cell(number(mean, 4), intervals[name], dot=place)]
+        cells = [Cell(number(mean, 4), intervals[name], range_text(intervals[name]), dot=place)]
         if any(rates):
             own = [rate[name] for rate in rates if name in rate]
             cells.append(_plain(mean_interval(own) if own else None, "learning_rate"))
@@ -430,9 +428,10 @@ def frame(tables: Iterable[tuple[dict[str, str], Table]], exact: bool) -> "pd.Da
 
 
 def _columns(column: str, cell: Cell) -> dict[str, object]:
-    if cell.interval is None:
-        return {column: None if cell.text == "–" else cell.text}
     interval = cell.interval
+    if interval is None:
+        text = cell.text if cell.text not in ("", "–") else None
+        return {column: text, f"{column} low": None, f"{column} high": None}
     return {column: interval.mean, f"{column} low": interval.low, f"{column} high": interval.high}
 
 
@@ -493,14 +492,20 @@ def _before(measured: Measurements, metric: str) -> Interval | None:
 def _plain(found: Interval | None, metric: str = "") -> Cell:
     if found is None:
         return Cell("–")
+    said = _format_of(metric)
+    return Cell(said(found.mean), found, range_text(found, said))
+
+
+def _format_of(metric: str) -> Callable[[float], str]:
+    """Return how a metric's numbers are written."""
     if metric.endswith("_bytes") or metric.startswith("bytes_"):
-        return Cell(_size(found.mean), found)
+        return _size
     if metric in _COUNTED:
-        rounded = round(found.mean, 1)
-        return Cell(f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}", found)
+        return count_text
     if metric == "learning_rate":
-        return Cell(f"{found.mean:.2g}", found)
-    return Cell(number(found.mean, _DIGITS.get(metric, 3)), found)
+        return lambda value: f"{value:.2g}"
+    digits = _DIGITS.get(metric, 3)
+    return lambda value: number(value, digits)
 
 
 def _size(count: float) -> str:
@@ -515,7 +520,9 @@ def _barred(found: Interval | None, mark: float | None) -> Cell:
     if found is None or math.isnan(found.mean):
         return _plain(found)
     known = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
-    return Cell(number(found.mean), found, bar=min(1.0, max(0.0, found.mean)), mark=known)
+    return Cell(
+        number(found.mean), found, range_text(found), bar=min(1.0, max(0.0, found.mean)), mark=known
+    )
 
 
 def _single(value: float | None) -> Interval | None:
