@@ -79,13 +79,14 @@ def sweep(
         pool: AbstractContextManager[Workers] = nullcontext(Here(folder, root))
         if workers != 0:
             pool = ray_workers(folder, root, workers, ray_address, gpus_per_cell)
-        slots = 1
+        slots, ready = 1, began
         try:
             with pool as crew:
-                slots = crew.slots
+                slots, ready = crew.slots, time.time()
                 schedule.work_off(crew, progress)
         finally:
-            _note_session(result, schedule, slots, began)
+            if schedule.done:
+                _note_session(result, schedule, slots, began, ready)
     result.write()
     return result
 
@@ -324,8 +325,15 @@ def _unseen(job: Job) -> float:
     return seconds * (1 + rounds) if job.kind == "cell" else seconds
 
 
-def _note_session(result: SweepResult, schedule: Schedule, slots: int, began: float) -> None:
-    """Add to ``sweep.json`` how much of the time of how many cores was spent on jobs."""
+def _note_session(
+    result: SweepResult, schedule: Schedule, slots: int, began: float, ready: float
+) -> None:
+    """Add to ``sweep.json`` how much of the time of how many cores was spent on jobs.
+
+    ``efficiency`` is the jobs' wall time over that of all workers, with the start of Ray (which is
+    ``start_seconds``) and its end; ``cpu_efficiency`` the same of the CPU time that jobs got, which
+    is lower where other programs want the cores.
+    """
     path = result.out / "sweep.json"
     sessions = []
     if path.exists():
@@ -338,6 +346,7 @@ def _note_session(result: SweepResult, schedule: Schedule, slots: int, began: fl
         "workers": slots,
         "jobs": len(schedule.done),
         "wall_seconds": wall,
+        "start_seconds": ready - began,
         "job_seconds": busy,
         "job_cpu_seconds": computing,
         "efficiency": busy / (slots * wall),

@@ -14,6 +14,8 @@ from fl_sim.errors import FlSimError
 
 RETRIES = 3
 """How often a job is begun again whose process was killed."""
+_STARTS = 3
+"""How often Ray is started here: a busy machine may exceed its own patience of 30 seconds."""
 _OBJECT_STORE = 80 << 20
 """Bytes, about Ray's least: jobs hand each other files, not objects."""
 
@@ -157,7 +159,14 @@ def _start(workers: int | None, address: str | None, gpus: float) -> None:
     else:
         variables = {"OMP_NUM_THREADS": "1", "FL_SIM_CACHE": str(cache_folder())}
         arguments["runtime_env"] = {"env_vars": variables}
-    ray.init(**arguments)
+    for attempt in range(_STARTS):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception:
+            ray.shutdown()
+            if address is not None or attempt == _STARTS - 1:
+                raise
 
 
 def _slots(workers: int | None, gpus: float) -> int:
