@@ -1,4 +1,4 @@
-"""The command line: ``fl-sim demo``, ``run``, ``list``, ``extract``, ``codec``, ``gate``, ``audit``."""
+"""The command line: scenarios, extraction, codecs, the export gate and the auditor."""
 
 import os
 import sys
