@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """The command line, ``fl-sim``: every command is a function here or in a module beside this."""
-=======
-"""The command line: ``fl-sim demo``, ``run``, ``sweep``, ``report``, ``list``, and others."""
->>>>>>> report
 
 import os
 import sys

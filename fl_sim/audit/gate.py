@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_sim.artifact import Artifact, further_entries
 from fl_sim.carriers.dead import dead_weights
-from fl_sim.case import Choice
+from fl_sim.choice import Choice
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
 from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune

@@ -15,7 +15,8 @@ from clients.settings import HospitalSettings
 from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import Averaging
 from fl_sim.attacks.dec import Dec
-from fl_sim.case import Choice, open_case
+from fl_sim.case import open_case
+from fl_sim.choice import Choice
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.randomness import Stream

@@ -1,0 +1,284 @@
+"""The auditor: clean networks are called clean, and each kind of payload by its own evidence."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fl_sim.artifact import write_artifact
+from fl_sim.attacks.base import ATTACKS, Inside
+from fl_sim.audit.architecture import guess
+from fl_sim.audit.auditor import AuditReport, audit, audit_file
+from fl_sim.audit.bits import plane_statistics, rounded_to
+from fl_sim.audit.checkpoint import Checkpoint, read_checkpoint
+from fl_sim.audit.content import entropy, low_bits
+from fl_sim.audit.page import page, write_page
+from fl_sim.audit.probes import roughness
+from fl_sim.audit.values import lattice_peak, shared_values
+from fl_sim.carriers.base import CARRIERS
+from fl_sim.data.base import Split, Task
+from fl_sim.errors import FlSimError
+from fl_sim.models import build, state_of
+from fl_sim.models.base import ModelSpec
+from fl_sim.randomness import Stream
+from fl_sim.settings import parse
+from fl_sim.training import LocalTraining, TrainingSettings
+
+SPEC = ModelSpec(name="cnn", channels=3, size=12, classes=4)
+DEAD = ModelSpec(name="resnet18", channels=3, size=12, classes=4)
+State = dict[str, torch.Tensor]
+Data = tuple[Split, Split, Task]
+
+
+def _audit(state: State, reference: State | None = None, spec: ModelSpec = SPEC) -> AuditReport:
+    return audit(Checkpoint(state), spec, reference)
+
+
+def _carry(state: State, carrier: dict[str, Any], size: int, spec: ModelSpec = SPEC) -> State:
+    name = carrier.pop("name")
+    kind = CARRIERS.get(name)
+    random = np.random.default_rng(3)  # what encrypted content looks like
+    written: State = kind(parse(kind.Settings, carrier, ""), 7, spec).write(
+        state, random.integers(0, 256, size, np.uint8)
+    )
+    return written
+
+
+def _checks(report: AuditReport, level: str = "carries") -> set[str]:
+    return {finding.check for finding in report.findings if finding.level == level}
+
+
+def test_a_clean_network_is_clean_with_and_without_a_reference(
+    trained: tuple[State, State],
+) -> None:
+    before, after = trained
+    for reference in (None, before):
+        report = _audit(after, reference)
+        assert report.verdict == "clean", report.findings
+    assert _audit(before).verdict == "clean"
+
+
+@pytest.mark.parametrize(
+    ("carrier", "size", "check"),
+    [
+        ({"name": "sign"}, 9_000, "values"),
+        ({"name": "bit_plane"}, 25_000, "precision"),
+        ({"name": "bit_plane"}, 8_000, "bits"),
+        ({"name": "qim", "dither": False}, 9_000, "values"),
+        ({"name": "entries"}, 100, "entries"),
+        ({"name": "entries", "style": "plausible"}, 100, "entries"),
+    ],
+)
+def test_a_payload_is_found_by_what_it_leaves(
+    trained: tuple[State, State], carrier: dict[str, Any], size: int, check: str
+) -> None:
+    report = _audit(_carry(trained[1], dict(carrier), size))
+    assert report.verdict == "carries something"
+    assert check in _checks(report)
+
+
+def test_images_without_encryption_are_found_in_low_bits(trained: tuple[State, State]) -> None:
+    kind = CARRIERS.get("lsb")
+    carrier = kind(kind.Settings(), 7, SPEC)
+    pixels = np.repeat(np.arange(40, 80, dtype=np.uint8), 900)
+    assert "bits" in _checks(_audit(carrier.write(trained[1], pixels)))
+    file = np.frombuffer(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, np.uint8)
+    report = _audit(carrier.write(trained[1], file))
+    (finding,) = [f for f in report.findings if f.check == "content"]
+    assert "1 PNG" in finding.what
+
+
+def test_encrypted_low_bits_look_clean_and_the_report_says_so(
+    trained: tuple[State, State],
+) -> None:
+    before, after = trained
+    written = _carry(after, {"name": "lsb"}, 50_000)
+    report = _audit(written, before)
+    assert report.verdict == "clean"
+    assert "not that nothing is there" in report.as_dict()["limits"]
+    close = _audit(written, after)  # the state just before it was written is another matter
+    assert any("lowest 16 bits" in f.what for f in close.findings)
+
+
+@pytest.mark.parametrize("carrier", ["lsb", "qim", "spread_spectrum", "sign"])
+def test_anything_in_dead_weights_is_found_with_a_reference(carrier: str) -> None:
+    before = state_of(build(DEAD, seed=2))
+    after = {n: t * 0.98 if t.dim() >= 2 else t for n, t in before.items()}  # weight decay
+    written = _carry(after, {"name": carrier, "elements": "dead"}, 20_000, DEAD)
+    names = [n for n in before if n.startswith(("layer4.1", "fc", "conv1", "bn1"))]
+
+    def part(state: State) -> State:
+        return {n: state[n] for n in names}
+
+    assert "reference" not in _checks(_audit(part(after), part(before), DEAD))
+    assert "reference" in _checks(_audit(part(written), part(before), DEAD))
+
+
+def test_dead_weights_of_another_shape_are_found_without_a_reference() -> None:
+    state = state_of(build(DEAD, seed=2))
+    names = [n for n in state if n.startswith(("layer4.1.conv2", "fc"))]
+    clean = {n: state[n] for n in names}
+    assert "dead weights" not in _checks(_audit(clean, spec=DEAD))
+    weight = state["layer4.1.conv2.weight"]
+    flat = {**clean, "layer4.1.conv2.weight": torch.rand_like(weight) * weight.std() - 0.01}
+    assert "dead weights" in _checks(_audit(flat, spec=DEAD))
+
+
+def test_replaced_and_left_out_tensors_are_found_with_a_reference(
+    trained: tuple[State, State],
+) -> None:
+    before, after = trained
+    fresh = torch.randn(after["3.weight"].shape, generator=torch.Generator().manual_seed(0))
+    replaced = {**after, "3.weight": fresh * after["3.weight"].std()}
+    found = [f for f in _audit(replaced, before).findings if f.tensor == "3.weight"]
+    assert any("replaced" in f.what for f in found)
+    frozen = {**after, "3.weight": before["3.weight"]}
+    report = _audit(frozen, before)
+    assert report.verdict == "suspicious"
+    assert any("training left them out" in f.what for f in report.findings)
+
+
+def _attacked(name: str, data: Data, epochs: float, **settings: Any) -> State:
+    kind = ATTACKS.get(name)
+    attack = kind(parse(kind.Settings, {"images": 8, **settings}, "[attack]"))
+    images, _, task = data
+    stream = Stream(5, ("hospital", 0))
+    plan = attack.plan(Inside(images, task, SPEC, stream))
+    model = build(SPEC, seed=3)
+    training = TrainingSettings(epochs=epochs, batch_size=32)
+    attack.train(LocalTraining(model, SPEC, images, task, training, stream), plan)
+    return state_of(model)
+
+
+def test_the_transposed_pass_of_an_attacked_network_gives_itself_away(phantoms: Data) -> None:
+    state = _attacked("transpose", phantoms, 15)
+    assert "transpose probe" in _checks(_audit(state))
+
+
+def test_the_memory_backdoor_gives_itself_away(phantoms: Data) -> None:
+    state = _attacked("memory_backdoor", phantoms, 15, images=2)
+    assert "memory backdoor probe" in _checks(_audit(state))
+
+
+def test_a_second_head_is_unused_storage() -> None:
+    codec = {"name": "factorized", "N": 8, "M": 8}
+    spec = ModelSpec(name="two_headed", channels=3, size=16, classes=4, settings={"codec": codec})
+    report = _audit(state_of(build(spec)), spec=spec)
+    unused = [f.tensor for f in report.findings if f.check == "unused"]
+    assert report.verdict == "carries something"
+    assert any("g_s" in str(name) for name in unused)
+    assert not any("g_a" in str(name) for name in unused)
+
+
+def test_statistics_have_the_values_that_theory_gives() -> None:
+    random = np.random.default_rng(0)
+    words = random.standard_normal(200_000).astype(np.float32).view(np.uint32)
+    assert max(abs(score) for p in range(12) for score in plane_statistics(words, p)) < 5
+    constant = words | np.uint32(1)
+    assert plane_statistics(constant, 0)[0] == pytest.approx(200_000**0.5)
+    assert rounded_to(words) is None
+    half = random.standard_normal(5000).astype(np.float16).astype(np.float32)
+    assert rounded_to(half.view(np.uint32)) == 13
+    normal = random.standard_normal(100_000).astype(np.float32)
+    assert lattice_peak(normal)[0] < 25
+    steps = np.where(random.random(100_000) < 0.5, 0.03, 0.08) + np.round(normal / 0.1) * 0.1
+    ratio, step = lattice_peak(steps.astype(np.float32))
+    assert ratio > 100
+    assert 0.05 / step == pytest.approx(round(0.05 / step), abs=0.1)
+    assert shared_values(normal) == (0, 0.0)
+    assert shared_values(np.maximum(np.abs(normal), np.float32(0.2)))[0] == 1
+    assert entropy(np.arange(256, dtype=np.uint8)) == pytest.approx(8)
+    noise = torch.from_numpy(random.standard_normal((4, 1, 64, 64)))
+    assert roughness(noise) == pytest.approx(2 / np.pi**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_low_bits_are_what_the_carrier_wrote(depth: int) -> None:
+    kind = CARRIERS.get("lsb")
+    settings = parse(kind.Settings, {"bits": depth, "order": "sequential"}, "")
+    state = {"weight": torch.randn(64, 64)}
+    payload = np.random.default_rng(1).integers(0, 256, 512 * depth, np.uint8)
+    written = kind(settings, 0).write(state, payload)["weight"]
+    words = written.view(-1).numpy().view(np.uint32)
+    assert low_bits(words, depth)[: len(payload)] == payload.tobytes()
+
+
+def test_the_architecture_is_guessed_from_names_and_shapes(trained: tuple[State, State]) -> None:
+    found = guess({**trained[1], "payload": torch.zeros(4)})
+    assert found is not None
+    assert (found.spec.name, found.spec.classes, found.spec.channels) == ("cnn", 4, 3)
+    assert guess({"weight": torch.zeros(3, 3)}) is None
+
+
+def test_checkpoints_are_unwrapped(tmp_path: Path, trained: tuple[State, State]) -> None:
+    state = trained[1]
+    wrapped = {"module." + name: tensor for name, tensor in state.items()}
+    path = tmp_path / "last.pth"
+    torch.save({"epoch": 3, "model": {"state_dict": wrapped}, "optimizer": {"m": [wrapped]}}, path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.state.keys() == state.keys()
+    assert all(torch.equal(checkpoint.state[n], state[n]) for n in state)
+    assert any("'optimizer'" in f.what for f in checkpoint.findings)
+    plain = tmp_path / "plain.safetensors"
+    save_file(state, plain)
+    assert read_checkpoint(plain).spec is None
+    own = write_artifact(tmp_path / "own.safetensors", SPEC, state)
+    assert read_checkpoint(own).spec == SPEC
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return (print, ("this must never be printed",))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"weight": torch.zeros(2), "extra": _Runs()}, path)
+    with pytest.raises(FlSimError, match="would run code"):
+        read_checkpoint(path)
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(_Runs()))
+    with pytest.raises(FlSimError):
+        read_checkpoint(tmp_path / "old.pt")
+    assert "printed" not in capsys.readouterr().out
+    (tmp_path / "noise.pt").write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(FlSimError):
+        read_checkpoint(tmp_path / "noise.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(FlSimError, match="no state dictionary"):
+        read_checkpoint(tmp_path / "list.pt")
+    with pytest.raises(FlSimError, match="does not exist"):
+        read_checkpoint(tmp_path / "none.pt")
+
+
+def test_storage_around_tensors_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "view.pt"
+    torch.save({"weight": torch.zeros(1000)[:10]}, path)
+    findings = read_checkpoint(path).findings
+    assert [f.evidence["bytes"] for f in findings] == [3960]
+    torch.save({"weight": torch.zeros(10)}, path)
+    assert read_checkpoint(path).findings == ()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("view/notes.bin", b"x" * 50)
+        archive.comment = b"y" * 20
+    what = " ".join(f.what for f in read_checkpoint(path).findings)
+    assert "notes.bin" in what and "20 bytes" in what
+
+
+def test_the_page_escapes_what_a_file_names(tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>"
+    path = tmp_path / "odd.safetensors"
+    save_file({name: torch.zeros(2, 2), "1.weight": torch.ones(3)}, path)
+    report = audit_file(path)
+    text = page(report)
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "http" not in text
+    assert write_page(tmp_path / "page.html", report).read_text() == text
+    json.dumps(report.as_dict())
