@@ -91,7 +91,7 @@ def test_a_wrong_marker_is_one_sentence(results: Path, text: str, said: str) -> 
 
 def test_a_missing_file_or_column_is_one_sentence(results: Path) -> None:
     (results / "t.csv").write_text("defence,stage,ssim\nnone,release,0.5\n")
-    with pytest.raises(FlSimError, match="no column 'defense'. Did you mean 'defence'"):
+    with pytest.raises(FlSimError, match=r"no column 'defense'\. Did you mean 'defence'"):
         markdown("t", results)
     (results / "t.csv").unlink()
     with pytest.raises(FlSimError, match=r"t\.csv, which is not in"):
