@@ -23,7 +23,7 @@ export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup demo test check format constraints clean distclean
+.PHONY: help setup demo test check format tables constraints clean distclean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
@@ -44,6 +44,9 @@ check: setup ## Lint, formatting and types, changing nothing
 format: setup ## Format the code and mend what lint can mend
 	@$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+tables: setup ## Write the README's tables anew from experiments/results
+	@$(BIN)/python -m experiments.readme
 
 setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
 

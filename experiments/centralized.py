@@ -37,7 +37,7 @@ def train_and_attack(study: Study, weights: Path | None = None) -> State:
     """
     scenario, case = study.scenario, study.case
     attack = scenario.make_attack()
-    plan = _plan(study, attack)
+    plan = plan_attack(study, attack)
     if attack is not None and plan is not None:
         study.add_target(0, case.train, plan)
 
@@ -65,12 +65,13 @@ def train_network(study: Study, path: Path) -> None:
     Runs with the same training may start from it; see :func:`train_and_attack`.
     """
     attack = study.scenario.make_attack()
-    state, seconds = _train(study, attack, _plan(study, attack))
+    state, seconds = _train(study, attack, plan_attack(study, attack))
     write_atomically(_seconds_of(path), json.dumps({"seconds": seconds}).encode())
     write_artifact(path, study.case.spec, state)
 
 
-def _plan(study: Study, attack: Attack[Any] | None) -> Plan | None:
+def plan_attack(study: Study, attack: Attack[Any] | None) -> Plan | None:
+    """Return the attack's plan for the lake; of one hospital's images, as in a federation."""
     if attack is None:
         return None
     case, seed, share = study.case, study.scenario.seed, study.scenario.attacker.hospital

@@ -145,8 +145,9 @@ class GridStudy:
         long = pd.concat([result.table for result in results if _any_ended(result)])
         table = self.tabulate(long.reset_index(drop=True))
         write_table(out / f"{self.name}.csv", table)
-        origin = json.dumps(provenance(results), indent=2) + "\n"
-        write_atomically(out / f"{self.name}.json", origin.encode())
+        origin = provenance({r.out: [cell.name for cell in r.grid.cells] for r in results})
+        content = json.dumps({"study": self.name, **origin}, indent=2) + "\n"
+        write_atomically(out / f"{self.name}.json", content.encode())
         self.draw(out / f"{self.name}.png", table, self.title)
         if len(failed):
             raise FlSimError(
@@ -233,25 +234,28 @@ def split_label(frame: "pd.DataFrame", axis: str, names: Sequence[str]) -> "pd.D
     return rest
 
 
-def provenance(results: Iterable[SweepResult]) -> Values:
-    """Return where the numbers of sweeps come from, of all cells that have ended.
+def provenance(sweeps: Mapping[Path, Iterable[str]]) -> Values:
+    """Return where the numbers of sweeps come from, of those cells that have ended.
+
+    Args:
+        sweeps: names of cells by folder of the sweep.
 
     Returns:
         ``cells`` and ``seeds``; ``scenarios``, the first cell of each sweep as run; ``data``, the
         files with their checksums and whether they are the official ones; ``versions`` and
-        ``machines``; ``seconds`` of computing.
+        ``machines``; and ``cpu_seconds``.
     """
     runs: list[Values] = []
     scenarios, seconds = [], 0.0
-    for result in results:
-        folders = [result.out / "cells" / cell.name for cell in result.grid.cells]
+    for folder, cells in sweeps.items():
         known = [
-            json.loads((folder / "scenario.json").read_text(encoding="utf-8"))
-            for folder in folders
-            if (folder / "finished").exists()
+            json.loads((folder / "cells" / cell / "scenario.json").read_text(encoding="utf-8"))
+            for cell in cells
+            if (folder / "cells" / cell / "finished").exists()
         ]
+        for path in (folder / "jobs").glob("*.json"):
+            seconds += json.loads(path.read_text(encoding="utf-8"))["cpu"]
         scenarios += [known[0]["scenario"]] if known else []
-        seconds += float(result.seconds["cpu"].sum())
         runs += known
     return {
         "cells": len(runs),

@@ -3,7 +3,8 @@
 A thief wants a model, or images to train one on. So a fresh network is trained on what he took out,
 with the labels that he saw, and measured on real test images: on what was uploaded and what was
 released, each as the key gives it and restored; and beside these on the true images (ceiling), and
-on those with shuffled labels (floor). The usability test of Li et al. (MELBA 2025:032) for defences.
+on those with shuffled labels (floor). The usability test of Li et al. (MELBA 2025:032), for
+defences.
 
 Run ``python -m experiments.usability_test --help``.
 """

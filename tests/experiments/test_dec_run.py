@@ -145,11 +145,16 @@ def test_stolen_images_are_worth_training_on(tmp_path: Path) -> None:
     scenario = {**CENTRALIZED, "measure": {"scratch_epochs": 0, "usability_epochs": 3}}
     attack = {**CENTRALIZED["attack"], "images": 100}
     result = run({**scenario, "attack": attack}, tmp_path)
-    stolen, true = (
-        _value(result, "upload", f"auc_trained_on_{kind}") for kind in ("stolen", "originals")
+    stolen, raw, true, shuffled = (
+        _value(result, "upload", f"auc_trained_on_{kind}")
+        for kind in ("stolen", "stolen_raw", "originals", "shuffled")
     )
-    assert stolen == true  # lossless, so the very same images
+    assert stolen == raw == true  # lossless, so the very same images
     assert stolen > 0.5
+    assert shuffled != true
+    released = result.table.query("stage == 'release'")["metric"]
+    trained = {m for m in released if m.startswith("auc_trained_on_")}
+    assert trained == {"auc_trained_on_stolen", "auc_trained_on_stolen_raw"}
 
 
 def test_half_precision_cannot_enter_a_federation(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ PHANTOMS: dict[str, Any] = {
     "dataset": {"name": "phantoms", "size": 8, "train": 96, "validation": 40, "test": 40},
     "data": {"public_images": 9, "images": 16},
     "training": {"batch_size": 32, "epochs": 1},
-    "measure": {"scratch_epochs": 1},
+    "measure": {"scratch_epochs": 1, "columns": 1},
 }
 FEW = {"label": "LWLRD", "name": "lwlrd", "epochs": 1}
 ONE = (0,)
@@ -217,7 +217,7 @@ def test_architectures_have_a_row_a_network_and_defence(tmp_path: Path) -> None:
 
 
 def test_stolen_images_are_trained_on_before_and_after_raw_and_restored(tmp_path: Path) -> None:
-    base = {**PHANTOMS, "measure": {"scratch_epochs": 1, "usability_epochs": 2}}
+    base = {**PHANTOMS, "measure": {"scratch_epochs": 1, "usability_epochs": 2, "columns": 1}}
     grid = usability_test.grid("cnn", 12, 2, ONE, (usability_test.NONE, FEW), **base)
     frame = _run(usability_test.STUDY, grid, tmp_path)
     kinds = set(zip(frame["trained on"], frame["defended"], strict=True))

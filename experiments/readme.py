@@ -1,0 +1,365 @@
+"""The README's tables, generated from the tables of studies in ``experiments/results``.
+
+A table stands in the README between ``<!-- table: NAME -->`` and ``<!-- end -->``; :data:`TABLES`
+says which files, columns, headings and formats it has. ``python -m experiments.readme`` (or ``make
+tables``) writes them anew. Results come in with ``--take``, together with where they come from.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from experiments.grid_study import provenance, start
+from experiments.tables import to_markdown
+from fl_sim.artifact import write_atomically
+from fl_sim.errors import FlSimError, did_you_mean, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent / "results"
+Format = Literal["number", "precise", "count", "percent"]
+
+_BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
+_END = "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Args:
+        heading: in the README.
+        column: of the CSV; or a metric, of a sweep's summary.
+        format: ``"number"`` (two digits), ``"precise"`` (three), ``"count"`` or ``"percent"``.
+        stage: of the rows that it is taken from; all where not given.
+    """
+
+    heading: str
+    column: str
+    format: Format = "number"
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadmeTable:
+    """A table of the README: a row a group of the keys, means over what else differs (seeds).
+
+    Behind a mean of several seeds stands half of its interval where the CSV has one, else their
+    range.
+
+    Args:
+        files: CSVs in the folder of results, one below the other.
+        keys: headings by column of the CSV.
+        columns: the numbers.
+        where: values that rows must have, by column.
+        names: texts of keys that the README calls otherwise, up to a comma.
+    """
+
+    files: tuple[str, ...]
+    keys: Mapping[str, str]
+    columns: tuple[Column, ...]
+    where: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+_RELEASED = (
+    Column("SSIM, raw", "ssim raw"),
+    Column("SSIM, best", "ssim strongest"),
+    Column("found by correlation", "identification_correlation strongest"),
+    Column("AUC", "auc", "precise"),
+)
+_SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
+_FACTORS = {"factor": "what is changed", "value": "to"}
+
+TABLES: dict[str, ReadmeTable] = {
+    "adaptive": ReadmeTable(
+        ("adaptive_data_lake.csv", "adaptive_federated.csv"),
+        {"attacker": "attacker", "mode": "where"},
+        (
+            Column("intact at upload", "images_intact", "count", "upload"),
+            Column("intact at release", "images_intact", "count", "release"),
+            Column("bits wrong at release", "bit_error_rate", "percent", "release"),
+            Column("AUC at upload", "auc", "precise", "upload"),
+            Column("AUC at release", "auc", "precise", "release"),
+        ),
+        names={"late signs, LDPC": "signs of late weights, LDPC"},
+    ),
+    "dec_federated": ReadmeTable(
+        ("dec_federated.csv",),
+        {"series": "payload"},
+        (
+            Column("intact at upload", "images_intact", "count", "upload"),
+            Column("intact at release", "images_intact", "count", "release"),
+            Column("damaged", "images_damaged", "count", "release"),
+            Column("lost", "images_lost", "count", "release"),
+            Column("bits wrong", "bit_error_rate", "percent", "release"),
+            Column("SSIM, raw", "ssim", stage="release"),
+            Column("found by correlation", "identification_correlation", stage="release"),
+        ),
+        names={
+            "Z in low bits": "codes in the low bits",
+            "Z as entries": "codes as further entries",
+            "y in place of weights": "latents in place of late weights",
+            "y in frozen weights": "latents in frozen early weights",
+        },
+    ),
+    "defenses": ReadmeTable(
+        ("defenses.csv",),
+        {"attack": "attack", "defense": "defence"},
+        (
+            *(Column(c.heading, c.column, c.format, "release") for c in _RELEASED),
+            Column("intact", "images_intact", "count", "release"),
+            Column("AUC from scratch", "auc_floor_scratch", "precise", "release"),
+        ),
+    ),
+    "leaks_after_fine_tuning": ReadmeTable(
+        ("leaks_after_fine_tuning.csv",), {"defence": "defence"}, _RELEASED
+    ),
+    "paper_tables": ReadmeTable(
+        ("paper_tables.csv",),
+        {"dataset": "dataset", "attack": "attack", "defense": "defence"},
+        (
+            *_RELEASED[:2],
+            Column("SSIM published", "ssim published"),
+            Column("intact", "images_intact", "count"),
+            _RELEASED[3],
+            Column("AUC published", "auc published", "precise"),
+            _SCRATCH,
+        ),
+    ),
+    "federated_vs_centralized": ReadmeTable(
+        ("federated_vs_centralized.csv",),
+        {"where": "where", "partition": "images", "defense": "defence"},
+        (*_RELEASED, _SCRATCH),
+        {"stage": "release"},
+    ),
+    "lwlrd_ablation": ReadmeTable(("lwlrd_ablation.csv",), _FACTORS, (*_RELEASED, _SCRATCH)),
+    "held_out": ReadmeTable(
+        ("held_out.csv",),
+        {"defense": "defence", "held-out images": "held-out images"},
+        (*_RELEASED, _SCRATCH),
+    ),
+    "capacity": ReadmeTable(
+        ("capacity.csv",),
+        {"model": "model", "attack": "attack", "asked": "images", "defense": "defence"},
+        (
+            Column("hidden", "images", "count"),
+            *_RELEASED,
+            Column("intact", "images_intact", "count"),
+        ),
+        {"stage": "release"},
+    ),
+    "architectures": ReadmeTable(
+        ("architectures.csv",), {"model": "model", "defense": "defence"}, (*_RELEASED, _SCRATCH)
+    ),
+    "usability_test": ReadmeTable(
+        ("usability_test.csv",),
+        {"defense": "defence", "trained on": "trained on", "defended": "defended"},
+        (
+            Column("AUC", "auc", "precise"),
+            Column("their SSIM", "ssim"),
+            Column("AUC of the model", "auc of the model", "precise"),
+        ),
+    ),
+}
+
+
+def markdown(name: str, results: Path = RESULTS) -> str:
+    """Return one table of the README.
+
+    Args:
+        name: a key of :data:`TABLES`.
+        results: folder of the CSVs.
+
+    Raises:
+        FlSimError: if there is no such table, or a file or column of it is missing.
+    """
+    import pandas as pd
+
+    if name not in TABLES:
+        raise unknown_name("README table", name, TABLES)
+    table = TABLES[name]
+    frame = pd.concat([_read(results / file, table) for file in table.files], ignore_index=True)
+    for column, value in table.where.items():
+        frame = frame[frame[column] == value]
+    lines = []
+    for values, group in frame.groupby([*table.keys], sort=False, dropna=False):
+        texts = [_called(str(value), table.names) for value in values]
+        lines.append([*texts, *(_cell(group, column) for column in table.columns)])
+    headings = [*table.keys.values(), *(column.heading for column in table.columns)]
+    shown = pd.DataFrame(lines, columns=headings)
+    # What was not measured anywhere needs no column.
+    empty = [c for c in headings[len(table.keys) :] if (shown[c] == "").all()]
+    return to_markdown(shown.drop(columns=empty))
+
+
+def updated(text: str, results: Path = RESULTS) -> str:
+    """Return the README with its tables written anew.
+
+    Raises:
+        FlSimError: if a marker has no end or an unknown name, or a table cannot be made.
+    """
+    parts, position = [], 0
+    for marker in _BEGIN.finditer(text):
+        end = text.find(_END, marker.end())
+        following = _BEGIN.search(text, marker.end())
+        if end < 0 or (following is not None and following.start() < end):
+            raise FlSimError(
+                f"The README's table '{marker[1]}' has no end; put {_END} on the line below it."
+            )
+        parts += [text[position : marker.end()], markdown(marker[1], results)]
+        position = end
+    return "".join(parts) + text[position:]
+
+
+def take(folder: Path, name: str | None = None, results: Path = RESULTS) -> Path:
+    """Take the table of a finished study or sweep into the folder of results.
+
+    Args:
+        folder: of a study: its table, provenance and figure are copied; or of a sweep: its summary,
+            and the provenance of its cells.
+        name: of the files; that of the study where not given. A sweep needs one.
+        results: where they go.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        FlSimError: if the folder is neither.
+    """
+    if (folder / "grid.json").is_file() and (folder / "summary.csv").is_file():
+        if name is None:
+            raise FlSimError("A sweep's summary needs a name in the results; give --name.")
+        grid = json.loads((folder / "grid.json").read_text(encoding="utf-8"))
+        origin = provenance({folder: [cell["name"] for cell in grid["cells"]]})
+        text = json.dumps({"grid": grid["name"], **origin}, indent=2) + "\n"
+        write_atomically(results / f"{name}.json", text.encode())
+        table = (folder / "summary.csv").read_bytes()
+        return write_atomically(results / f"{name}.csv", table)
+    studies = [path for path in folder.glob("*.json") if path.with_suffix(".csv").is_file()]
+    if len(studies) != 1:
+        raise FlSimError(
+            f"{folder} is neither the folder of a finished study (NAME.csv with NAME.json) nor of "
+            f"a finished sweep (grid.json with summary.csv)."
+        )
+    for suffix in (".json", ".png", ".csv"):
+        source = studies[0].with_suffix(suffix)
+        if source.is_file():
+            target = results / f"{name or source.stem}{suffix}"
+            write_atomically(target, source.read_bytes())
+    return target
+
+
+def _read(path: Path, table: ReadmeTable) -> "pd.DataFrame":
+    """Read a CSV: a study's, or a sweep's summary, whose metrics become columns."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise FlSimError(
+            f"The README shows {path.name}, which is not in {path.parent}; bring it in with "
+            f"--take FOLDER."
+        )
+    # Keys are texts as they are: "none" is a name, and 0.30 stays 0.30.
+    frame = pd.read_csv(
+        path, dtype=dict.fromkeys(table.keys, str), keep_default_na=False, na_values=_numbers(table)
+    )
+    if {"metric", "mean", "low", "high"} <= set(frame.columns):
+        frame = _widened(frame)
+    staged = ["stage"] if any(column.stage for column in table.columns) else []
+    for column in [*table.keys, *table.where, *staged]:
+        if column not in frame.columns:
+            raise FlSimError(f"{path} has no column '{column}'.{did_you_mean(column, frame)}")
+    if not any(column.column in frame.columns for column in table.columns):
+        raise FlSimError(f"{path} has none of the columns that the README shows.")
+    if "round" in frame.columns:
+        frame = frame[frame["round"] == frame["round"].max()]
+    return frame
+
+
+def _called(text: str, names: Mapping[str, str]) -> str:
+    """Return what the README calls a text; what follows a comma is kept."""
+    for name, other in names.items():
+        if text == name or text.startswith(f"{name}, "):
+            return other + text.removeprefix(name)
+    return text
+
+
+def _numbers(table: ReadmeTable) -> dict[str, list[str]]:
+    """Return what counts as missing, by column: an empty text in a column of numbers."""
+    names = [c.column + end for c in table.columns for end in ("", " low", " high")]
+    return {name: ["", "nan"] for name in [*names, "mean", "low", "high"]}
+
+
+def _widened(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a sweep's summary with the columns ``<metric>``, ``<metric> low`` and ``... high``."""
+    import pandas as pd
+
+    keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in summary.to_dict("records"):
+        group = tuple(line[key] for key in keys)
+        row = rows.setdefault(group, dict(zip(keys, group, strict=True)))
+        metric = line["metric"]
+        row |= {metric: line["mean"], f"{metric} low": line["low"], f"{metric} high": line["high"]}
+    return pd.DataFrame(rows.values())
+
+
+def _cell(group: "pd.DataFrame", column: Column) -> str:
+    """Return the mean of a group's rows, with half of its interval or the range of several."""
+    rows = group if column.stage is None else group[group["stage"] == column.stage]
+    if column.column not in rows or rows[column.column].isna().all():
+        return ""
+    values = rows[column.column].dropna().astype(float)
+    mean, written = float(values.mean()), _text(column.format)
+    ends = [f"{column.column} low", f"{column.column} high"]
+    if set(ends) <= set(rows.columns):
+        low, high = (float(rows[end].mean()) for end in ends)
+        half = "" if math.isnan(low) or high == low else f" ±{written((high - low) / 2)}"
+        return written(mean) + half
+    shown = [written(float(end)) for end in (values.min(), values.max())]
+    return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
+
+
+def _text(kind: Format) -> Any:
+    def percent(value: float) -> str:
+        return f"{100 * value:.2g} %" if value else "0"
+
+    plain = {"number": "{:.2f}".format, "precise": "{:.3f}".format, "count": "{:.0f}".format}
+    return percent if kind == "percent" else plain[kind]
+
+
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 2 where tables differ.")
+    ] = False,
+    take_from: Annotated[
+        Path | None,
+        typer.Option("--take", help="Folder of a finished study or sweep whose table is taken in."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What it is called in the results.")] = None,
+) -> None:
+    """Write the README's tables anew from the results in the repository."""
+    console = Console()
+    if take_from is not None:
+        console.print(f"Taken: {take(take_from, name)}")
+    text = README.read_text(encoding="utf-8")
+    fresh = updated(text)
+    if check and fresh != text:
+        raise FlSimError("Tables in the README differ from experiments/results; run make tables.")
+    if fresh != text:
+        write_atomically(README, fresh.encode())
+    tables: Sequence[str] = _BEGIN.findall(fresh)
+    console.print(f"{len(tables)} tables in the README: {', '.join(tables)}")
+
+
+if __name__ == "__main__":
+    start(main)

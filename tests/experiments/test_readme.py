@@ -1,0 +1,140 @@
+"""The README's tables: they are what the results say, and results come in with their origin."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import readme
+from experiments.readme import RESULTS, TABLES, Column, ReadmeTable, markdown, take, updated
+from fl_sim.errors import FlSimError
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert "<!-- table: " in text
+    assert updated(text) == text, "run: make tables"
+
+
+def test_every_table_whose_files_are_there_can_be_made() -> None:
+    made = [n for n, t in TABLES.items() if all((RESULTS / file).is_file() for file in t.files)]
+    assert {"adaptive", "dec_federated"} <= set(made)
+    for name in made:
+        lines = markdown(name).splitlines()
+        assert len(lines) > 2
+        assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    table = ReadmeTable(
+        ("t.csv",),
+        {"defense": "defence"},
+        (Column("SSIM", "ssim", stage="release"), Column("wrong", "errors", "percent", "release")),
+        names={"lwlrd": "LWLRD"},
+    )
+    summary = ReadmeTable(("s.csv",), {"defense": "defence"}, (Column("AUC", "auc", "precise"),))
+    monkeypatch.setattr(readme, "TABLES", {"t": table, "s": summary})
+    (tmp_path / "t.csv").write_text(
+        "defense,seed,stage,ssim,errors\n"
+        "none,0,upload,0.9,\nnone,0,release,0.9,0\n"
+        "lwlrd,0,release,0.1,0.2\nlwlrd,1,release,0.3,0.2\n"
+        '"lwlrd, 10 epochs",0,release,,5e-6\n'
+    )
+    (tmp_path / "s.csv").write_text(
+        "defense,stage,metric,n,missing,mean,low,high\n"
+        "none,release,auc,3,0,0.9,0.88,0.92\nlwlrd,release,auc,1,0,0.85,,\n"
+        "lwlrd,release,ssim raw,1,0,0.2,,\n"
+    )
+    return tmp_path
+
+
+def test_numbers_are_means_with_their_range_and_names_the_readmes(results: Path) -> None:
+    assert markdown("t", results).splitlines() == [
+        "| defence | SSIM | wrong |",
+        "| --- | --- | --- |",
+        "| none | 0.90 | 0 |",
+        "| LWLRD | 0.20 (0.10-0.30) | 20 % |",
+        "| LWLRD, 10 epochs |  | 0.0005 % |",
+    ]
+
+
+def test_a_sweeps_summary_is_shown_with_half_of_its_interval(results: Path) -> None:
+    lines = markdown("s", results).splitlines()
+    assert lines[2:] == ["| none | 0.900 ±0.020 |", "| lwlrd | 0.850 |"]
+
+
+def test_only_what_is_between_markers_changes(results: Path) -> None:
+    text = (
+        "before\n<!-- table: t -->\nold\n<!-- end -->\nbetween\n<!-- table: s -->\n<!-- end -->\n"
+    )
+    fresh = updated(text, results)
+    assert fresh.startswith("before\n<!-- table: t -->\n| defence")
+    assert "old" not in fresh
+    assert "<!-- end -->\nbetween\n<!-- table: s -->\n| defence" in fresh
+    assert updated(fresh, results) == fresh
+    assert updated("no tables", results) == "no tables"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- table: u -->\n<!-- end -->", "no README table called 'u'"),
+        ("<!-- table: t -->\n", "'t' has no end"),
+        ("<!-- table: t -->\n<!-- table: s -->\n<!-- end -->", "'t' has no end"),
+    ],
+)
+def test_a_wrong_marker_is_one_sentence(results: Path, text: str, said: str) -> None:
+    with pytest.raises(FlSimError, match=said):
+        updated(text, results)
+
+
+def test_a_missing_file_or_column_is_one_sentence(results: Path) -> None:
+    (results / "t.csv").write_text("defence,stage,ssim\nnone,release,0.5\n")
+    with pytest.raises(FlSimError, match=r"no column 'defense'\. Did you mean 'defence'"):
+        markdown("t", results)
+    (results / "t.csv").unlink()
+    with pytest.raises(FlSimError, match=r"t\.csv, which is not in"):
+        markdown("t", results)
+
+
+def test_a_studys_table_is_taken_with_its_origin_and_figure(tmp_path: Path) -> None:
+    study, results = tmp_path / "study", tmp_path / "results"
+    study.mkdir()
+    for suffix in (".csv", ".json", ".png"):
+        (study / f"held_out{suffix}").write_text(suffix)
+    assert take(study, results=results) == results / "held_out.csv"
+    assert {path.name for path in results.iterdir()} == {
+        "held_out.csv",
+        "held_out.json",
+        "held_out.png",
+    }
+    (study / "held_out.json").unlink()
+    with pytest.raises(FlSimError, match="neither the folder of a finished study"):
+        take(study, results=results)
+
+
+def test_a_sweeps_summary_is_taken_with_the_origin_of_its_cells(tmp_path: Path) -> None:
+    folder, results = tmp_path / "sweep", tmp_path / "results"
+    for cell in ("a", "b", "open"):
+        place = folder / "cells" / cell
+        place.mkdir(parents=True)
+        content = {
+            "scenario": {"seed": 1 if cell == "b" else 0, "mode": "centralized"},
+            "data": [{"name": "dermamnist.npz", "sha256": "0", "official": False}],
+            "versions": {"torch": "2"},
+            "machine": {"cpus": 2},
+        }
+        (place / "scenario.json").write_text(json.dumps(content))
+        if cell != "open":
+            (place / "finished").touch()
+    cells = [{"name": cell} for cell in ("a", "b", "open")]
+    (folder / "grid.json").write_text(json.dumps({"name": "g", "cells": cells}))
+    (folder / "summary.csv").write_text("metric\n")
+    with pytest.raises(FlSimError, match="needs a name"):
+        take(folder, results=results)
+    assert take(folder, "defenses", results) == results / "defenses.csv"
+    origin = json.loads((results / "defenses.json").read_text())
+    assert (origin["cells"], origin["seeds"], origin["grid"]) == (2, [0, 1], "g")
+    assert [file["name"] for file in origin["data"]] == ["dermamnist.npz"]
+    assert origin["machines"] == [{"cpus": 2}]
