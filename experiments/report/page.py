@@ -524,18 +524,10 @@ def _provenance(runs: Sequence[Run]) -> list[Table]:
     files = {}
     for run in runs:
         for file in _dicts(run, "data"):
-<<<<<<< HEAD
-            official = {True: "the published file", False: "not the published file"}
-            note = official.get(file.get("official"), "")  # type: ignore[arg-type]
-            files[f"{file.get('name')}"] = f"SHA-256 {file.get('sha256')}" + (
-                f"; {note}" if note else ""
-            )
-=======
             text = f"SHA-256 {file.get('sha256')}"
             if isinstance(file.get("official"), bool):
                 text += "; the published file" if file["official"] else "; not the published file"
             files[str(file.get("name"))] = text
->>>>>>> report
     tables = [_text_table("data", "Data files", "File", files.items())] if files else []
     for key, caption in (("versions", "Versions"), ("machine", "Machine")):
         merged: dict[str, list[str]] = {}

@@ -252,15 +252,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
             found[dotted] = ", ".join(map(str, value)) or "none"
         else:
-<<<<<<< HEAD
-            found[dotted] = (
-                {None: "none", True: "yes", False: "no"}.get(value, str(value))
-                if (value is None or isinstance(value, bool))
-                else str(value)
-            )
-=======
             found[dotted] = _said(value)
->>>>>>> report
     return found
 
 

@@ -180,11 +180,7 @@ class Story:
             return []
         wrong = self._measured.mean(stage, "bit_error_rate")
         bits = "" if math.isnan(wrong) else f"; {_percent(wrong)} of the payload's bits are wrong"
-<<<<<<< HEAD
-        intact, damaged, lost = (_count(count) for count in counts)
-=======
         intact, damaged, lost = (count_text(count) for count in counts)
->>>>>>> report
         return [
             f"Of the hidden images {intact} are intact, {damaged} damaged and {lost} lost{bits}."
         ]
