@@ -42,6 +42,8 @@ def run_centralized(study: Study) -> None:
             report = train(lake) if attack is None else attack.train(lake, plan)
         trained = state_of(model)
         study.record_values(0, "upload", seconds=report.seconds)
+        if report.dp_epsilon is not None:
+            study.record_values(0, "upload", dp_epsilon=report.dp_epsilon)
         if attack is not None:
             embedding = attack.embed(trained, case.spec, plan)
             if embedding.values:

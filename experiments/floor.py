@@ -21,14 +21,14 @@ from fl_sim.training import LocalTraining, train
 def scratch_floor(study: Study) -> dict[str, float]:
     """Return utility metrics of a fresh network trained on the held-out set.
 
-    It is trained as the scenario trains, for ``[measure] scratch_epochs`` passes over the held-out
-    set; an empty dictionary where that is 0.
+    It is trained as the scenario trains (but not privately, as defences are not), for ``[measure]
+    scratch_epochs`` passes over the held-out set; an empty dictionary where that is 0.
     """
     scenario = study.scenario
     if scenario.measure.scratch_epochs == 0:
         return {}
     training = scenario.training.model_copy(
-        update={"epochs": float(scenario.measure.scratch_epochs)}
+        update={"epochs": float(scenario.measure.scratch_epochs), "dp": None}
     )
     ingredients = {
         "case": scenario.case.model_dump(mode="json"),
