@@ -59,7 +59,8 @@ class LocalResult:
         state: every entry of the trained network's state dictionary, on the CPU.
         metrics: ``num-examples`` (training images of the hospital), ``seconds``, ``steps``,
             ``images`` (seen in training), ``attacked`` (1 or 0), ``loss-<name>``, the last value of
-            each loss, and ``attack-<name>``, what the attack says of its payload.
+            each loss, ``dp-epsilon`` after private training, and ``attack-<name>``, what the attack
+            says of its payload.
     """
 
     state: dict[str, torch.Tensor]
@@ -254,6 +255,8 @@ def _metrics(
         "images": report.images,
         "attacked": int(settings.attacks_in(hospital, server_round)),
     }
+    if report.dp_epsilon is not None:
+        metrics["dp-epsilon"] = report.dp_epsilon
     for name, curve in report.losses.items():
         if curve:
             metrics[f"loss-{name}"] = float(curve[-1])

@@ -46,8 +46,8 @@ def train_and_attack(study: Study, weights: Path | None = None) -> State:
         study.results.keep(lambda row: row["stage"] != "release")
         return before
     study.results.drop_rounds(0)
-    trained, seconds = _train(study, attack, plan) if weights is None else _read(study, weights)
-    study.record_values(0, "upload", seconds=seconds)
+    trained, said = _train(study, attack, plan) if weights is None else _read(study, weights)
+    study.record_values(0, "upload", **said)
     if attack is not None and plan is not None:
         embedding = attack.embed(trained, case.spec, plan)
         if embedding.values:
@@ -65,8 +65,8 @@ def train_network(study: Study, path: Path) -> None:
     Runs with the same training may start from it; see :func:`train_and_attack`.
     """
     attack = study.scenario.make_attack()
-    state, seconds = _train(study, attack, plan_attack(study, attack))
-    write_atomically(_seconds_of(path), json.dumps({"seconds": seconds}).encode())
+    state, said = _train(study, attack, plan_attack(study, attack))
+    write_atomically(_said_of(path), json.dumps(said).encode())
     write_artifact(path, study.case.spec, state)
 
 
@@ -88,8 +88,10 @@ def _inside(study: Study, data: Split, stream: Stream) -> Inside:
     return Inside(data, case.task, case.spec, stream, study.data_root, study.progress)
 
 
-def _train(study: Study, attack: Attack[Any] | None, plan: Plan | None) -> tuple[State, float]:
-    """Return the trained network, before anything is written into it, and the seconds it took."""
+def _train(
+    study: Study, attack: Attack[Any] | None, plan: Plan | None
+) -> tuple[State, dict[str, float]]:
+    """Return the trained network, before anything is written into it, and what it cost."""
     model = study.initial_model()
     lake = LocalTraining(
         model=model,
@@ -102,18 +104,21 @@ def _train(study: Study, attack: Attack[Any] | None, plan: Plan | None) -> tuple
     )
     with study.threads():
         report = train(lake) if attack is None or plan is None else attack.train(lake, plan)
-    return state_of(model), report.seconds
+    said = {"seconds": report.seconds}
+    if report.dp_epsilon is not None:
+        said["dp_epsilon"] = report.dp_epsilon
+    return state_of(model), said
 
 
-def _read(study: Study, path: Path) -> tuple[State, float]:
+def _read(study: Study, path: Path) -> tuple[State, dict[str, float]]:
     """Return a network as :func:`_train` does; its file need not have the entries' order."""
     model = study.initial_model()
     model.load_state_dict(read_artifact(path).state)
-    seconds = json.loads(_seconds_of(path).read_text(encoding="utf-8"))["seconds"]
-    return state_of(model), float(seconds)
+    said = json.loads(_said_of(path).read_text(encoding="utf-8"))
+    return state_of(model), {str(name): float(value) for name, value in said.items()}
 
 
-def _seconds_of(path: Path) -> Path:
+def _said_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 

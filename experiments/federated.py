@@ -92,6 +92,7 @@ class _Rounds:
         self._uploads: dict[int | None, State] = {}
         self._said: dict[int, dict[str, float]] = {}
         self._seconds: list[float] = []
+        self._epsilons: list[float] = []
         self._checkpoint = study.out / "checkpoint.safetensors"
 
     def upload(
@@ -99,6 +100,8 @@ class _Rounds:
     ) -> None:
         """Keep an attacker's upload for measuring."""
         self._seconds.append(float(metrics["seconds"]))
+        if "dp-epsilon" in metrics:
+            self._epsilons.append(float(metrics["dp-epsilon"]))
         if hospital in self._attackers and self._measured(server_round):
             self._uploads[hospital] = state
             if metrics["attacked"]:
@@ -117,6 +120,8 @@ class _Rounds:
             seconds=sum(self._seconds) / len(self._seconds),
             hospitals=float(len(self._seconds)),
         )
+        if self._epsilons:  # of the hospital that has spent most
+            self._study.record_values(server_round, "upload", dp_epsilon=max(self._epsilons))
         if self._uploads:
             self._study.record(server_round, "upload", self._uploads, senders=self._said)
             said = [[Measured("-", m, v) for m, v in s.items()] for s in self._said.values()]
@@ -124,7 +129,7 @@ class _Rounds:
             self._study.record_values(server_round, "upload", **means)
         if self._measured(server_round):
             self._study.record(server_round, "aggregate", {None: state})
-        self._uploads, self._said, self._seconds = {}, {}, []
+        self._uploads, self._said, self._seconds, self._epsilons = {}, {}, [], []
 
     def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
         """Measure what is broadcast next, or exported, and make the round durable."""

@@ -64,7 +64,8 @@ def digest_of(ingredients: dict[str, Any]) -> str:
 
 def _training(scenario: Scenario) -> TrainingSettings:
     epochs = float(scenario.measure.scratch_epochs)
-    return scenario.training.model_copy(update={"epochs": epochs})
+    # Not privately, as defences are not either.
+    return scenario.training.model_copy(update={"epochs": epochs, "dp": None})
 
 
 def _train_from_scratch(study: Study) -> dict[str, float]:

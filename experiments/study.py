@@ -44,6 +44,7 @@ from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
 from fl_sim.metrics.utility import utility
 from fl_sim.models import build, state_of
+from fl_sim.privacy import check_private
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, derive_seed
 from fl_sim.rehearsal import Outside, rehearse
@@ -101,6 +102,8 @@ class Study:
         self.data_root = data_root
         self.progress = progress
         self.case: Case = open_case(scenario.case, data_root, progress)
+        if scenario.training.dp is not None:
+            check_private(build(self.case.spec), self.case.spec)
         self._claim_folder()
         self.results = Results(
             out / "results.csv",

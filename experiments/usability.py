@@ -54,7 +54,7 @@ def usability(study: "Study", images: torch.Tensor, labels: torch.Tensor) -> dic
             data=stolen,
             task=case.task,
             settings=scenario.training.model_copy(
-                update={"epochs": float(scenario.measure.usability_epochs)}
+                update={"epochs": float(scenario.measure.usability_epochs), "dp": None}
             ),
             stream=Stream(scenario.seed, ("usability",)),
             progress=study.progress,

@@ -1,6 +1,6 @@
 """Settings: pydantic models that refuse unknown keys, for every component and for scenarios."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -52,10 +52,12 @@ def explain(error: ValidationError, settings: type[BaseModel], where: str) -> st
 def _valid_keys(settings: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         field = settings.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = field.annotation if field else None
+        kinds = (annotation, *get_args(annotation))  # the second of a table that may be left out
+        tables = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not tables:
             return []
-        settings = inner
+        settings = tables[0]
     return list(settings.model_fields)
 
 

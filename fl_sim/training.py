@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from fl_sim.data.base import Split, Task, predicted_masks
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from fl_sim.privacy import DpSettings, PrivateGradients, check_private, poisson_batches
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.settings import Settings
@@ -50,10 +52,13 @@ class TrainingSettings(StepSettings):
     Args:
         epochs: passes over the local images (centralized), or passes in each round (federated).
         learning_rate: of the task.
+        dp: differentially private training (DP-SGD), if any: its noise, or the epsilon to choose it
+            for. Each image's gradient is computed by itself, which takes several times longer.
     """
 
     epochs: float = Field(8.0, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
+    dp: DpSettings | None = None
 
     def steps(self, images: int) -> int:
         """Number of optimizer steps for ``images`` local images, at least one."""
@@ -62,12 +67,22 @@ class TrainingSettings(StepSettings):
 
 @dataclass
 class TrainReport:
-    """What training did: steps, images seen, seconds, and loss curves by name."""
+    """What training did.
+
+    Args:
+        steps: taken.
+        images: seen.
+        seconds: wall time.
+        losses: curves by name.
+        dp_epsilon: of differentially private training: what the task's steps have spent from the
+            start of the whole run to the end of this training.
+    """
 
     steps: int = 0
     images: int = 0
     seconds: float = 0.0
     losses: dict[str, list[float]] = field(default_factory=dict)
+    dp_epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,38 @@ def task_step(
     return float(value.detach())
 
 
+def private_step(
+    model: nn.Module,
+    data: Split,
+    indices: NDArray[np.int64],
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    gradients: PrivateGradients,
+    *,
+    flip: NDArray[np.bool_] | None = None,
+    add_gradient: Callable[[], None] | None = None,
+) -> float:
+    """Take one optimizer step on the task with private gradients; see :func:`task_step`.
+
+    What ``add_gradient`` adds is neither clipped nor noised.
+    """
+    device = next(model.parameters()).device
+    flipped = dict(zip(indices.tolist(), flip, strict=True)) if flip is not None else {}
+
+    def loss_of(index: int) -> torch.Tensor:
+        pixels, labels = data.batch(slice(index, index + 1))
+        if flipped.get(index):
+            pixels = pixels.flip(-1)
+            labels = labels.flip(-1) if task.is_segmentation else labels
+        return task.loss(model(normalized(pixels.to(device))), labels.to(device))
+
+    value = gradients.fill(indices, loss_of)
+    if add_gradient is not None:
+        add_gradient()
+    optimizer.step()
+    return value
+
+
 @dataclass(frozen=True)
 class Window:
     """Which part of the whole training a call is, so that schedules can follow it across rounds.
@@ -197,6 +244,10 @@ class Window:
 
     start: float = 0.0
     end: float = 1.0
+
+    def steps_by(self, position: float, steps: int) -> int:
+        """Return how many steps the run has by a position in it, if this part has ``steps``."""
+        return round(steps * position / (self.end - self.start))
 
 
 WHOLE_RUN = Window()
@@ -254,7 +305,8 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
         hooks: an attack's part; honest training has none.
 
     Raises:
-        FlSimError: if there are no images, or a loss is no longer finite.
+        FlSimError: if there are no images, a loss is no longer finite, or the network cannot be
+            trained privately and is to be.
     """
     if len(run.data) == 0:
         raise FlSimError("There are no images to train on.")
@@ -262,6 +314,9 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
     settings, steps = run.settings, run.settings.steps(len(run.data))
     generator = run.stream.numpy("batches")
     batches = batch_indices(len(run.data), settings.batch_size, generator)
+    private = _private_gradients(run, steps)
+    if private is not None:
+        batches = poisson_batches(len(run.data), private.rate, generator)
     optimizer = make_optimizer(run.model.parameters(), settings, settings.learning_rate)
     report = TrainReport(steps=steps)
 
@@ -277,7 +332,8 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
             indices = next(batches)
             flip = generator.random(len(indices)) < 0.5 if settings.flip else None
             hooks.before_step(step / steps, optimizer)
-            loss = task_step(
+            step_of = task_step if private is None else partial(private_step, gradients=private)
+            loss = step_of(
                 run.model, run.data, indices, run.task, optimizer,
                 flip=flip, add_gradient=add_gradient,
             )  # fmt: skip
@@ -287,8 +343,25 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
             for name, value in losses.items():
                 report.losses.setdefault(name, []).append(value)
             run.progress.step(" ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+    if private is not None:
+        report.dp_epsilon = private.epsilon(run.window.steps_by(run.window.end, steps))
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _private_gradients(run: LocalTraining, steps: int) -> PrivateGradients | None:
+    dp = run.settings.dp
+    if dp is None:
+        return None
+    check_private(run.model, run.spec)
+    return PrivateGradients(
+        run.model.parameters(),
+        dp,
+        images=len(run.data),
+        batch_size=run.settings.batch_size,
+        steps=run.window.steps_by(1, steps),
+        generator=run.stream.torch_generator("private noise"),
+    )
 
 
 def _refuse_divergence(

@@ -3,16 +3,18 @@
 from torch import nn
 
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
+from fl_sim.models.norms import NormSettings, norm_layer
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """Build three convolutions with batch norm, two of stride 2, and two linear layers."""
+    """Build three convolutions with normalisation, two of stride 2, and two linear layers."""
     side = -(-spec.size // 4)
+    norm = norm_layer(spec)
 
     def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [
             nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
+            norm(outputs),
             nn.ReLU(),
         ]
 
@@ -28,4 +30,6 @@ def build(spec: ModelSpec) -> nn.Module:
     )
 
 
-MODELS.register("cnn", "a small CNN, 0.46 million parameters at 28 px")(ModelEntry(build))
+MODELS.register("cnn", "a small CNN, 0.46 million parameters at 28 px")(
+    ModelEntry(build, settings=NormSettings)
+)
