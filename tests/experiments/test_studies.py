@@ -18,13 +18,13 @@ from experiments import (
     usability_test,
 )
 from experiments.grid import Grid
-from experiments.grid_study import GridStudy, How, Values, dec, transpose
+from experiments.grid_study import NONE, GridStudy, How, Values, dec, transpose
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import Grouping
 
 PHANTOMS: dict[str, Any] = {
-    "dataset": {"name": "phantoms", "size": 8, "train": 96, "validation": 40, "test": 40},
-    "data": {"public_images": 9, "images": 16},
+    "dataset": {"name": "phantoms", "size": 8, "train": 60, "validation": 24, "test": 30},
+    "data": {"public_images": 6, "images": 16},
     "training": {"batch_size": 32, "epochs": 1},
     "measure": {"scratch_epochs": 1, "columns": 1},
 }
@@ -107,7 +107,7 @@ def test_the_lake_steals_from_the_hospital_that_the_federation_attacks() -> None
 
 
 def test_the_paper_tables_have_published_numbers_beside_ours(tmp_path: Path) -> None:
-    defenses = (paper_tables.NONE, FEW)
+    defenses = (NONE, FEW)
     grid = paper_tables.grid(
         CASE, (transpose(3), dec(2)), defenses, **{**PHANTOMS, "training": {"epochs": 1}}
     )
@@ -116,7 +116,7 @@ def test_the_paper_tables_have_published_numbers_beside_ours(tmp_path: Path) -> 
     frame = _run(paper_tables.STUDY, grid, tmp_path)
     assert len(frame) == 4
     keyed = frame.set_index(["attack", "defense"])
-    published = keyed.loc[("Transpose, 3", "LWLRD")]
+    published: Any = keyed.loc[("Transpose, 3", "LWLRD")]
     assert (published["ssim published"], published["auc published"]) == (0.115, 0.878)
     assert published["published in"] == "arXiv 2509.00027"
     others = keyed.drop(index=("Transpose, 3", "LWLRD"))
@@ -180,8 +180,8 @@ def test_the_ablation_has_a_row_a_variant(tmp_path: Path) -> None:
 
 
 def test_sizes_of_the_held_out_set_share_the_attacked_model(tmp_path: Path) -> None:
-    base = {**PHANTOMS, "data": {"public_images": 9}}
-    grid = held_out.grid("cnn", 3, ONE, (8, 16), (held_out.NONE, FEW), **base)
+    base = {**PHANTOMS, "data": {"public_images": 6}}
+    grid = held_out.grid("cnn", 3, ONE, (8, 16), (NONE, FEW), **base)
     frame = _run(held_out.STUDY, grid, tmp_path)
     assert list(frame["held-out images"]) == [8, 16, 8, 16]
     undefended = frame[frame["defense"] == "none"]
@@ -195,12 +195,12 @@ def test_sizes_of_the_held_out_set_share_the_attacked_model(tmp_path: Path) -> N
 
 def test_capacity_counts_what_was_hidden(tmp_path: Path) -> None:
     grid = capacity.grid(("cnn",), (3,), (2, "fit"), ONE, **PHANTOMS)
-    grid["grid"]["defense"] = [capacity.NONE, FEW]
+    grid["grid"]["defense"] = [NONE, FEW]
     frame = _run(capacity.STUDY, grid, tmp_path)
     released = frame[frame["stage"] == "release"]
     fitting = released[released["asked"] == "fit"].set_index("defense")
-    assert (fitting["images"] == 87).all()  # all there are, less nine public ones
-    assert fitting.loc["none", "images_intact"] == 87
+    assert (fitting["images"] == 54).all()  # all there are, less six public ones
+    assert fitting.loc["none", "images_intact"] == 54
     assert fitting.loc["LWLRD", "images_intact"] == 0
     assert list(released[released["attack"] == "Transpose"]["images"]) == [3, 3]
 
@@ -218,7 +218,7 @@ def test_architectures_have_a_row_a_network_and_defence(tmp_path: Path) -> None:
 
 def test_stolen_images_are_trained_on_before_and_after_raw_and_restored(tmp_path: Path) -> None:
     base = {**PHANTOMS, "measure": {"scratch_epochs": 1, "usability_epochs": 2, "columns": 1}}
-    grid = usability_test.grid("cnn", 12, 2, ONE, (usability_test.NONE, FEW), **base)
+    grid = usability_test.grid("cnn", 12, 2, ONE, (NONE, FEW), **base)
     frame = _run(usability_test.STUDY, grid, tmp_path)
     kinds = set(zip(frame["trained on"], frame["defended"], strict=True))
     assert kinds == {
@@ -235,10 +235,10 @@ def test_stolen_images_are_trained_on_before_and_after_raw_and_restored(tmp_path
 
 
 def test_a_study_with_failed_cells_says_so_and_keeps_the_others(tmp_path: Path) -> None:
-    many = {"label": "DEC, 80", "name": "dec", "images": 88, "codec": "png"}
+    many = {"label": "DEC, 60", "name": "dec", "images": 60, "codec": "png"}
     grid = capacity.grid(("cnn",), (3,), (), ONE, **PHANTOMS)
     grid["grid"]["attack"].append(many)
-    with pytest.raises(FlSimError, match="88"):
+    with pytest.raises(FlSimError, match="60"):
         capacity.STUDY.run({"cells": grid}, tmp_path, How(workers=0))
     frame = pd.read_csv(tmp_path / "capacity.csv")
     assert set(frame["attack"]) == {"Transpose"}
