@@ -1,6 +1,6 @@
 """The README's tables, generated from the tables of studies in ``experiments/results``.
 
-A table stands in the README between ``<!-- table: NAME -->`` and ``<!-- end -->``; :data:`TABLES`
+A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and ``<!-- end -->``; :data:`TABLES`
 says which files, columns, headings and formats it has. ``python -m experiments.readme`` (or ``make
 tables``) writes them anew. Results come in with ``--take``, together with where they come from.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
+PAGES = (README, RESULTS / "README.md")
 Format = Literal["number", "precise", "count", "percent"]
 
 _BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
@@ -114,11 +115,17 @@ TABLES: dict[str, ReadmeTable] = {
     ),
     "defenses": ReadmeTable(
         ("defenses.csv",),
-        {"attack": "attack", "defense": "defence"},
+        {"defense": "defence"},
         (
-            *(Column(c.heading, c.column, c.format, "release") for c in _RELEASED),
-            Column("intact", "images_intact", "count", "release"),
-            Column("AUC from scratch", "auc_floor_scratch", "precise", "release"),
+            Column("SSIM, raw", "Transpose: ssim raw"),
+            Column("SSIM, best", "Transpose: ssim strongest"),
+            Column("found", "Transpose: identification_correlation strongest"),
+            Column("AUC", "Transpose: auc", "precise"),
+            Column("lattices", "DEC in three places: images_intact[lattices]", "count"),
+            Column("dead", "DEC in three places: images_intact[dead]", "count"),
+            Column("low bits", "DEC in three places: images_intact[low]", "count"),
+            Column("AUC of that model", "DEC in three places: auc", "precise"),
+            Column("seconds", "Transpose: seconds", "count"),
         ),
     ),
     "leaks_after_fine_tuning": ReadmeTable(
@@ -351,14 +358,15 @@ def main(
     console = Console()
     if take_from is not None:
         console.print(f"Taken: {take(take_from, name)}")
-    text = README.read_text(encoding="utf-8")
-    fresh = updated(text)
-    if check and fresh != text:
-        raise FlSimError("Tables in the README differ from experiments/results; run make tables.")
-    if fresh != text:
-        write_atomically(README, fresh.encode())
-    tables: Sequence[str] = _BEGIN.findall(fresh)
-    console.print(f"{len(tables)} tables in the README: {', '.join(tables)}")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = updated(text)
+        if check and fresh != text:
+            raise FlSimError(f"Tables in {page} differ from experiments/results; run make tables.")
+        if fresh != text:
+            write_atomically(page, fresh.encode())
+        tables: Sequence[str] = _BEGIN.findall(fresh)
+        console.print(f"{page}: {', '.join(tables) or 'no tables'}")
 
 
 if __name__ == "__main__":

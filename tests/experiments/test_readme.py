@@ -11,9 +11,10 @@ from fl_sim.errors import FlSimError
 
 
 def test_the_readme_says_what_the_results_say() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert "<!-- table: " in text
-    assert updated(text) == text, "run: make tables"
+    for page in readme.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "<!-- table: " in text
+        assert updated(text) == text, "run: make tables"
 
 
 def test_every_table_whose_files_are_there_can_be_made() -> None:
