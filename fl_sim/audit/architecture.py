@@ -7,10 +7,10 @@ import torch
 
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
-from fl_sim.models.base import MODELS, ModelSpec
+from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
 
 State = dict[str, torch.Tensor]
-SIZES = (28, 8, 16, 32, 64, 128, 224)
+SIZES = (28, 8, 12, 16, 24, 32, 48, 64, 96, 128, 224)
 """Image sides that are tried; the first that fits is taken where shapes do not tell."""
 
 _SUFFICIENT = 0.6
@@ -62,6 +62,8 @@ def _candidates(state: State) -> Iterator[ModelSpec]:
         # Of several that fit one class count is right: the output's, which is the last as a rule.
         classes = list(dict.fromkeys(int(s[0]) for s in reversed(shapes) if s[0] <= 1000))[:2]
         for stem in model.stems:
+            if not _names_fit(entry.name, stem, task, state):
+                continue
             for side in SIZES:
                 for count in classes:
                     for channel in sorted(channels, reverse=True):
@@ -71,14 +73,24 @@ def _candidates(state: State) -> Iterator[ModelSpec]:
                         )  # fmt: skip
 
 
+def _names_fit(model: str, stem: Stem, task: TaskFamily, state: State) -> bool:
+    """Whether most names of a network are there, whatever the shapes: building is slow."""
+    side = max(64, MODELS.get(model).min_sizes[stem])
+    spec = ModelSpec(name=model, channels=3, size=side, classes=2, stem=stem, task=task)
+    try:
+        with torch.device("meta"):
+            names = build(spec).state_dict().keys()
+    except (FlSimError, RuntimeError, NotImplementedError, ValueError):
+        return False
+    return len(names & state.keys()) >= _SUFFICIENT * len(names)
+
+
 def _share(spec: ModelSpec, state: State) -> float | None:
     """Return the share of a network's entries that a state has; shapes only, nothing is drawn."""
     try:
         with torch.device("meta"):
             own = build(spec).state_dict()
     except (FlSimError, RuntimeError, NotImplementedError, ValueError):
-        return None
-    if own.keys().isdisjoint(state):
         return None
     fitting = sum(name in state and state[name].shape == t.shape for name, t in own.items())
     return fitting / len(own)

@@ -26,6 +26,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 _MODEL = "fl_sim.model"
 _LONG_HEADER = 4096
+_RUNS_CODE = ("Unsupported global", "Unsupported class", "unsupported GLOBAL", "GLOBAL")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _read_torch(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+        if any(words in str(error) for words in _RUNS_CODE):
             raise FlSimError(
                 f"The checkpoint {path} would run code when it is loaded, so it was not: ask its "
                 f"makers for the state dictionary alone, as safetensors."
@@ -114,8 +115,8 @@ def _state_inside(content: Any) -> tuple[State, dict[str, Any]]:
         return {}, {}
     for key in INSIDE:
         inner = content.get(key)
-        if isinstance(inner, Mapping) and _tensors(inner):
-            deeper, beside = _state_inside(inner)
+        deeper, beside = _state_inside(inner)
+        if deeper:
             outside = {str(k): v for k, v in content.items() if k != key}
             return deeper, outside | beside
     tensors = _tensors(content)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.subject import Finding, Subject
+from fl_sim.audit.subject import Finding, Level, Subject
 
 SIGNATURES = {
     "PNG": b"\x89PNG\r\n\x1a\n",
@@ -45,7 +45,8 @@ def check_content(subject: Subject) -> list[Finding]:
                 findings.append(
                     Finding("content", "carries", f"Signatures of files in {where}: {words}.", name)
                 )
-        if not tensor.is_floating_point() and tensor.numel() >= 256:
+        known = name in subject.own or tensor.is_floating_point()
+        if not known and tensor.numel() >= 256:
             findings.append(_whole(name, tensor))
     return findings
 
@@ -85,4 +86,5 @@ def _whole(name: str, tensor: torch.Tensor) -> Finding:
     bits = entropy(content)
     kind = "text, plain pixels or code" if bits < _LOW_ENTROPY else "compressed or encrypted"
     what = f"An entry of {tensor.numel()} integers, whose bytes look like {kind} content."
-    return Finding("content", "suspicious", what, name, {"entropy, bits a byte": bits})
+    level: Level = "suspicious" if bits >= _LOW_ENTROPY or tensor.element_size() == 1 else "note"
+    return Finding("content", level, what, name, {"entropy, bits a byte": bits})

@@ -18,6 +18,8 @@ MOST_UNCHANGED = 0.9
 image switches on stay as they are."""
 
 _FEWEST_ALIKE = 256
+_FEWEST_GROWN = 0.01
+_ROUNDING = 1e-4  # of a million steps of decay, each rounded to 24 bits
 _ONLY_LOW = 0.999
 _LOW_PLANES = 18
 
@@ -68,33 +70,38 @@ def _dead(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor
     mask = subject.dead.get(name)
     if mask is None:
         return []
-    old, new = before.float()[mask].double(), after.float()[mask].double()
-    size = float(old.square().sum())
-    scale = float((old * new).sum()) / size if size else 1.0
-    # Decay multiplies all alike; rounding is relative to each element, at each of many steps.
-    off = (new - scale * old).abs() > 1e-3 * (scale * old).abs() + 1e-12
-    share = float(off.double().mean())
-    low = ~unchanged(before, after)[mask]
-    written = float(low.double().mean())
-    evidence = {"changed": written, "changed by more than 0.1 %": share, "scaled by": scale}
-    if _written_to(old, new, off, scale):
-        what = f"{max(share, written):.1%} of its dead weights were changed, which no image can do."
-    elif 0 < written < 1 and abs(scale - 1) < 1e-4:
-        what = f"{written:.1%} of its dead weights were changed in low bits, and the others not."
-    else:
+    scale, share = written_dead(before[mask], after[mask])
+    if not share:
         return []
+    what = f"{share:.1%} of its dead weights were changed, which no image can do."
+    evidence = {"changed": share, "others scaled by": scale}
     return [Finding("reference", "carries", what, name, evidence)]
 
 
-def _written_to(old: torch.Tensor, new: torch.Tensor, off: torch.Tensor, scale: float) -> bool:
-    """Whether dead weights changed otherwise than by decay.
+def written_dead(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
+    """Return how training scaled dead weights, and the share that was changed otherwise.
 
-    Without decay the scale stays 1 and any change is too much; Adam's moves each towards zero.
+    Without weight decay, they stay as they are; SGD's scales them all alike; Adam's moves each
+    towards zero by about as much, so of these only such as grew or turned are counted.
+
+    Args:
+        before: dead weights of one tensor, ``[n]``.
+        after: the same ones later.
     """
-    if bool(off.any()) and scale > 0.999:
-        return True
-    grown = (new.abs() > old.abs() * (1 + 1e-6) + 1e-3 * old.abs().median()) & off
-    return bool(grown.double().mean() > 0.001)
+    old, new = before.float().double(), after.float().double()
+    known = old != 0
+    scale = float((new[known] / old[known]).median()) if known.any() else 1.0
+    off = (new - scale * old).abs() > _ROUNDING * (scale * old).abs()
+    if scale == 1:
+        off = ~unchanged(before, after)
+    share = float(off.double().mean())
+    if share < 0.5:
+        return scale, share
+    typical = 0.1 * float(old.abs().median())
+    grown = new.abs() > old.abs() + typical
+    turned = (new * old < 0) & (new.abs() > typical)
+    share = float((grown | turned).double().mean())
+    return scale, share if share > _FEWEST_GROWN else 0.0
 
 
 def _live(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor) -> list[Finding]:

@@ -18,10 +18,14 @@ from fl_sim.audit.auditor import AuditReport, audit, audit_file
 from fl_sim.audit.bits import plane_statistics, rounded_to
 from fl_sim.audit.checkpoint import Checkpoint, read_checkpoint
 from fl_sim.audit.content import entropy, low_bits
+from fl_sim.audit.dead import check_dead
 from fl_sim.audit.page import page, write_page
 from fl_sim.audit.probes import roughness
+from fl_sim.audit.reference import check_reference, written_dead
+from fl_sim.audit.subject import Subject
 from fl_sim.audit.values import lattice_peak, shared_values
 from fl_sim.carriers.base import CARRIERS
+from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
@@ -68,7 +72,7 @@ def test_a_clean_network_is_clean_with_and_without_a_reference(
     ("carrier", "size", "check"),
     [
         ({"name": "sign"}, 9_000, "values"),
-        ({"name": "bit_plane"}, 25_000, "precision"),
+        ({"name": "bit_plane"}, 48_800, "precision"),
         ({"name": "bit_plane"}, 8_000, "bits"),
         ({"name": "qim", "dither": False}, 9_000, "values"),
         ({"name": "entries"}, 100, "entries"),
@@ -107,27 +111,31 @@ def test_encrypted_low_bits_look_clean_and_the_report_says_so(
 
 
 @pytest.mark.parametrize("carrier", ["lsb", "qim", "spread_spectrum", "sign"])
-def test_anything_in_dead_weights_is_found_with_a_reference(carrier: str) -> None:
+@pytest.mark.parametrize("decay", [1.0, 0.98])
+def test_anything_in_dead_weights_is_found_with_a_reference(carrier: str, decay: float) -> None:
+    name = "layer4.1.conv2.weight"
     before = state_of(build(DEAD, seed=2))
-    after = {n: t * 0.98 if t.dim() >= 2 else t for n, t in before.items()}  # weight decay
-    written = _carry(after, {"name": carrier, "elements": "dead"}, 20_000, DEAD)
-    names = [n for n in before if n.startswith(("layer4.1", "fc", "conv1", "bn1"))]
-
-    def part(state: State) -> State:
-        return {n: state[n] for n in names}
-
-    assert "reference" not in _checks(_audit(part(after), part(before), DEAD))
-    assert "reference" in _checks(_audit(part(written), part(before), DEAD))
+    after = {n: t * decay for n, t in before.items() if n == name}
+    kind = CARRIERS.get(carrier)
+    places = parse(kind.Settings, {"elements": "dead", "tensors": [name]}, "")
+    payload = np.random.default_rng(3).integers(0, 256, 2000, np.uint8)
+    written = kind(places, 7, DEAD).write(after, payload)
+    mask = dead_weights(DEAD)[name]
+    assert written_dead(before[name][mask], after[name][mask])[1] == 0
+    assert written_dead(before[name][mask], written[name][mask])[1] > 0
+    findings = check_reference(Subject(written, DEAD, True, before))
+    assert any("dead weights" in f.what for f in findings)
 
 
 def test_dead_weights_of_another_shape_are_found_without_a_reference() -> None:
-    state = state_of(build(DEAD, seed=2))
-    names = [n for n in state if n.startswith(("layer4.1.conv2", "fc"))]
-    clean = {n: state[n] for n in names}
-    assert "dead weights" not in _checks(_audit(clean, spec=DEAD))
-    weight = state["layer4.1.conv2.weight"]
-    flat = {**clean, "layer4.1.conv2.weight": torch.rand_like(weight) * weight.std() - 0.01}
-    assert "dead weights" in _checks(_audit(flat, spec=DEAD))
+    name = "layer4.1.conv2.weight"
+    weight = state_of(build(DEAD, seed=2))[name]
+    assert check_dead(Subject({name: weight * 0.9}, DEAD)) == []
+    flat = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    (found,) = check_dead(Subject({name: flat * weight.std()}, DEAD))
+    assert "not distributed" in found.what
+    (found,) = check_dead(Subject({name: weight * 1.2}, DEAD))
+    assert "larger" in found.what
 
 
 def test_replaced_and_left_out_tensors_are_found_with_a_reference(
