@@ -76,7 +76,7 @@ def sheets_of_group(group: Group, count: int) -> list[Sheet]:
         count: images, the first ones.
     """
     pictures, words = group.first.pictures, Words(group)
-    if "original" not in pictures:
+    if "original" not in pictures or count < 1:
         return []
     rows = [("Original", "", "original")]
     for stage in STAGES:
@@ -103,7 +103,7 @@ def sheets_of_groups(groups: Sequence[Group], count: int) -> list[Sheet]:
         count: images, the first ones.
     """
     families: list[list[Group]] = []
-    for group in groups:
+    for group in groups if count > 0 else ():
         if "original" not in group.first.pictures:
             continue
         for family in families:

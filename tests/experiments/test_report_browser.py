@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser_kit import Browser, find_chromium
 from safetensors.torch import save_file
 
 from experiments.report import write_report
 from fl_sim.results import COLUMNS
-from tests.experiments.browser import Browser, find_chromium
 
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(
