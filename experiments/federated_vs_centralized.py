@@ -47,15 +47,20 @@ AVERAGES: dict[str, Values] = {
     "FedProx": {"name": "fedprox", "proximal_mu": 0.1},
 }
 LAKE = "data lake"
+SMALL: Values = {
+    "data": {"train_images": 2000, "images": 500, "test_images": 1000},
+    "measure": {"every": 4},
+}
+"""With so few images a hospital takes few steps; the attack takes four on each."""
 
 
 def grid(
     model: Any = "cnn",
-    images: int = 32,
+    attack: Values | None = None,
     hospitals: int = 4,
     rounds: int = 8,
     seeds: Sequence[int] = (0, 1, 2),
-    distillation_steps: int = 150,
+    distillation_steps: int = 60,
     partitions: Sequence[str] = tuple(PARTITIONS),
     averages: Sequence[str] = tuple(AVERAGES),
     **base: Any,
@@ -64,7 +69,7 @@ def grid(
 
     Args:
         model: of the scenario.
-        images: stolen.
+        attack: by default Transpose on 32 images.
         hospitals: that the images are dealt out to; the first one's are stolen.
         rounds: of a federation, one epoch each; the lake is trained for as many epochs.
         seeds: of everything.
@@ -72,6 +77,7 @@ def grid(
         partitions, averages: names in :data:`PARTITIONS` and :data:`AVERAGES`.
         base: further keys of every scenario.
     """
+    stolen = settings_of(transpose(32, memory_steps=4)) if attack is None else attack
     variants: list[Values] = []
     for partition in partitions:
         share = {"hospitals": hospitals, "number": 0, **PARTITIONS[partition]}
@@ -89,7 +95,7 @@ def grid(
     distillation = {"name": "consistent_distillation", "steps": distillation_steps}
     return {
         "seeds": list(seeds),
-        "scenario": {**SKIN, "model": model, "attack": settings_of(transpose(images)), **base},
+        "scenario": {**SKIN, "model": model, "attack": stolen, **base},
         "grid": {
             "variant": variants,
             "defense": [NONE, LWLRD, {"label": "consistent distillation", **distillation}],
@@ -125,7 +131,10 @@ def main(
     changes: Changes = None,
 ) -> None:
     """Steal the same skin images from a data lake and from one hospital of a federation."""
-    cells = grid("resnet18", 64, seeds=range(5), distillation_steps=600) if full else grid()
+    cells = grid(**SMALL)
+    if full:
+        attack = settings_of(transpose(64))
+        cells = grid("resnet18", attack, seeds=range(5), distillation_steps=600)
     how = How(data_root, workers, gpus_per_cell, changes or ())
     STUDY.command({"cells": cells}, out, how)
 

@@ -284,7 +284,8 @@ def _read(path: Path, table: ReadmeTable) -> "pd.DataFrame":
     staged = ["stage"] if any(column.stage for column in table.columns) else []
     for column in [*table.keys, *table.where, *staged]:
         if column not in frame.columns:
-            raise FlSimError(f"{path} has no column '{column}'.{did_you_mean(column, frame)}")
+            known = [str(name) for name in frame.columns]
+            raise FlSimError(f"{path} has no column '{column}'.{did_you_mean(column, known)}")
     if not any(column.column in frame.columns for column in table.columns):
         raise FlSimError(f"{path} has none of the columns that the README shows.")
     if "round" in frame.columns:

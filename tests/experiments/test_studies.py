@@ -63,8 +63,8 @@ GRIDS: dict[str, Values] = {
             "MIMIC-CXR", {"name": "mimic_cxr"}, {"name": "densenet121"}, {"epochs": 6.5}, ONE
         )
     ),
-    "federated": federated_vs_centralized.grid(),
-    "federated, full": federated_vs_centralized.grid("resnet18", 64, seeds=range(5)),
+    "federated": federated_vs_centralized.grid(**federated_vs_centralized.SMALL),
+    "federated, full": federated_vs_centralized.grid("resnet18", seeds=range(5)),
     "ablation": lwlrd_ablation.grid(),
     "held out": held_out.grid(),
     "capacity": capacity.grid(),
@@ -152,8 +152,8 @@ def _long_table(auc: dict[int, float]) -> pd.DataFrame:
 
 def test_a_federation_is_compared_with_a_lake(tmp_path: Path) -> None:
     grid = federated_vs_centralized.grid(
-        images=3, hospitals=2, rounds=1, seeds=ONE, distillation_steps=2,
-        partitions=("IID",), averages=("FedAvg",), **PHANTOMS,
+        attack={"name": "transpose", "images": 3}, hospitals=2, rounds=1, seeds=ONE,
+        distillation_steps=2, partitions=("IID",), averages=("FedAvg",), **PHANTOMS,
     )  # fmt: skip
     frame = _run(federated_vs_centralized.STUDY, grid, tmp_path)
     stages = frame.groupby(["where", "defense"])["stage"].agg(list)
