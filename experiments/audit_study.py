@@ -156,7 +156,8 @@ def study(
     import pandas as pd
 
     path = out / "audit_models.csv"
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in known]
     done = {row["cell"] for row in rows}
     workshop = _Workshop(data_root)
     left = [cell for cell in chosen if cell.name not in done]

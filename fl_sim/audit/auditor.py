@@ -214,7 +214,7 @@ def spec_from(
         raise FlSimError(f"There is no stem '{stem}'. Valid names: default, small.")
     spec = ModelSpec(
         name=model, channels=channels, size=size, classes=classes,
-        stem=stem, task=tasks[0],  # type: ignore[arg-type]
+        stem=stem, task=tasks[0],
     )  # fmt: skip
     check(spec)
     return spec

@@ -129,7 +129,7 @@ def _low_bits_only(
     if planes > _LOW_PLANES or np.mean(changed < 2**planes) < _ONLY_LOW:
         return []
     what = f"{len(old)} weights differ from the reference, and only in their lowest {planes} bits."
-    evidence = {"changed": len(old), "planes": planes}
+    evidence = {"changed": float(len(old)), "planes": float(planes)}
     return [Finding("reference", "carries", what, name, evidence)]
 
 

@@ -101,15 +101,10 @@ class Canonical(Carrier[Any]):
         return self._inner.read(self._sorted(state), count, like)
 
     def read_soft(
-        self,
-        state: State,
-        count: int | None = None,
-        like: State | None = None,
-        reference: State | None = None,
+        self, state: State, count: int | None = None, like: State | None = None
     ) -> NDArray[np.float32]:
         """Read bytes with how sure each bit is; see :meth:`Carrier.read_soft`."""
-        known = None if reference is None else self._sorted(reference)
-        return self._inner.read_soft(self._sorted(state), count, like, known)
+        return self._inner.read_soft(self._sorted(state), count, like)
 
     def places(self, state: State, count: int) -> dict[str, torch.Tensor]:
         """Return which elements are used, where the state has them."""
@@ -120,6 +115,10 @@ class Canonical(Carrier[Any]):
     def errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
         """Return how wrong a payload's places became; see :meth:`Carrier.errors`."""
         return self._inner.errors(self._sorted(sent), self._sorted(arrived), length)
+
+    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
+        """Return how wrong each bit of a weight became; see :meth:`Carrier.plane_errors`."""
+        return self._inner.plane_errors(self._sorted(sent), self._sorted(arrived), length)
 
     def _sorted(self, state: State) -> State:
         return self._arranged(state, self._orders(state))
