@@ -116,7 +116,7 @@ class Canonical(Carrier[Any]):
         """Return how wrong a payload's places became; see :meth:`Carrier.errors`."""
         return self._inner.errors(self._sorted(sent), self._sorted(arrived), length)
 
-    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, float]:
+    def plane_errors(self, sent: State, arrived: State, length: int) -> dict[str, dict[int, float]]:
         """Return how wrong each bit of a weight became; see :meth:`Carrier.plane_errors`."""
         return self._inner.plane_errors(self._sorted(sent), self._sorted(arrived), length)
 
