@@ -1,8 +1,9 @@
 """The README's tables, generated from the tables of studies in ``experiments/results``.
 
-A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and ``<!-- end -->``; :data:`TABLES`
-says which files, columns, headings and formats it has. ``python -m experiments.readme`` (or ``make
-tables``) writes them anew. Results come in with ``--take``, together with where they come from.
+A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and
+``<!-- end -->``; :data:`TABLES` says which files, columns, headings and formats it has. ``python -m
+experiments.readme`` (or ``make tables``) writes them anew. Results come in with ``--take``, together
+with where they come from.
 """
 
 import json
