@@ -2,8 +2,8 @@
 
 A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and
 ``<!-- end -->``; :data:`TABLES` says which files, columns, headings and formats it has. ``python -m
-experiments.readme`` (or ``make tables``) writes them anew. Results come in with ``--take``, together
-with where they come from.
+experiments.readme`` (or ``make tables``) writes them anew. Results come in with ``--take``, with
+where they come from.
 """
 
 import json

@@ -9,10 +9,10 @@ import copy
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.distilling import divergence
 from fl_sim.defenses.finetuning import FineTuningHooks
 from fl_sim.defenses.retraining import retrain
 from fl_sim.defenses.scratch import RetrainingSettings
@@ -56,31 +56,5 @@ class _Teaching(FineTuningHooks):
         share = self._settings.soft
         with torch.no_grad():
             answers = self._teacher(images)
-        soft = soft_loss(logits, answers, self._settings.temperature, self._task.multi_label)
+        soft = divergence(logits, answers, self._task, self._settings.temperature)
         return share * soft + (1 - share) * self._task.loss(logits, labels)
-
-
-def soft_loss(
-    logits: torch.Tensor, answers: torch.Tensor, temperature: float, multi_label: bool
-) -> torch.Tensor:
-    """Return how far a student's softened answers are from its teacher's.
-
-    The Kullback-Leibler divergence from teacher to student, over classes or, for a multi-label
-    task, of each label, times the squared temperature, so that the gradient's size does not depend
-    on it; the mean over images, and over labels or pixels.
-
-    Args:
-        logits: the student's, ``[n, outputs]`` or ``[n, outputs, height, width]``.
-        answers: the teacher's logits, of the same shape.
-        temperature: divides both.
-        multi_label: whether each output is a label by itself.
-    """
-    student, teacher = logits / temperature, answers / temperature
-    if multi_label:  # as two classes, of which one has the logit 0
-        student, teacher = (
-            torch.stack([x, torch.zeros_like(x)], dim=1) for x in (student, teacher)
-        )
-    divergence = functional.kl_div(
-        student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True
-    )
-    return divergence.sum(1).mean() * temperature**2

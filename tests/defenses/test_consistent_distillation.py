@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
@@ -39,6 +40,16 @@ def test_divergence_is_that_of_softened_distributions() -> None:
     several = Task(MULTI_LABEL, ("a", "b", "c"))
     wanted = kl_divergence(Bernoulli(logits=teacher / 2), Bernoulli(logits=student / 2)).mean()
     torch.testing.assert_close(divergence(student, teacher, several, 2.0), 4 * wanted)
+
+
+def test_divergence_of_labels_is_their_cross_entropy_less_the_teachers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 4, generator=generator)
+    target, cross = teacher.sigmoid(), binary_cross_entropy_with_logits
+    wanted = cross(student, target) - cross(teacher, target)
+    several = Task(MULTI_LABEL, ("a", "b", "c", "d"))
+    torch.testing.assert_close(divergence(student, teacher, several, 1.0), wanted)
+    assert divergence(teacher, teacher, TASK, 2.0).abs() < 1e-6
 
 
 def test_divergence_of_a_segmentation_is_a_mean_over_pixels() -> None:

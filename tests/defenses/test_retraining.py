@@ -3,9 +3,7 @@
 import pytest
 import torch
 from defense_kit import SPEC, TASK, apply, cleaned, release_of
-from torch.nn import functional
 
-from fl_sim.defenses.distillation import soft_loss
 from fl_sim.defenses.fine_pruning import accuracy
 from fl_sim.defenses.retraining import replace_weights
 from fl_sim.errors import FlSimError
@@ -55,25 +53,6 @@ def test_the_student_learns_what_only_the_teacher_knows() -> None:
     wrong = release.held_out.subset(range(40))  # type: ignore[arg-type]
     wrong = type(wrong)(wrong.images, (wrong.labels + 1) % 3)
     assert accuracy(release.model, wrong, TASK) > 0.8
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4)])
-def test_the_soft_loss_is_the_divergence_of_softened_classes(shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(shape, generator=generator) for _ in range(2))
-    p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
-    by_hand = 4 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(soft_loss(student, teacher, 2.0, False), by_hand)
-    assert soft_loss(teacher, teacher, 2.0, False).abs() < 1e-6
-
-
-def test_the_soft_loss_of_labels_is_their_cross_entropy_less_the_teachers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn((6, 4), generator=generator) for _ in range(2))
-    target = teacher.sigmoid()
-    cross = functional.binary_cross_entropy_with_logits
-    by_hand = cross(student, target) - cross(teacher, target)
-    torch.testing.assert_close(soft_loss(student, teacher, 1.0, True), by_hand)
 
 
 @pytest.mark.parametrize("name", ["scratch", "distillation"])
