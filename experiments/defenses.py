@@ -89,6 +89,9 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     best = pareto_front(frame[FOUND].to_numpy(), frame[AUC].to_numpy())
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     panel = figure.subplots()
+    # Names stand beside the panel, in the order of their points, where none covers another.
+    ranks = frame[AUC].rank(method="first").to_numpy() - 1
+    heights = (ranks + 0.5) / len(frame)
     for number, row in enumerate(frame.to_dict("records")):
         panel.errorbar(
             row[FOUND], row[AUC], fmt="o" if best[number] else ".", markersize=8, capsize=2,
@@ -96,8 +99,10 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
             elinewidth=0.6, color="C2" if best[number] else "0.4",
         )  # fmt: skip
         panel.annotate(
-            str(row["defense"]), (row[FOUND], row[AUC]), xytext=(7, 3), fontsize=7,
-            textcoords="offset points", weight="bold" if best[number] else "normal",
+            str(row["defense"]), (row[FOUND], row[AUC]), fontsize=7, va="center",
+            xytext=(1.08, heights[number]), textcoords=("axes fraction", "axes fraction"),
+            weight="bold" if best[number] else "normal",
+            arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
     if "auc_floor_scratch" in frame:
         floor = float(frame["auc_floor_scratch"].mean())
@@ -105,7 +110,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
         panel.annotate("from scratch on the held-out images", (0.5, floor), fontsize=7, color="C3")
     panel.set_xlabel("share of memorised images identified in what left (best extraction)")
     panel.set_ylabel("AUC, 95 % interval over seeds")
-    panel.set_xlim(-0.03, 1.2)
+    panel.set_xlim(-0.03, 1.03)
     panel.set_title(title, fontsize=10)
     panel.grid(alpha=0.3)
     FigureCanvasAgg(figure)
