@@ -95,6 +95,19 @@ TABLES: dict[str, ReadmeTable] = {
         ),
         names={"late signs, LDPC": "signs of late weights, LDPC"},
     ),
+    "aggregations": ReadmeTable(
+        ("aggregations.csv",),
+        {"mode": "aggregation", "variant": "attackers"},
+        (
+            Column("intact at release", "images_intact", "count"),
+            Column("bytes a round", "bytes_a_round", "count"),
+            Column("bytes in the run", "bytes_of_run", "count"),
+            Column("bits wrong", "bit_error_rate", "percent"),
+            Column("AUC", "auc", "precise"),
+        ),
+        {"stage": "release", "attacker": "fine lattices in dead weights"},
+        {"alone": "one", "nan": "one", "": "one"},
+    ),
     "dec_federated": ReadmeTable(
         ("dec_federated.csv",),
         {"series": "payload"},

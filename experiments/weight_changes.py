@@ -119,7 +119,8 @@ def draw_bit_planes(path: Path, frame: Any) -> Path:
         panel.set_xlabel("bit of the mantissa")
         panel.set_title(defense, fontsize=9)
         for row, unchanged in enumerate(mean["unchanged"]):
-            panel.text(0, row, f"{unchanged:.0%} same", color="white", fontsize=6, va="center")
+            colour = "white" if unchanged > 0.5 else "black"
+            panel.text(0, row, f"{unchanged:.0%} same", color=colour, fontsize=6, va="center")
     figure.colorbar(image, ax=list(panels), label="share of weights in which the bit changed")
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
