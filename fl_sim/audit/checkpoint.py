@@ -26,7 +26,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 _MODEL = "fl_sim.model"
 _LONG_HEADER = 4096
-_RUNS_CODE = ("Unsupported global", "Unsupported class", "unsupported GLOBAL", "GLOBAL")
+_RUNS_CODE = ("GLOBAL", "unrecognized function", "allowlisted")  # in torch's messages
 
 
 @dataclass(frozen=True)
