@@ -122,6 +122,12 @@ TABLES: dict[str, ReadmeTable] = {
             "normclipping": "norm clipping",
         },
     ),
+    "confirm_defenses": ReadmeTable(
+        ("confirm_defenses.csv",),
+        {"variant": "data, attack", "defense": "defence"},
+        (*_RELEASED, Column("AUC from scratch", "auc_floor_scratch", "precise")),
+        {"stage": "release"},
+    ),
     "dec_federated": ReadmeTable(
         ("dec_federated.csv",),
         {"series": "payload"},
