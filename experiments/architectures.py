@@ -18,18 +18,10 @@ from experiments.grid_study import (
     NONE,
     SKIN,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     settings_of,
-    start,
     transpose,
 )
 from fl_sim.models.graph import Grouping
@@ -103,22 +95,13 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 STUDY = GridStudy("architectures", "Networks, and how LWLRD counts their layers", tabulate, draw)
 
 
-def main(
-    out: Out = Path("runs/architectures"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Memorise skin images in four networks and clean each in several ways."""
-    few = settings_of(transpose(16, batch_size=16))
-    cells = grid(attack=few, distillation={"steps": 150, "batch_size": 32}, **SMALL)
     if full:
-        cells = grid(seeds=range(5), training={"epochs": 6.5})
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+        return grid(seeds=range(5), training={"epochs": 6.5})
+    few = settings_of(transpose(16, batch_size=16))
+    return grid(attack=few, distillation={"steps": 150, "batch_size": 32}, **SMALL)
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)

@@ -19,19 +19,11 @@ from experiments.grid_study import (
     SKIN,
     STEPS_OF_PAPER,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     dec,
     split_label,
-    start,
     transpose,
 )
 
@@ -97,19 +89,10 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 STUDY = GridStudy("capacity", "How many images a model holds", tabulate, draw)
 
 
-def main(
-    out: Out = Path("runs/capacity"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Hide more and more skin images in a model, and clean it with LWLRD."""
-    cells = grid(("cnn", "resnet18"), seeds=range(5)) if full else grid()
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+    return grid(("cnn", "resnet18"), seeds=range(5)) if full else grid()
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)

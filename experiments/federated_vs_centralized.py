@@ -19,19 +19,11 @@ from experiments.grid_study import (
     NONE,
     SKIN,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     settings_of,
     split_label,
-    start,
     transpose,
 )
 
@@ -122,22 +114,13 @@ STUDY = GridStudy(
 )  # fmt: skip
 
 
-def main(
-    out: Out = Path("runs/federated-vs-centralized"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Steal the same skin images from a data lake and from one hospital of a federation."""
-    cells = grid(**SMALL)
     if full:
         attack = settings_of(transpose(64))
-        cells = grid("resnet18", attack, seeds=range(5), distillation_steps=600)
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+        return grid("resnet18", attack, seeds=range(5), distillation_steps=600)
+    return grid(**SMALL)
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)

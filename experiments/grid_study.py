@@ -166,6 +166,28 @@ class GridStudy:
         print_table(console, table, self.title)
         console.print(f"Table, figure and provenance: {out / self.name}.csv, .png, .json")
 
+    def script(self, cells: Callable[[bool], Values]) -> None:
+        """Run a study of one grid as a script, with the options of all studies.
+
+        Args:
+            cells: ``cells(full)`` gives the grid, small or whole; its docstring is the help text.
+        """
+        folder = Path("runs") / self.name.replace("_", "-")
+
+        def command(
+            out: Out = folder,
+            full: Full = False,
+            data_root: DataRoot = None,
+            workers: Workers = None,
+            gpus_per_cell: Gpus = 0.0,
+            changes: Changes = None,
+        ) -> None:
+            how = How(data_root, workers, gpus_per_cell, changes or ())
+            self.command({"cells": cells(full)}, out, how)
+
+        command.__doc__ = cells.__doc__
+        start(command)
+
 
 def start(command: Callable[..., None]) -> None:
     """Run a script's command with its options; errors are one sentence and exit code 2."""

@@ -22,18 +22,10 @@ from experiments.grid_study import (
     SKIN,
     STEPS_OF_PAPER,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     settings_of,
-    start,
     transpose,
 )
 
@@ -92,19 +84,10 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 STUDY = GridStudy("held_out", "Defences with fewer held-out images", tabulate, draw)
 
 
-def main(
-    out: Out = Path("runs/held-out"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Memorise skin images and clean the model with fewer and fewer held-out images."""
-    cells = grid("resnet18", seeds=range(5)) if full else grid()
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+    return grid("resnet18", seeds=range(5)) if full else grid()
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)

@@ -18,19 +18,11 @@ from experiments.grid_study import (
     SKIN,
     STEPS_OF_PAPER,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     settings_of,
     split_label,
-    start,
     transpose,
 )
 from fl_sim.defenses.base import DEFENSES
@@ -118,19 +110,10 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 STUDY = GridStudy("lwlrd_ablation", "LWLRD, one factor at a time", tabulate, draw)
 
 
-def main(
-    out: Out = Path("runs/lwlrd-ablation"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Memorise skin images in a ResNet18 and clean it with every variant of LWLRD."""
-    cells = grid(seeds=range(10)) if full else grid()
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+    return grid(seeds=range(10)) if full else grid()
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)

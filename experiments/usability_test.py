@@ -22,18 +22,10 @@ from experiments.grid_study import (
     SKIN,
     STEPS_OF_PAPER,
     UTILITY,
-    Changes,
-    DataRoot,
-    Full,
-    Gpus,
     GridStudy,
-    How,
-    Out,
     Values,
-    Workers,
     by_seed,
     settings_of,
-    start,
     transpose,
 )
 
@@ -126,19 +118,10 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 STUDY = GridStudy("usability_test", "What stolen images are worth", tabulate, draw)
 
 
-def main(
-    out: Out = Path("runs/usability-test"),
-    full: Full = False,
-    data_root: DataRoot = None,
-    workers: Workers = None,
-    gpus_per_cell: Gpus = 0.0,
-    changes: Changes = None,
-) -> None:
+def cells(full: bool) -> Values:
     """Train on stolen skin images, raw and restored, before and after each defence."""
-    cells = grid("resnet18", images=512, seeds=range(5)) if full else grid()
-    how = How(data_root, workers, gpus_per_cell, changes or ())
-    STUDY.command({"cells": cells}, out, how)
+    return grid("resnet18", images=512, seeds=range(5)) if full else grid()
 
 
 if __name__ == "__main__":
-    start(main)
+    STUDY.script(cells)
