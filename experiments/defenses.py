@@ -201,7 +201,8 @@ def main(
     """Clean attacked models in every way there is, and see what leaves."""
     how = How(data_root, workers, gpus_per_cell, changes or ())
     STUDY.command({"cells": grid()}, out, how)
-    draw_headline(out / "headline.png", headline_cells(Grid.of(grid()), out / "cells"))
+    cells = Grid.of(grid(), overrides=changes or ())
+    draw_headline(out / "headline.png", headline_cells(cells, out / "cells"))
 
 
 if __name__ == "__main__":
