@@ -1,8 +1,8 @@
-"""Study: the tables of Thellier et al. (arXiv 2509.00027), and our own defences in them.
+"""Study: the tables of Thellier et al. (arXiv 2509.00027), and our own defence in them.
 
-Transpose and codes in the low bits, against no defence, the paper's baselines, LWLRD, and Fisher
-noise and consistent distillation. What is published stands beside what is measured here; it is
-LWLRD under Transpose and nothing else. A dataset whose file is not the official one says so.
+Transpose and codes in the low bits, against no defence, the paper's baselines, LWLRD, and
+consistent distillation. What is published stands beside what is measured here; it is LWLRD under
+Transpose and nothing else. A dataset whose file is not the official one says so.
 
 Run ``python -m experiments.paper_tables --help``.
 """
@@ -17,7 +17,6 @@ import typer
 from experiments.figures import draw_bars
 from experiments.grid_study import (
     DISTILLATION,
-    FISHER_NOISE,
     HIGH_RATE,
     LABELS,
     LWLRD,
@@ -56,7 +55,7 @@ PUBLISHED = {
 """SSIM and AUC of LWLRD under Transpose, arXiv 2509.00027."""
 SOURCE = "arXiv 2509.00027"
 CHEST_SUBSET = "chestmnist_nih1000.npz"
-DEFENSES = (NONE, VANILLA, HIGH_RATE, SUPER, LWLRD, FISHER_NOISE, DISTILLATION)
+DEFENSES = (NONE, VANILLA, HIGH_RATE, SUPER, LWLRD, DISTILLATION)
 METRICS = ("ssim raw", "ssim strongest", "psnr raw", "psnr strongest", "images_intact", "auc")
 KEYS = ("dataset", "model", "attack", "defense")
 
@@ -204,7 +203,7 @@ def main(
     gpus_per_cell: Gpus = 0.0,
     changes: Changes = None,
 ) -> None:
-    """Reproduce the paper's tables, with our defences in them."""
+    """Reproduce the paper's tables, with our defence in them."""
     chosen = cases(data_root, mimic, full)
     roots = {_folder(case): case.data_root for case in chosen if case.data_root}
     grids: Mapping[str, Values] = {_folder(case): grid(case) for case in chosen}
