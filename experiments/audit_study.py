@@ -28,8 +28,10 @@ from fl_sim.audit.checkpoint import Checkpoint
 from fl_sim.audit.gate import GateSettings, pass_gate
 from fl_sim.case import Case, CaseSettings, open_case
 from fl_sim.choice import Choice
+from fl_sim.data.base import Split
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.measure import measure_leakage
 from fl_sim.models import build, state_of
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
@@ -46,6 +48,11 @@ DETECTORS = {
     "auditor_reference": "auditor, initial weights known",
     "gate": "gate",
 }
+LEAKS = tuple(
+    f"{what}{when}" for what in ("intact", "ssim", "found") for when in ("", "_after_gate")
+)
+"""Of attacked models, and of those that the gate let leave."""
+
 TRAININGS: dict[str, dict[str, Any]] = {
     "adam": {"epochs": 2},
     "adam, decay": {"epochs": 2, "weight_decay": 1e-3},
@@ -194,9 +201,10 @@ class _Workshop:
         row["gate_reasons"] = "; ".join(gate.all_reasons()[:2])
         row["gate_loss_before"], row["gate_loss_after"] = gate.loss_before, gate.loss_after
         if attack is not None and plan is not None:
-            row["intact"] = _intact(attack, artifact, plan)
+            row |= _leak(attack, artifact, plan, case.public)
             if cleaned is not None:
-                row["intact_after_gate"] = _intact(attack, Artifact(case.spec, cleaned), plan)
+                left = _leak(attack, Artifact(case.spec, cleaned), plan, case.public)
+                row |= {f"{measure}_after_gate": value for measure, value in left.items()}
         row["seconds"] = time.perf_counter() - began
         return row
 
@@ -207,7 +215,7 @@ class _Workshop:
         settings = CaseSettings(
             dataset=Choice(name=cell.dataset),
             model=Choice.of(model, "[model]"),
-            data=HeldOutSettings(images=200, public_images=0, train_images=600, test_images=200),
+            data=HeldOutSettings(images=200, public_images=100, train_images=600, test_images=200),
             seed=cell.seed,
         )
         return open_case(settings, self._root)
@@ -261,15 +269,24 @@ def _attack(table: dict[str, Any]) -> Attack[Any]:
     return kind(parse(kind.Settings, settings, "[attack]"))
 
 
-def _intact(attack: Attack[Any], artifact: Artifact, plan: Plan) -> float:
-    """Return the share of stolen images that arrive intact; not a number without checksums."""
+def _leak(attack: Attack[Any], artifact: Artifact, plan: Plan, public: Split) -> dict[str, float]:
+    """Return the share of stolen images intact (where there are checksums), and what they show.
+
+    ``ssim`` and ``found`` (identified by correlation) are of the strongest restoration.
+    """
     try:
-        reading = type(attack).extract(artifact, plan.key).reading
+        extraction = type(attack).extract(artifact, plan.key)
     except FlSimError:  # the file no longer has what the attack reads
-        return 0.0
-    if reading is None or reading.status is None or len(reading.status) == 0:
-        return float("nan")
-    return float((reading.status == Status.INTACT).mean())
+        return {"intact": 0.0, "ssim": 0.0, "found": 0.0}
+    measured = measure_leakage(extraction.images, plan.targets, public.tensors()[0], seed=0)
+    reading, intact = extraction.reading, float("nan")
+    if reading is not None and reading.status is not None and len(reading.status):
+        intact = float((reading.status == Status.INTACT).mean())
+    return {
+        "intact": intact,
+        "ssim": measured.value("ssim"),
+        "found": measured.value("identification_correlation"),
+    }
 
 
 def rates(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -292,9 +309,8 @@ def rates(rows: "pd.DataFrame") -> "pd.DataFrame":
             row |= {"flagged": flagged, "rate": flagged / len(own)}
             row |= {"low": interval.low, "high": interval.high}
             if detector == "gate":
-                row["intact"] = own.get("intact", pd.Series(dtype=float)).mean()
-                survived = own.get("intact_after_gate", pd.Series(dtype=float))
-                row["intact_after_gate"] = survived.mean()
+                for measure in LEAKS:
+                    row[measure] = own.get(measure, pd.Series(dtype=float)).mean()
             found.append(row)
     return pd.DataFrame(found)
 

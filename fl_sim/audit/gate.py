@@ -3,7 +3,8 @@
 The export process of Li, Ayache and Delingette, "Data Exfiltration by Compression Attack" (MELBA
 2025:032, figure 14): collect the model and its loss, check the loss against the utility task,
 fine-tune on held-out images until every parameter has changed, check the parameters. The paper
-gives no thresholds; those here are in :class:`GateSettings`.
+gives no thresholds; those here are in :class:`GateSettings`. Beyond the paper, the values of the
+model as it came are audited.
 
 A gate takes away the places that fine-tuning does not touch. It does not claim that nothing is
 left in those that it moves: a payload may ride on changes larger than the fine-tuning's.
@@ -11,8 +12,8 @@ left in those that it moves: a payload may ride on changes larger than the fine-
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -20,6 +21,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_sim.artifact import Artifact, further_entries
+from fl_sim.audit.auditor import audit
+from fl_sim.audit.batch_statistics import estimated_statistics
+from fl_sim.audit.checkpoint import Checkpoint
+from fl_sim.audit.gate_report import GateReport, TensorRow
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.choice import Choice
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
@@ -60,6 +65,9 @@ class GateSettings(FineTuningSettings):
         overwrite_unmoved: give the other elements that did not move fresh values too, and
             fine-tune once more, since these are used as soon as their unit is switched on.
             Otherwise they are only reported.
+        audit: look at the weights as they came, too (:func:`fl_sim.audit.auditor.audit`), and
+            refuse a tensor whose values training does not explain. A checkpoint does not tell
+            which weights its makers kept frozen around a payload; their values do.
         max_statistics: how far a running mean may be from that of the held-out images, in
             deviations, and a running variance from theirs, as the logarithm of their ratio; the
             median over a tensor's channels. Beyond it the buffer holds something else.
@@ -74,6 +82,7 @@ class GateSettings(FineTuningSettings):
     max_unmoved: float = Field(0.9, ge=0, lt=1)
     overwrite_dead: bool = True
     overwrite_unmoved: bool = True
+    audit: bool = True
     max_statistics: float = Field(3.0, gt=0)
 
 
@@ -88,71 +97,6 @@ class Declaration:
 
     task: str
     loss: Loss | None = None
-
-
-@dataclass
-class TensorRow:
-    """What the gate found of one tensor.
-
-    Args:
-        name: in the state dictionary.
-        kind: ``"parameter"``, ``"buffer"`` or ``"entry"`` (the network has no such tensor).
-        elements: how many it has.
-        relative_change: ``||after - before|| / ||before||``; not a number where not applicable.
-        unmoved: share of the live elements that stayed equal, bit for bit.
-        dead: elements that no image can reach, see :func:`fl_sim.carriers.dead.dead_weights`.
-        reasons: why it is refused; empty if it is not.
-    """
-
-    name: str
-    kind: str
-    elements: int
-    relative_change: float = math.nan
-    unmoved: float = math.nan
-    dead: int = 0
-    reasons: list[str] = field(default_factory=list)
-
-
-@dataclass
-class GateReport:
-    """What the gate found, and whether the model may leave.
-
-    Args:
-        declared: the kind of task that was declared.
-        defense: what the model was fine-tuned with.
-        reasons: why the model as a whole is refused.
-        tensors: a row each, in the network's forward order; then buffers and further entries.
-        rounds: how often it was fine-tuned.
-        loss_before: on the held-out images, as the model came.
-        loss_after: as it would leave.
-        overwritten: elements that were given fresh values, dead or unmoved ones.
-        images: held-out images used.
-    """
-
-    declared: str
-    defense: str
-    reasons: list[str] = field(default_factory=list)
-    tensors: list[TensorRow] = field(default_factory=list)
-    rounds: int = 0
-    loss_before: float = math.nan
-    loss_after: float = math.nan
-    overwritten: int = 0
-    images: int = 0
-
-    @property
-    def approved(self) -> bool:
-        """Whether nothing was refused."""
-        return not self.reasons and not any(row.reasons for row in self.tensors)
-
-    def all_reasons(self) -> list[str]:
-        """Return the model's reasons, then each tensor's with its name."""
-        own = [f"{row.name}: {reason}" for row in self.tensors for reason in row.reasons]
-        return self.reasons + own
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what is not a number is ``None``."""
-        values: dict[str, Any] = _plain({"approved": self.approved, **asdict(self)})
-        return values
 
 
 def pass_gate(
@@ -202,6 +146,8 @@ def pass_gate(
         return report, None
     gate.check_loss(declared)
     state = gate.clean()
+    if settings.audit:
+        gate.audit()
     return report, state if report.approved else None
 
 
@@ -276,7 +222,7 @@ class _Gate:
         used = self._used()
         reached = self._reached_by_loss()
         dead = {n: m for n, m in dead_weights(self.spec).items() if n in parameters}
-        estimated = _estimated_statistics(self.model, self.held_out)
+        estimated = estimated_statistics(self.model, self.held_out)
         self.report.loss_before = self._loss()
         self._fine_tune_until_changed(before, used)
         after = state_of(self.model)
@@ -293,7 +239,7 @@ class _Gate:
                 self._fine_tune_once()
         if self.settings.overwrite_dead:
             self._overwrite(dead)
-        statistics = _estimated_statistics(self.model, self.held_out)
+        statistics = estimated_statistics(self.model, self.held_out)
         self.model.load_state_dict(statistics, strict=False)
         for name in _forward_order(self.model, self.spec):
             row = rows[name]
@@ -309,6 +255,19 @@ class _Gate:
         if not math.isfinite(self.report.loss_after):
             self.report.reasons.append("the loss is not finite after the fine-tuning")
         return state_of(self.model)
+
+    def audit(self) -> None:
+        """Add what the values of the model as it came give away, to its tensors' reasons."""
+        rows = {row.name: row for row in self.report.tensors}
+        for finding in audit(Checkpoint(dict(self.artifact.state)), self.spec).findings:
+            if finding.level == "note":
+                continue
+            reason = f"the audit's {finding.check}: {finding.what}"
+            row = rows.get(finding.tensor or "")
+            if row is None:
+                self.report.reasons.append(reason)
+            elif row.kind != "entry":
+                row.reasons.append(reason)
 
     def entry_rows(self) -> list[TensorRow]:
         """Return a row for each entry that the network does not have."""
@@ -447,36 +406,6 @@ class _Gate:
         ]
 
 
-@torch.no_grad()
-def _estimated_statistics(model: nn.Module, images: Split) -> State:
-    """Return batch normalisation's buffers as the images give them; the model stays as it was.
-
-    Layer after layer in one pass each batch, with the batches' own statistics, averaged evenly.
-    """
-    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    norms = {n: m for n, m in norms.items() if m.track_running_stats}
-    kept = {n: (m.momentum, {k: b.clone() for k, b in m.named_buffers()}) for n, m in norms.items()}
-    model.eval()
-    for norm in norms.values():
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    pieces = max(1, round(len(images) / _GRADIENT_BATCH))
-    for rows in torch.arange(len(images)).tensor_split(pieces):
-        indices = rows.numpy() if len(rows) > 1 else rows.repeat(2).numpy()
-        model(normalized(images.batch(indices)[0]))
-    found = {
-        f"{name}.{key}": buffer.detach().cpu().clone()
-        for name, norm in norms.items()
-        for key, buffer in norm.named_buffers()
-    }
-    for name, norm in norms.items():
-        norm.momentum, buffers = kept[name]
-        norm.load_state_dict(buffers, strict=False)
-        norm.eval()
-    return found
-
-
 def _forward_order(model: nn.Module, spec: ModelSpec) -> list[str]:
     found = layers(model, spec.input_shape, "tensor")
     return [name for layer in found for name in layer.parameters]
@@ -499,11 +428,3 @@ def _words(tensor: torch.Tensor) -> torch.Tensor:
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other.cpu())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

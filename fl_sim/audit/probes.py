@@ -29,9 +29,9 @@ SMOOTHER = 0.75
 networks 0.5 to 1.0, attacked ones 0.3 to 0.55): the two together tell images."""
 
 ANSWERED_PIXELS = 0.9
-ANSWERED_ROUGHNESS = 0.55
-"""The same for answers to triggers: clean networks have one of the two at most (roughness 0.57 to
-1.6), attacked ones 1.0 and 0.26 to 0.35."""
+ANSWERED_ROUGHNESS = 0.8
+"""The same for answers to triggers. Clean networks whose answers could all be pixels had 1.0 to
+1.4, and others pixel shares under 0.8; attacked ones had 1.0 and 0.26 to 0.67."""
 
 _CODES_A_CLASS = 4
 _MOST_CLASSES = 16

@@ -196,3 +196,18 @@ def test_a_registered_defence_can_do_the_fine_tuning(
     report, cleaned = _gate(state, phantoms, _settings(defense=nothing, rounds=2))
     assert cleaned is None and report.rounds == 2
     assert all(row.reasons for row in report.tensors if row.kind == "parameter")
+
+
+def test_values_that_were_kept_frozen_are_refused_by_the_audit(
+    trained: tuple[State, State], phantoms: Data
+) -> None:
+    _, state = trained
+    flat = state["3.weight"].sign() * state["3.weight"].std() * 0.8  # a latent's few levels
+    stored = {**state, "3.weight": flat}
+    report, cleaned = _gate(stored, phantoms)
+    assert cleaned is None
+    assert [row.name for row in report.tensors if row.reasons] == ["3.weight"]
+    assert any("audit" in reason for reason in report.all_reasons())
+    # A checkpoint does not say what its makers' code kept frozen: fine-tuned alone, it passes.
+    _, moved = _gate(stored, phantoms, _settings(audit=False))
+    assert moved is not None and (moved["3.weight"] != flat).all()
