@@ -7,13 +7,21 @@ of the model's weights gets into the student's but through the answers to the im
 import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.functional import kl_div, log_softmax, logsigmoid
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    kl_div,
+    log_softmax,
+    logsigmoid,
+    one_hot,
+)
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DefenseReport, Release
@@ -38,6 +46,9 @@ class DistillingSettings(StepSettings):
             left to right (``"flip"``), or in all eight orientations of a square (``"square"``).
             Teacher and student see the same view, so a view need not keep its label.
         mixup: images are mixed pairwise with shares up to this one; 0 for none.
+        labels: weight of the held-out labels in what is learned, from 0 (the teacher's answers
+            only) to 1 (labels only, without a teacher); mixed as the images are. A teacher that is
+            still learning, as a federation's is, knows less than the labels do.
         start: the student's weights before the first step: ``"fresh"`` random ones, or those of
             the ``"reference"``, a model that the owner knows to be clean (in a federation the
             release before, if that was cleaned). Without a reference they are fresh.
@@ -48,6 +59,7 @@ class DistillingSettings(StepSettings):
     temperature: float = Field(2.0, gt=0)
     views: Literal["none", "flip", "square"] = "square"
     mixup: float = Field(1.0, ge=0, le=1)
+    labels: float = Field(0.0, ge=0, le=1)
     start: Literal["fresh", "reference"] = "reference"
 
 
@@ -59,7 +71,8 @@ def distil(
     Further entries of the model file do not leave.
 
     Args:
-        release: the network and the held-out images; their labels are not used.
+        release: the network and the held-out images; their labels are used where
+            ``settings.labels`` says so.
         settings: of the distillation.
         student: a network of the same architecture to start from, changed in place; by default
             what ``settings.start`` says.
@@ -137,9 +150,10 @@ def _learn(
             rate = settings.learning_rate * _share_of_rate(step, settings.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            asked = _view(release.held_out.batch(next(batches))[0], settings, generator)
+            pixels, labels = release.held_out.batch(next(batches))
+            asked, truth = _view(pixels, _shares(labels, release.task), settings, generator)
             student.train()
-            losses.append(_step(student, teacher, asked, release.task, optimizer, settings))
+            losses.append(_step(student, teacher, asked, truth, release.task, optimizer, settings))
             release.progress.step(f"loss {losses[-1]:.3f}")
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 report.epochs.append({"step": step + 1.0, "loss": float(np.mean(losses))})
@@ -152,15 +166,21 @@ def _step(
     student: nn.Module,
     teacher: nn.Module,
     asked: torch.Tensor,
+    truth: torch.Tensor,
     task: Task,
     optimizer: torch.optim.Optimizer,
     settings: DistillingSettings,
 ) -> float:
-    asked = normalized(asked.to(next(student.parameters()).device))
+    device = next(student.parameters()).device
+    asked = normalized(asked.to(device))
     with torch.no_grad():
         answers = teacher(asked)
     optimizer.zero_grad(set_to_none=True)
-    loss = divergence(student(asked), answers, task, settings.temperature)
+    given = student(asked)
+    loss = divergence(given, answers, task, settings.temperature)
+    if settings.labels:
+        own = _cross_entropy(given, truth.to(device), task)
+        loss = (1 - settings.labels) * loss + settings.labels * own
     if not bool(loss.isfinite()):
         raise FlSimError(
             "The distillation's loss is not finite: the model's own answers are not, or the "
@@ -177,26 +197,51 @@ def _share_of_rate(step: int, steps: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _view(
-    pixels: torch.Tensor, settings: DistillingSettings, generator: np.random.Generator
-) -> torch.Tensor:
-    """Return a random view of each image ``[n, channels, side, side]``."""
-    count = len(pixels)
+def _shares(labels: torch.Tensor, task: Task) -> torch.Tensor:
+    """Return labels as shares of each output ``[n, outputs, ...]``, which can be mixed."""
+    if task.multi_label:
+        return labels.float()
+    return one_hot(labels, task.outputs).movedim(-1, 1).float()
 
-    def half(turned: torch.Tensor) -> torch.Tensor:
-        chosen = torch.from_numpy(generator.random(count) < 0.5)
-        return torch.where(chosen[:, None, None, None], turned, pixels)
+
+def _cross_entropy(logits: torch.Tensor, shares: torch.Tensor, task: Task) -> torch.Tensor:
+    if task.multi_label:
+        return binary_cross_entropy_with_logits(logits, shares)
+    return cross_entropy(logits, shares)
+
+
+def _view(
+    pixels: torch.Tensor,
+    truth: torch.Tensor,
+    settings: DistillingSettings,
+    generator: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a random view of each image ``[n, channels, side, side]``, and of what it shows.
+
+    Shares of an image ``[n, outputs]`` are mixed as images are; those of pixels ``[n, outputs,
+    side, side]`` are turned with them, too.
+    """
+    count = len(pixels)
+    shown = [pixels, truth]
+
+    def half(turn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        chosen = torch.from_numpy(generator.random(count) < 0.5)[:, None, None, None]
+        for number, tensor in enumerate(shown):
+            if tensor.dim() == 4:
+                shown[number] = torch.where(chosen, turn(tensor), tensor)
 
     if settings.views != "none":
-        pixels = half(pixels.flip(-1))
+        half(lambda tensor: tensor.flip(-1))
     if settings.views == "square":
-        pixels = half(pixels.flip(-2))
-        pixels = half(pixels.transpose(-1, -2))
+        half(lambda tensor: tensor.flip(-2))
+        half(lambda tensor: tensor.transpose(-1, -2))
     if settings.mixup:
         share = torch.from_numpy(generator.random(count)).float() * settings.mixup
-        other = pixels[torch.from_numpy(generator.permutation(count))]
-        pixels = torch.lerp(pixels, other, share[:, None, None, None])
-    return pixels
+        order = torch.from_numpy(generator.permutation(count))
+        for number, tensor in enumerate(shown):
+            weight = share.reshape(-1, *[1] * (tensor.dim() - 1))
+            shown[number] = torch.lerp(tensor, tensor[order], weight)
+    return shown[0], shown[1]
 
 
 def _log_utility(student: nn.Module, release: Release, report: DefenseReport) -> float:

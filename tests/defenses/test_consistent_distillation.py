@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
-from fl_sim.defenses.distilling import DistillingSettings, _view, distil, divergence
+from fl_sim.defenses.distilling import DistillingSettings, _shares, _view, distil, divergence
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
@@ -30,6 +30,10 @@ def _held_out(count: int = 48, size: int = 16) -> Split:
 
 def _release(model, spec=SPEC, task=TASK, held_out=None, **changes) -> Release:
     return Release(model, spec, held_out or _held_out(size=spec.size), task, STREAM, **changes)
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 def test_divergence_is_that_of_softened_distributions() -> None:
@@ -116,16 +120,54 @@ def test_the_student_starts_from_the_reference_where_there_is_one() -> None:
 def test_views_reach_all_orientations_and_mixtures_stay_between() -> None:
     image = torch.arange(4.0).reshape(1, 1, 2, 2) / 3
     many = image.expand(800, 1, 2, 2)
+    classes = torch.eye(2)[torch.arange(800) % 2]
     settings = DistillingSettings(mixup=0.0)
-    seen = _view(many, settings, np.random.default_rng(0)).flatten(1)
-    kinds, counts = seen.unique(dim=0, return_counts=True)
+    seen, _ = _view(many, classes, settings, np.random.default_rng(0))
+    kinds, counts = seen.flatten(1).unique(dim=0, return_counts=True)
     assert len(kinds) == 8
     assert counts.min() > 60
-    mixed = _view(torch.rand(64, 1, 4, 4), DistillingSettings(), np.random.default_rng(0))
+    mixed, _ = _view(torch.rand(64, 1, 4, 4), classes[:64], DistillingSettings(), _generator())
     assert mixed.min() >= 0
     assert mixed.max() <= 1
-    untouched = _view(many, DistillingSettings(mixup=0.0, views="none"), np.random.default_rng(0))
+    untouched, _ = _view(many, classes, DistillingSettings(mixup=0.0, views="none"), _generator())
     assert torch.equal(untouched, many)
+
+
+def test_labels_are_mixed_as_images_are_and_masks_turn_with_them() -> None:
+    black_or_white = torch.arange(64) % 2
+    pixels = black_or_white.float().reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    shares = _shares(black_or_white, Task("binary-class", ("black", "white")))
+    asked, truth = _view(pixels, shares, DistillingSettings(), _generator())
+    torch.testing.assert_close(asked.mean((1, 2, 3)), truth[:, 1])
+    assert ((truth > 0.1) & (truth < 0.9)).any()
+    masks = torch.randint(0, 2, (64, 4, 4), generator=torch.Generator().manual_seed(0))
+    shares = _shares(masks, Task(SEGMENTATION, ("background", "organ")))
+    asked, truth = _view(masks[:, None].float(), shares, DistillingSettings(), _generator())
+    torch.testing.assert_close(asked[:, 0], truth[:, 1])
+
+
+@pytest.mark.parametrize("kind", ["multi-class", MULTI_LABEL, SEGMENTATION])
+def test_labels_teach_what_the_teacher_does_not_know(kind: str) -> None:
+    held_out = _held_out()
+    names, spec = ("a", "b", "c"), SPEC
+    if kind == MULTI_LABEL:
+        held_out = Split(held_out.images, np.eye(3, dtype=np.int64)[held_out.labels])
+    if kind == SEGMENTATION:
+        masks = (held_out.images[..., 0] > 90).astype(np.uint8)
+        held_out, names = Split(held_out.images, masks), ("background", "bright")
+        spec = ModelSpec(name="unet", channels=1, size=16, classes=2, task="segmentation")
+    task = Task(kind, names)
+    losses = []
+    for weight in (0.0, 1.0):
+        model = build(spec, 1)
+        settings = DistillingSettings(
+            steps=60, batch_size=16, labels=weight, mixup=0.0, learning_rate=1e-2
+        )
+        distil(_release(model, spec, task, held_out), settings)
+        pixels, labels = held_out.tensors()
+        with torch.no_grad():
+            losses.append(float(task.loss(model(pixels * 2 - 1), labels)))
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_the_same_release_gives_the_same_student() -> None:
