@@ -8,26 +8,40 @@ the model is worth; the figure shows the images.
 Run ``python -m experiments.adaptive --help``.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from experiments.console import make_progress, print_table
-from experiments.figures import write_table
+from experiments.figures import draw_bars
+from experiments.grid_study import (
+    LABELS,
+    Changes,
+    DataRoot,
+    Full,
+    Gpus,
+    GridStudy,
+    How,
+    Out,
+    Values,
+    Workers,
+    start,
+)
 from experiments.pictures import draw_blocks
-from experiments.result import Result
-from experiments.run import run
-from experiments.survival import draw_survival
+from experiments.study import load_pictures
+from experiments.tables import CELL, wide
 from fl_sim.errors import FlSimError
-from fl_sim.progress import SILENT, Progress
-from fl_sim.results import STAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LAKE = "data lake"
 BEST = "fine lattices in dead weights"
+BETWEEN = " / "
+"""In a cell's label, between where, who and how."""
 METRICS = (
     "images_intact",
     "images_lost",
@@ -45,7 +59,7 @@ PICTURED = ("Transpose", "late signs, LDPC", "lattices in dead weights")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study.
+    """One attacker in one place.
 
     Args:
         attacker: his name.
@@ -71,22 +85,20 @@ class Cell:
         return f"{name}, {self.federation['hospitals']} hospitals"
 
     @property
-    def folder(self) -> str:
-        """Name of the run's folder, without the seed."""
-        text = f"{self.mode} {self.attacker} {self.variant}".strip().lower()
-        return "-".join("".join(c if c.isalnum() else " " for c in text).split())
+    def label(self) -> str:
+        """What the sweep calls it; :func:`tabulate` makes three columns of it."""
+        return BETWEEN.join((self.mode, self.attacker, self.variant))
 
-    def scenario(self, base: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Return the scenario, from one without mode, attack and federation."""
+    def as_variant(self) -> Values:
+        """Return it as a value of the axis ``variant``."""
         carried = self.attack["name"] == "dec" and self.attack.get("contents") != "latents"
-        attacker: dict[str, Any] = {"knows_defense": self.knows_defense}
+        attacker: Values = {"knows_defense": self.knows_defense}
         if carried:  # what arrives whole needs no restoration, and nothing else can be restored
             attacker["restorations"] = ()
-        scenario = {**base, "attack": self.attack, "attacker": attacker, "seed": seed}
+        values: Values = {"label": self.label, "attack": self.attack, "attacker": attacker}
         if not self.federation:
-            return {**scenario, "mode": "centralized"}
-        federation = {"engine": "inprocess", **self.federation}
-        return {**scenario, "mode": "federated", "federation": federation}
+            return {**values, "mode": "centralized"}
+        return {**values, "mode": "federated", "federation": self.federation}
 
 
 def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
@@ -250,81 +262,65 @@ def in_chosen_rounds(images: int, hospitals: int = 16, rounds: int = 3) -> list[
     ]
 
 
-def study(
-    base: dict[str, Any],
-    cells: Iterable[Cell],
-    out: Path,
-    seeds: tuple[int, ...] = (0,),
-    data_root: Path | None = None,
-    progress: Progress = SILENT,
-) -> Any:
-    """Run every cell and seed; an interrupted study continues.
+def grid(cells: Sequence[Cell], seeds: Sequence[int] = (0,), **base: Any) -> Values:
+    """Return the cells as a grid; ``base`` has the keys that they share."""
+    variants = {cell.label: cell.as_variant() for cell in cells}
+    scenario = {
+        "dataset": "dermamnist", "model": "resnet18", "defense": "lwlrd",
+        "measure": {"scratch_epochs": 0, "keep": "release"}, **base,
+    }  # fmt: skip
+    return {
+        "seeds": list(seeds),
+        "scenario": scenario,
+        "grid": {"variant": [*variants.values()]},
+    }
 
-    Args:
-        base: a scenario without mode, attack and federation.
-        cells: what is run.
-        out: folder of the runs, the table and the figures.
-        seeds: of everything.
-        data_root: folder of data files.
-        progress: where to report.
 
-    Returns:
-        The table, a row a cell, seed and stage, of a federation's last round. Images and bytes are
-        summed over the attackers, all else is their mean. ``bytes_a_round`` is the mean over
-        rounds, ``bytes_of_run`` counts what came in several rounds once.
+def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a place, attacker, variant, seed and stage; of a federation its last round.
+
+    Images and bytes are summed over the attackers, all else is their mean. ``bytes_a_round`` is the
+    mean over rounds, ``bytes_of_run`` counts what came in several rounds once.
     """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    for cell in cells:
-        for seed in seeds:
-            folder = out / "runs" / f"{cell.folder}-seed{seed}"
-            result = run(cell.scenario(base, seed), folder, data_root, progress)
-            rows += [_row(cell, seed, result, stage) for stage in STAGES]
-            picture = folder / "images" / "survival.png"
-            if cell.attack["name"] == "dec" and not picture.exists():
-                draw_survival(folder, picture)
-            _tidy(folder)
-            table = pd.DataFrame(rows).dropna(subset=["auc"]).dropna(axis=1, how="all")
-            write_table(out / "adaptive.csv", table)
-    return table.reset_index(drop=True)
+    own = {str(name): rows for name, rows in table.groupby(CELL, sort=False)}
+    lines = []
+    for row in wide(table).to_dict("records"):
+        names = str(row["variant"]).split(BETWEEN)
+        line = dict(zip(("mode", "attacker", "variant"), names, strict=True))
+        rows = own[row[CELL]]
+        counts: dict[str, Any] = {
+            "rounds": rows["round"].max(),
+            "seed": row["seed"],
+            "stage": row["stage"],
+        }
+        known = {metric: row[metric] for metric in METRICS if metric in row}
+        lines.append(line | counts | known | _summed(rows, str(row["stage"])))
+    return pd.DataFrame(lines).dropna(axis=1, how="all")
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a finished run needs no more; the models of many runs would fill a disk."""
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    for upload in (folder / "artifacts").glob("upload*.safetensors"):
-        upload.unlink()
+def _summed(rows: "pd.DataFrame", stage: str) -> dict[str, float]:
+    """Return what counts each attacker's images and bytes, of one cell at one stage."""
+    counted = rows[rows["metric"].isin(SUMMED)]
+    each = counted[counted["stage"].str.startswith(f"{stage}:")]
+    each = each if len(each) else counted[counted["stage"] == stage]
+    last = each[each["round"] == each["round"].max()]
+    found = {str(name): float(own["value"].sum()) for name, own in last.groupby("metric")}
+    arrived = each[each["metric"] == "bytes_delivered"]
+    if len(arrived):
+        found["bytes_a_round"] = float(arrived.groupby("round")["value"].sum().mean())
+        found["bytes_of_run"] = float(arrived.groupby("stage")["value"].max().sum())
+    return found
 
 
-def _row(cell: Cell, seed: int, result: Result, stage: str) -> dict[str, Any]:
-    federation = result.scenario.federation
-    row: dict[str, Any] = {
-        "mode": cell.mode,
-        "attacker": cell.attacker,
-        "variant": cell.variant,
-        "malicious": len(result.scenario.attackers),
-        "rounds": federation.rounds if federation else 0,
-        "seed": seed,
-        "stage": stage,
-    }
-    summary = result.summary()
-    of_stage = summary[summary["stage"] == stage]
-    if of_stage.empty:  # a data lake has no aggregate
-        return row
-    last = of_stage[of_stage["round"] == of_stage["round"].max()].iloc[0]
-    row |= {metric: float(last[metric]) for metric in METRICS if metric in last}
-    each = summary[summary["stage"].str.startswith(f"{stage}:")]
-    if "images_intact" not in of_stage:
-        return row
-    if "images_intact" not in each or each["images_intact"].isna().all():
-        each = of_stage
-    now = each[each["round"] == last["round"]]
-    row |= {metric: float(now[metric].sum()) for metric in SUMMED if metric in now}
-    if "bytes_delivered" in each:
-        row["bytes_a_round"] = float(each.groupby("round")["bytes_delivered"].sum().mean())
-        row["bytes_of_run"] = float(each.groupby("stage")["bytes_delivered"].max().sum())
-    return row
+def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
+    """Draw the share of stolen images that arrived at release: a bar an attacker and variant."""
+    released = table[table["stage"] == "release"]
+    names = (released["attacker"] + ", " + released["variant"]).str.removesuffix(", ")
+    frame = released.assign(attack=names)
+    shown = [m for m in ("images_intact", "ssim strongest", "auc") if m in frame]
+    return draw_bars(path, frame, "attack", shown, "mode", title, LABELS)
 
 
 def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 5) -> Path:
@@ -349,22 +345,23 @@ def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 
     return draw_blocks(path, blocks, columns)
 
 
-def _pictured(out: Path) -> dict[tuple[str, str], Path]:
-    """Return the finished runs for the figure: three attackers, in a data lake and in FedAvg."""
+def pictured(out: Path) -> dict[tuple[str, str], Path]:
+    """Return the finished runs for the picture: three attackers, in a data lake and in FedAvg."""
     runs = {}
-    for name in PICTURED:
-        for part, hospitals, mode in (("lake", 1, LAKE), ("federated", 4, "FedAvg, 4 hospitals")):
-            federation = {} if hospitals == 1 else {"hospitals": hospitals}
-            folder = out / part / "runs" / f"{Cell(name, {}, federation).folder}-seed0"
+    for part, hospitals in (("lake", 1), ("federated", 4)):
+        file = out / part / "grid.json"
+        known = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.exists() else []
+        folders = {cell["labels"]["variant"]: cell["name"] for cell in reversed(known)}
+        for name in PICTURED:
+            cell = Cell(name, {}, {} if hospitals == 1 else {"hospitals": hospitals})
+            folder = out / part / "cells" / folders.get(cell.label, "")
             if (folder / "finished").exists():
-                runs[name, mode] = folder
+                runs[name, cell.mode] = folder
     return runs
 
 
 def _shown(folder: Path) -> dict[str, Any]:
     """Return a run's images by row name; the strongest restoration where there is one."""
-    from experiments.study import load_pictures
-
     pictures = load_pictures(folder)
     if "original" not in pictures:
         raise FlSimError(f"The run in {folder} recovered no images; give an attacked one.")
@@ -384,42 +381,45 @@ def _shown(folder: Path) -> dict[str, Any]:
     return rows
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/adaptive"),
-    full: Annotated[bool, typer.Option(help="All images, five seeds: for many cores.")] = False,
-    federated: Annotated[bool, typer.Option(help="Federations of 4 and 16, small.")] = True,
-    lake: Annotated[bool, typer.Option(help="The data lake, whole.")] = True,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of data files.")] = None,
-) -> None:
-    """Steal skin images from a ResNet18 that LWLRD cleans before it leaves."""
-    console = Console()
-    base = {
-        "dataset": "dermamnist",
-        "model": "resnet18",
-        "defense": "lwlrd",
-        "measure": {"scratch_epochs": 0},
-    }
-    progress, seeds = make_progress(console), tuple(range(5)) if full else (0,)
+STUDY = GridStudy("adaptive", "Attackers who know the defence and the aggregation", tabulate, draw)
+
+
+def grids(full: bool = False, lake: bool = True, federated: bool = True) -> dict[str, Values]:
+    """Return the grids by the names of their folders: the data lake's, and the federations'."""
+    seeds = range(5) if full else (0,)
+    found = {}
     if lake:
-        whole = {**base, "training": {"epochs": 8.0 if full else 3.0}}
-        frame = study(whole, comparison(64), out / "lake", seeds, data_root, progress)
-        print_table(console, frame, "Attackers who know the defence: data lake")
+        training = {"epochs": 8.0 if full else 3.0}
+        found["lake"] = grid(comparison(64), seeds, training=training)
     if federated:
-        small = {**base, "training": {"epochs": 1.0}, "threads": 1}
-        if not full:
-            small["data"] = {"train_images": 1024, "images": 128, "test_images": 300}
         few = 64 if full else 32
         cells = [
             *against_aggregation(few), *with_accomplices(few), *in_chosen_rounds(few),
             *comparison(few, 16), *comparison(few, 4),
         ]  # fmt: skip
-        frame = study(small, cells, out / "federated", seeds, data_root, progress)
-        print_table(console, frame, "Attackers who know the defence: federations")
-    runs = _pictured(out)
+        small: Values = {"data": {"train_images": 1024, "images": 128, "test_images": 300}}
+        base = {"training": {"epochs": 1.0}, **({} if full else small)}
+        found["federated"] = grid(cells, seeds, **base)
+    return found
+
+
+def main(
+    out: Out = Path("runs/adaptive"),
+    full: Full = False,
+    federated: Annotated[bool, typer.Option(help="Federations of 4 and 16, small.")] = True,
+    lake: Annotated[bool, typer.Option(help="The data lake, whole.")] = True,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    gpus_per_cell: Gpus = 0.0,
+    changes: Changes = None,
+) -> None:
+    """Steal skin images from a ResNet18 that LWLRD cleans before it leaves."""
+    how = How(data_root, workers, gpus_per_cell, changes or ())
+    STUDY.command(grids(full, lake, federated), out, how)
+    runs = pictured(out)
     if runs:
-        draw_overview(out / "adaptive.png", runs)
-    console.print(f"Tables and figures: {out}")
+        draw_overview(out / "images.png", runs)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -106,14 +106,15 @@ class MeasureSettings(Settings):
             images, raw and restored (and once on the true ones, and on these with shuffled labels)
             and measured on the test set; 0 leaves it out.
         columns: images shown in the picture.
-        keep: artifacts kept in a federation: of the ``"last"`` measured round or of ``"all"``.
+        keep: model files kept in a federation: of the ``"last"`` measured round or of ``"all"``; or
+            of the run when it has ended, the last ``"release"`` alone, where there are many runs.
     """
 
     every: int = Field(1, ge=1)
     scratch_epochs: int = Field(20, ge=0)
     usability_epochs: int = Field(0, ge=0)
     columns: int = Field(8, ge=1, le=64)
-    keep: Literal["last", "all"] = "last"
+    keep: Literal["last", "all", "release"] = "last"
 
 
 class Scenario(Settings):

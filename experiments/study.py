@@ -261,6 +261,10 @@ class Study:
                 columns=self.scenario.measure.columns,
                 title=f"{self.case.name}, {self.scenario.model.name}: {self.scenario.identity}",
             )
+        if self.scenario.measure.keep == "release":
+            for artifact in (self.out / "artifacts").glob("*.safetensors"):
+                if artifact.stem != "release":
+                    artifact.unlink()
         write_atomically(self.out / "finished", b"")
 
     @property

@@ -1,4 +1,4 @@
-"""The study of adaptive attackers, small: a table, figures, and no second run."""
+"""The study of adaptive attackers, small: a table and figures."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from experiments import adaptive
-from experiments.adaptive import BEST, Cell
+from experiments.adaptive import BEST, STUDY, Cell
+from experiments.grid import Grid
+from experiments.grid_study import How
 from experiments.pictures import draw_blocks
-from experiments.scenario import Scenario
 from fl_sim.errors import FlSimError
 from fl_sim.results import STAGES
 
@@ -19,9 +20,7 @@ BASE: dict[str, Any] = {
     "model": {"name": "resnet18", "stem": "default"},
     "defense": {"name": "lwlrd", "epochs": 1},
     "training": {"epochs": 0.5, "batch_size": 16},
-    "measure": {"scratch_epochs": 0},
     "data": {"train_images": 32, "test_images": 20, "images": 20},
-    "threads": 1,
 }
 
 
@@ -29,13 +28,16 @@ BASE: dict[str, Any] = {
 def test_dead_weights_let_everything_through_and_low_bits_nothing(tmp_path: Path) -> None:
     alone, averaged = adaptive.attackers(4), adaptive.attackers(4, 5)
     five = {"hospitals": 5, "rounds": 1}
-    cells = [
-        Cell("low bits", alone["low bits"]),
+    federated = [
         Cell("low bits", averaged["low bits"], five),
         *(Cell(BEST, averaged[BEST], {**five, "malicious": (0, 1), "collusion": kind}, kind)
           for kind in ("repeat", "split")),
     ]  # fmt: skip
-    frame = adaptive.study(BASE, cells, tmp_path)
+    grids = {
+        "lake": adaptive.grid([Cell("low bits", alone["low bits"])], **BASE),
+        "federated": adaptive.grid(federated, **BASE),
+    }
+    frame = STUDY.run(grids, tmp_path, How(workers=0))
     assert len(frame) == 2 + 3 * 3
     rows = frame.set_index(["mode", "attacker", "variant", "stage"]).sort_index()
     intact, lake = rows["images_intact"], ("data lake", "low bits", "")
@@ -47,15 +49,15 @@ def test_dead_weights_let_everything_through_and_low_bits_nothing(tmp_path: Path
     assert arrived == [[0, 4, 4], [0, 8, 8]]
     once, twice = (rows["bytes_of_run"]["release"] for rows in both.values())
     assert twice > 1.5 * once
-    pictures = sorted(tmp_path.glob("runs/*/images/survival.png"))
-    assert len(pictures) == len(cells)
-    assert not list(tmp_path.glob("runs/*/artifacts/upload*"))
+    assert (tmp_path / "adaptive.png").stat().st_size > 5_000
+    kept = {path.name for path in tmp_path.glob("federated/cells/*/artifacts/*")}
+    assert "release.safetensors" in kept
+    assert not any(name.startswith(("upload", "aggregate")) for name in kept)
     assert len(pd.read_csv(tmp_path / "adaptive.csv")) == len(frame)
-    runs = {
-        ("low bits", "data lake"): tmp_path / "runs" / "data-lake-low-bits-seed0",
-        (BEST, "federation"): pictures[-1].parents[1],
-    }
-    assert adaptive.draw_overview(tmp_path / "overview.png", runs, 3).stat().st_size > 5_000
+
+
+def test_pictures_are_of_the_runs_that_are_there(tmp_path: Path) -> None:
+    assert adaptive.pictured(tmp_path) == {}
     with pytest.raises(FlSimError, match="is not the folder of a run"):
         adaptive.draw_overview(tmp_path / "overview.png", {("a", "b"): tmp_path})
 
@@ -66,10 +68,9 @@ def test_every_attacker_makes_a_scenario(hospitals: int) -> None:
     if hospitals == 16:
         cells += adaptive.against_aggregation(8) + adaptive.with_accomplices(8)
         cells += adaptive.in_chosen_rounds(8)
-    scenarios = [Scenario.from_mapping(cell.scenario(BASE, 0)) for cell in cells]
-    assert all(scenario.make_attack() is not None for scenario in scenarios)
-    assert len({scenario.identity for scenario in scenarios}) == len(cells)
-    assert len({cell.folder for cell in cells}) == len(cells)
+    grid = Grid.of(adaptive.grid(cells, **BASE))
+    assert all(cell.scenario.make_attack() is not None for cell in grid.cells)
+    assert len(grid.cells) == len(cells)
 
 
 def test_a_block_an_attacker_and_a_panel_a_mode(tmp_path: Path) -> None:
