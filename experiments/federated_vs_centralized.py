@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.figures import draw_bars
 from experiments.grid_study import (
+    DISTILLATION,
     LABELS,
     LEAK,
     LWLRD,
@@ -52,7 +53,7 @@ def grid(
     hospitals: int = 4,
     rounds: int = 8,
     seeds: Sequence[int] = (0, 1, 2),
-    distillation_steps: int = 60,
+    distillation_steps: int = 100,
     partitions: Sequence[str] = tuple(PARTITIONS),
     averages: Sequence[str] = tuple(AVERAGES),
     **base: Any,
@@ -84,13 +85,13 @@ def grid(
             }
             federated = {"mode": "federated", "federation": federation}
             variants.append({"label": f"{average}, {partition}", **federated})
-    distillation = {"name": "consistent_distillation", "steps": distillation_steps}
+    distillation = {**DISTILLATION, "steps": distillation_steps}
     return {
         "seeds": list(seeds),
         "scenario": {**SKIN, "model": model, "attack": stolen, **base},
         "grid": {
             "variant": variants,
-            "defense": [NONE, LWLRD, {"label": "consistent distillation", **distillation}],
+            "defense": [NONE, LWLRD, distillation],
         },
     }
 

@@ -37,6 +37,18 @@ SUPER: Values = {"label": "Super-Fine-Tuning", "name": "super_fine_tuning"}
 LWLRD: Values = {"label": "LWLRD", "name": "lwlrd"}
 FISHER_NOISE: Values = {"label": "Fisher noise", "name": "fisher_noise"}
 DISTILLATION: Values = {"label": "consistent distillation", "name": "consistent_distillation"}
+ANSWERS: Values = {
+    "label": "consistent distillation, answers only",
+    "name": "consistent_distillation",
+    "labels": 0.0,
+}
+ALONE: Values = {
+    "label": "from scratch, same views",
+    "name": "consistent_distillation",
+    "labels": 1.0,
+    "start": "fresh",
+}
+"""The control of distillation: as many steps on the same views, with labels and no teacher."""
 
 SCRATCH = "auc_scratch"
 LEAK = (

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.figures import draw_lines
 from experiments.grid_study import (
+    ALONE,
+    ANSWERS,
     DISTILLATION,
     FISHER_NOISE,
     LABELS,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIZES = (50, 100, 250, 500, 1003)
-DEFENSES = (NONE, LWLRD, FISHER_NOISE, DISTILLATION)
+DEFENSES = (NONE, LWLRD, FISHER_NOISE, DISTILLATION, ANSWERS, ALONE)
 
 
 def grid(

@@ -2,9 +2,10 @@
 
 The network that was trained becomes a teacher and stays inside. A student of the same architecture,
 with fresh random weights, learns its answers to views of the held-out images: turned, flipped, and
-mixed pairwise without end, so that a thousand images ask more than a thousand questions. Both see
-the same view, and training takes its time (Beyer et al., "Knowledge Distillation: A Good Teacher Is
-Patient and Consistent", CVPR 2022, arXiv 2106.05237; mixing: Zhang et al., "mixup", ICLR 2018).
+mixed pairwise without end, so that a thousand images ask more than a thousand questions. Half of
+the weight is on the images' labels, mixed alike. Both networks see the same view, and training
+takes its time (Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and Consistent",
+CVPR 2022, arXiv 2106.05237; mixing: Zhang et al., "mixup", ICLR 2018).
 
 Weights, dead weights, buffers and further entries of the trained file do not reach the student; the
 only way from one to the other is the teacher's answers to the owner's own images. In a federation

@@ -47,8 +47,8 @@ class DistillingSettings(StepSettings):
             Teacher and student see the same view, so a view need not keep its label.
         mixup: images are mixed pairwise with shares up to this one; 0 for none.
         labels: weight of the held-out labels in what is learned, from 0 (the teacher's answers
-            only) to 1 (labels only, without a teacher); mixed as the images are. A teacher that is
-            still learning, as a federation's is, knows less than the labels do.
+            only) to 1 (labels only, without a teacher: the control); mixed as the images are. A
+            teacher that is still learning, as a federation's is, knows less than the labels do.
         start: the student's weights before the first step: ``"fresh"`` random ones, or those of
             the ``"reference"``, a model that the owner knows to be clean (in a federation the
             release before, if that was cleaned). Without a reference they are fresh.
@@ -59,7 +59,7 @@ class DistillingSettings(StepSettings):
     temperature: float = Field(2.0, gt=0)
     views: Literal["none", "flip", "square"] = "square"
     mixup: float = Field(1.0, ge=0, le=1)
-    labels: float = Field(0.0, ge=0, le=1)
+    labels: float = Field(0.5, ge=0, le=1)
     start: Literal["fresh", "reference"] = "reference"
 
 

@@ -91,7 +91,7 @@ def test_recovery_by_distillation_keeps_the_answers_better_than_none() -> None:
     def error(steps: int) -> float:
         network = build(SPEC, 1)
         rate = 1e-2 if steps > 1 else TINY
-        recovery = DistillingSettings(steps=steps, batch_size=16, learning_rate=rate)
+        recovery = DistillingSettings(steps=steps, batch_size=16, learning_rate=rate, labels=0.0)
         _noised(SPEC, network, strength=10.0, cap=1.0, distillation=recovery)
         network.eval()
         with torch.no_grad():
