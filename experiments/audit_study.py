@@ -48,10 +48,13 @@ DETECTORS = {
     "auditor_reference": "auditor, initial weights known",
     "gate": "gate",
 }
+GATE, DISTILLING = "gate", "consistent_distillation"
 LEAKS = tuple(
-    f"{what}{when}" for what in ("intact", "ssim", "found") for when in ("", "_after_gate")
+    f"{what}{when}"
+    for what in ("intact", "ssim", "found")
+    for when in ("", f"_after_{GATE}", f"_after_{DISTILLING}")
 )
-"""Of attacked models, and of those that the gate let leave."""
+"""Of attacked models, and of those that the gate let leave: as it fine-tuned them, or distilled."""
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "adam": {"epochs": 2},
@@ -203,8 +206,12 @@ class _Workshop:
         if attack is not None and plan is not None:
             row |= _leak(attack, artifact, plan, case.public)
             if cleaned is not None:
-                left = _leak(attack, Artifact(case.spec, cleaned), plan, case.public)
-                row |= {f"{measure}_after_gate": value for measure, value in left.items()}
+                row |= _behind(GATE, attack, Artifact(case.spec, cleaned), plan, case.public)
+                distilled = GateSettings.model_validate({"defense": DISTILLING, "rounds": 1})
+                _, student = pass_gate(artifact, case.held_out, case.task, distilled, stream)
+                if student is not None:
+                    left = Artifact(case.spec, student)
+                    row |= _behind(DISTILLING, attack, left, plan, case.public)
         row["seconds"] = time.perf_counter() - began
         return row
 
@@ -287,6 +294,13 @@ def _leak(attack: Attack[Any], artifact: Artifact, plan: Plan, public: Split) ->
         "ssim": measured.value("ssim"),
         "found": measured.value("identification_correlation"),
     }
+
+
+def _behind(
+    what: str, attack: Attack[Any], artifact: Artifact, plan: Plan, public: Split
+) -> dict[str, float]:
+    found = _leak(attack, artifact, plan, public)
+    return {f"{measure}_after_{what}": value for measure, value in found.items()}
 
 
 def rates(rows: "pd.DataFrame") -> "pd.DataFrame":
