@@ -1,0 +1,28 @@
+"""The study of auditor and gate: a clean model passes, an attacked one is flagged, and again."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.audit_study import CLEAN, DISTILLING, GATE, Cell, draw, rates, study
+
+
+@pytest.mark.slow
+def test_models_are_judged_once_and_rates_have_intervals(tmp_path: Path) -> None:
+    cells = [Cell("phantoms", "cnn", 0, "adam", attack) for attack in (CLEAN, "signs", "lattices")]
+    rows = study(cells, tmp_path)
+    assert list(rows["gate"]) == ["clean", "refused", "clean"]
+    assert "audit" in rows["gate_reasons"][1]
+    # Dithered lattices pass the gate, which leaves nothing of them, however it cleans.
+    assert rows["intact"][2] == 1
+    for how in (GATE, DISTILLING):
+        assert rows[f"intact_after_{how}"][2] == 0
+        assert rows[f"found_after_{how}"][2] < 0.2
+    written = (tmp_path / "audit_models.csv").stat().st_mtime_ns
+    assert len(study(cells, tmp_path)) == 3
+    assert (tmp_path / "audit_models.csv").stat().st_mtime_ns == written
+    table = rates(rows)
+    row = table[(table["attack"] == "signs") & (table["detector"] == "gate")].iloc[0]
+    assert row["flagged"] == row["models"] == 1
+    assert row["low"] < row["rate"] <= row["high"]
+    assert draw(tmp_path / "audit.png", table).stat().st_size > 5_000
