@@ -7,17 +7,17 @@ in each round and stage; the figure shows them against rounds.
 Run ``python -m experiments.dec_federated --help``.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-
-from experiments.console import make_progress, print_table
-from experiments.figures import draw_lines, write_table
-from experiments.run import run
-from fl_sim.progress import SILENT, Progress
+from experiments.figures import draw_lines
+from experiments.grid_study import GridStudy, Values
+from experiments.tables import LABEL
 from fl_sim.results import STAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS = (
     "images_intact",
@@ -38,7 +38,7 @@ LABELS = {
 }
 
 
-def attacks(codec: dict[str, Any], external: Any, images: int) -> dict[str, dict[str, Any]]:
+def attacks(codec: Values, external: Any, images: int) -> dict[str, Values]:
     """Return the attacks that are compared, by name."""
     common = {"name": "dec", "codec": codec, "external": external, "images": images}
     latents = {**common, "contents": "latents"}
@@ -50,94 +50,76 @@ def attacks(codec: dict[str, Any], external: Any, images: int) -> dict[str, dict
     }
 
 
-def study(
-    base: dict[str, Any],
-    compared: dict[str, dict[str, Any]],
-    out: Path,
-    boosts: tuple[float, ...] = (1.0,),
-    seeds: tuple[int, ...] = (0,),
-    data_root: Path | None = None,
-    progress: Progress = SILENT,
-) -> Any:
-    """Run every attack, boost and seed; an interrupted study continues.
+def grid(
+    compared: Mapping[str, Values],
+    federation: Values,
+    boosts: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    **base: Any,
+) -> Values:
+    """Return every attack and boost.
 
     Args:
-        base: a federated scenario without its attack.
         compared: attacks by name.
-        out: folder of the runs, the table and the figure.
+        federation: the table ``[federation]``.
         boosts: factors on the malicious update.
         seeds: of everything.
-        data_root: folder of data files.
-        progress: where to report.
-
-    Returns:
-        The table, a row an attack, boost, seed, round and stage.
+        base: further keys of every scenario.
     """
-    import pandas as pd
-
-    parts = []
-    for name, attack in compared.items():
-        for boost in boosts:
-            for seed in seeds:
-                series = name if boost == 1 else f"{name}, boosted {boost:g} times"
-                federation = {**base["federation"], "boost": boost}
-                scenario = {**base, "attack": attack, "federation": federation, "seed": seed}
-                folder = series.replace(",", "").replace(" ", "-").lower()
-                result = run(scenario, out / "runs" / f"{folder}-seed{seed}", data_root, progress)
-                part = by_stage(result.table)
-                part.insert(0, "series", series)
-                part.insert(1, "seed", seed)
-                parts.append(part)
-                write_table(out / "dec_federated.csv", pd.concat(parts))
-    frame = pd.concat(parts).reset_index(drop=True)
-    frame["point"] = frame["round"].astype(str) + " " + frame["stage"].str[:3]
-    metrics = ("images_intact", "identification_correlation", "auc")
-    draw_lines(
-        out / "dec_federated.png", frame, "point", metrics, "series",
-        "What a federation lets through", LABELS,
-    )  # fmt: skip
-    return frame.drop(columns="point")
+    variants = [
+        {
+            "label": name if boost == 1 else f"{name}, boosted {boost:g} times",
+            "attack": attack,
+            "federation.boost": boost,
+        }
+        for name, attack in compared.items()
+        for boost in boosts
+    ]
+    scenario = {
+        "mode": "federated", "federation": federation, "measure": {"scratch_epochs": 0}, **base,
+    }  # fmt: skip
+    return {"seeds": list(seeds), "scenario": scenario, "grid": {"variant": variants}}
 
 
-def by_stage(table: Any) -> Any:
-    """Return a row a round and stage of a run's long table, raw extraction."""
+def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row an attack and boost (``series``), seed, round and stage; raw extraction."""
     rows = table[table["extraction"].isin(["raw", "-"]) & table["metric"].isin(METRICS)]
-    rows = rows[~rows["stage"].str.contains(":")]
-    wide = rows.pivot_table(index=["round", "stage"], columns="metric", values="value")
-    wide = wide.reset_index()
-    order = wide["stage"].map({stage: place for place, stage in enumerate(STAGES)})
-    wide = wide.assign(order=order).sort_values(["round", "order"])
-    return wide[["round", "stage", *(metric for metric in METRICS if metric in wide)]]
+    rows = rows[rows["stage"].isin(STAGES)].rename(columns={f"{LABEL}variant": "series"})
+    keys = ["series", "seed", "round", "stage"]
+    frame = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
+    places = {name: place for place, name in enumerate(rows["series"].unique())}
+    frame = frame.assign(
+        place=frame["series"].map(places), step=frame["stage"].map(STAGES.index)
+    ).sort_values(["place", "seed", "round", "step"])
+    return frame[[*keys, *(m for m in METRICS if m in frame)]].reset_index(drop=True)
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/dec-federated"),
-    full: Annotated[bool, typer.Option(help="More rounds, five seeds: for many cores.")] = False,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of data files.")] = None,
-) -> None:
-    """Steal chest X-rays from one of four hospitals, with a codec from another collection."""
-    console = Console()
-    base = {
-        "mode": "federated",
-        "dataset": "pneumoniamnist",
-        "model": "resnet18",
-        "defense": "lwlrd",
-        "measure": {"scratch_epochs": 0},
-        "federation": {
-            "hospitals": 4,
-            "malicious": [0],
-            "rounds": 8 if full else 3,
-            "partition": "dirichlet",
-            "alpha": 0.3,
-            "engine": "ray" if full else "inprocess",
-        },
+def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
+    """Draw what arrives at each stage of each round, a line a series."""
+    points = [f"{n} {s[:3]}" for n, s in zip(table["round"], table["stage"], strict=True)]
+    frame = table.assign(point=points)
+    metrics = ("images_intact", "identification_correlation", "auc")
+    return draw_lines(path, frame, "point", metrics, "series", title, LABELS)
+
+
+STUDY = GridStudy("dec_federated", "What a federation lets through", tabulate, draw)
+
+
+def cells(full: bool) -> Values:
+    """Steal chest X-rays from one of four hospitals, with a codec from another collection.
+
+    --full: eight rounds, and five seeds.
+    """
+    federation = {
+        "hospitals": 4,
+        "rounds": 8 if full else 3,
+        "partition": {"scheme": "dirichlet", "alpha": 0.3},
     }
     compared = attacks({"name": "factorized"}, "chestmnist_nih1000.npz", 64)
-    seeds = tuple(range(5)) if full else (0,)
-    frame = study(base, compared, out, (1.0, 4.0), seeds, data_root, make_progress(console))
-    print_table(console, frame, "Payloads in a federation")
-    console.print(f"Table  {out / 'dec_federated.csv'}\nFigure {out / 'dec_federated.png'}")
+    seeds = range(5) if full else (0,)
+    base = {"dataset": "pneumoniamnist", "model": "resnet18", "defense": "lwlrd"}
+    return grid(compared, federation, (1.0, 4.0), seeds, **base)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    STUDY.script(cells)
