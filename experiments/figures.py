@@ -80,18 +80,6 @@ def write_table(path: Path, frame: "pd.DataFrame") -> Path:
     return write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def numbers(frame: "pd.DataFrame", stage: str, metrics: Sequence[str]) -> dict[str, float]:
-    """Pick metrics of one stage's last round from a run's long table.
-
-    The raw extraction's value where a metric has several; ``nan`` where it was not measured.
-    """
-    rows = frame[frame["stage"] == stage]
-    rows = rows[rows["round"] == rows["round"].max()]
-    rows = rows[rows["extraction"].isin(["raw", "-"])]
-    found = dict(zip(rows["metric"], rows["value"], strict=True))
-    return {metric: float(found.get(metric, float("nan"))) for metric in metrics}
-
-
 def draw_bars(
     path: Path,
     frame: "pd.DataFrame",

@@ -70,11 +70,13 @@ def test_the_rate_study_has_a_row_a_cell(tmp_path: Path) -> None:
         "name": "hific", "width": 0.05, "max_steps": 4, "gan_after": 2, "validate_every": 2,
         "batch_size": 4,
     }  # fmt: skip
-    base = {**BASE, "images": 4}
-    frame = dec_rate_distortion.study(
-        base, OUTSIDE, UNET, codec, tmp_path, channels=((6, 10),), decoders={"D1": 0}
+    grid = dec_rate_distortion.grid(
+        4, OUTSIDE, UNET, codec, channels=((6, 10),), decoders={"D1": 0}, **BASE
     )
+    frame = dec_rate_distortion.STUDY.run({"cells": grid}, tmp_path, How(workers=0))
     assert list(frame["series"]) == ["EP, D1", "IT, D1"]
+    assert list(frame["channels"]) == ["6/10", "6/10"]
+    assert frame["psnr"].notna().all()
     assert (frame["images_intact"] == 4).all()
     assert (frame["bpp"] > 0).all()
     assert _is_png(tmp_path / "dec_rate_distortion.png")
