@@ -26,6 +26,7 @@ METRICS = (
     "auc_floor_scratch",
     "dice",
     "dice_floor_scratch",
+    "dp_epsilon",
 )
 """What a summary shows where nothing else is asked for, of what was measured."""
 
