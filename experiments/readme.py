@@ -73,10 +73,11 @@ class ReadmeTable:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
+_FOUND = "identification_correlation strongest"
 _RELEASED = (
     Column("SSIM, raw", "ssim raw"),
     Column("SSIM, best", "ssim strongest"),
-    Column("found by correlation", "identification_correlation strongest"),
+    Column("found by correlation", _FOUND),
     Column("AUC", "auc", "precise"),
 )
 _SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
@@ -146,6 +147,27 @@ TABLES: dict[str, ReadmeTable] = {
             "y in place of weights": "latents in place of late weights",
             "y in frozen weights": "latents in frozen early weights",
         },
+    ),
+    "dp_training": ReadmeTable(
+        ("dp_training.csv",),
+        {"training": "training", "attack": "attack"},
+        (
+            Column("epsilon", "dp_epsilon", stage="upload"),
+            Column("SSIM, best", "ssim strongest", stage="release"),
+            Column("found by correlation", _FOUND, stage="release"),
+            Column("intact", "images_intact", "count", "release"),
+            Column("AUC", "auc", "precise", "release"),
+        ),
+    ),
+    "federation_defenses": ReadmeTable(
+        ("federation_defenses.csv",),
+        {"variant": "defence"},
+        (
+            Column("SSIM, best", "ssim strongest"),
+            Column("found", _FOUND),
+            Column("AUC", "auc", "precise"),
+        ),
+        {"stage": "release"},
     ),
     "defenses": ReadmeTable(
         ("defenses.csv",),

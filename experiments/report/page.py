@@ -298,7 +298,8 @@ def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: st
         worth: Interval | None = numbers.get("release", utility)
         if leak is None or worth is None:
             continue
-        points.append(Point(group.number, _defense_label(group), leak, worth))
+        label = _defense_label(group, [member for member, _ in members])
+        points.append(Point(group.number, label, leak, worth))
         if metric == IDENTIFIED:
             leak_floors["guessing"] = numbers.chance
         else:
@@ -322,9 +323,11 @@ def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: st
     ]  # fmt: skip
 
 
-def _defense_label(group: Group) -> str:
-    own = [group.said(a) for a in group.labels if a.startswith("defense") or a == "settings"]
-    return ", ".join(part for part in own if part) or plain(group.fact("defense"))
+def _defense_label(group: Group, family: Sequence[Group]) -> str:
+    """Return what tells a group from the others of its chart: the defence, and its settings."""
+    axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
+    said = [group.said(axis) for axis in axes]
+    return ", ".join(part for part in said if part) or plain(group.fact("defense"))
 
 
 def _in_pairs(sources: Sources) -> Section:

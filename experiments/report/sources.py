@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.grid import VARIANT
 from experiments.tables import CELL, LABEL, labels_of
 from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.results import COLUMNS, STAGES, read_table
@@ -385,6 +386,7 @@ def _label(groups: Sequence[Group]) -> list[str]:
     axes = list(dict.fromkeys(axis for fact in facts for axis in fact))
     axes = [axis for axis in axes if len({fact.get(axis, "") for fact in facts}) > 1]
     _drop_implied(axes, facts)
+    axes.sort(key=lambda axis: axis != VARIANT)  # what a grid varies together comes first
     if _ambiguous(axes, facts):
         _add_settings(groups, axes, facts)
         axes.append("settings")
@@ -394,11 +396,13 @@ def _label(groups: Sequence[Group]) -> list[str]:
 
 
 def _drop_implied(axes: list[str], facts: Sequence[Mapping[str, str]]) -> None:
-    """Drop the aggregator where the mode already says it."""
-    if {"mode", "aggregator"} <= set(axes):
-        pairs = {(fact["mode"], fact["aggregator"]) for fact in facts}
-        if len(pairs) == len({mode for mode, _ in pairs}):
-            axes.remove("aggregator")
+    """Drop the aggregator where the mode already says it, and all that a grid's variants say."""
+    said = [("mode", "aggregator"), *((VARIANT, name) for name in _FACTS)]
+    for telling, implied in said:
+        if {telling, implied} <= set(axes) and telling != implied:
+            pairs = {(fact.get(telling, ""), fact.get(implied, "")) for fact in facts}
+            if len(pairs) == len({one for one, _ in pairs}):
+                axes.remove(implied)
 
 
 def _ambiguous(axes: Sequence[str], facts: Sequence[Mapping[str, str]]) -> bool:
