@@ -64,6 +64,7 @@ class ReadmeTable:
         columns: the numbers.
         where: values that rows must have, by column.
         names: texts of keys that the README calls otherwise, up to a comma.
+        without: values that rows must not have, by column.
     """
 
     files: tuple[str, ...]
@@ -71,6 +72,7 @@ class ReadmeTable:
     columns: tuple[Column, ...]
     where: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 _FOUND = "identification_correlation strongest"
@@ -82,6 +84,35 @@ _RELEASED = (
 )
 _SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
 _FACTORS = {"factor": "what is changed", "value": "to"}
+
+_DELIVERED = (
+    Column("intact at release", "images_intact", "count"),
+    Column("bytes a round", "bytes_a_round", "count"),
+    Column("bytes in the run", "bytes_of_run", "count"),
+    Column("bits wrong", "bit_error_rate", "percent"),
+    Column("AUC", "auc", "precise"),
+)
+_AGGREGATIONS = {
+    "": "one",
+    "alone": "one",
+    "last round": "one, in the last round",
+    "alternate rounds": "one, in every second round of three",
+    "round 1, then 4 honest": "one, in the first round of five only",
+    "honest norm": "one, at an honest norm",
+    "damped": "one, damped",
+    "4 none": "four, each for himself",
+    "4 repeat": "four, repeating",
+    "4 split": "four, sharing out the places",
+    "8 repeat": "eight, repeating",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "fedadam": "FedAdam",
+    "fedmedian": "median",
+    "fedtrimmedavg": "trimmed mean",
+    "krum": "Krum",
+    "multikrum": "Multi-Krum",
+    "normclipping": "norm clipping",
+}
 
 TABLES: dict[str, ReadmeTable] = {
     "adaptive": ReadmeTable(
@@ -99,29 +130,17 @@ TABLES: dict[str, ReadmeTable] = {
     "aggregations": ReadmeTable(
         ("aggregations.csv",),
         {"mode": "aggregation", "variant": "attackers"},
-        (
-            Column("intact at release", "images_intact", "count"),
-            Column("bytes a round", "bytes_a_round", "count"),
-            Column("bytes in the run", "bytes_of_run", "count"),
-            Column("bits wrong", "bit_error_rate", "percent"),
-            Column("AUC", "auc", "precise"),
-        ),
+        _DELIVERED,
         {"stage": "release", "attacker": "fine lattices in dead weights"},
-        {
-            "": "one",
-            "alone": "one",
-            "last round": "one, in the last round",
-            "honest norm": "one, at an honest norm",
-            "4 repeat": "four, repeating",
-            "8 repeat": "eight, repeating",
-            "fedavg": "FedAvg",
-            "fedprox": "FedProx",
-            "fedadam": "FedAdam",
-            "fedmedian": "median",
-            "fedtrimmedavg": "trimmed mean",
-            "krum": "Krum",
-            "normclipping": "norm clipping",
-        },
+        _AGGREGATIONS,
+    ),
+    "other_attackers": ReadmeTable(
+        ("aggregations.csv",),
+        {"attacker": "payload", "mode": "aggregation", "variant": "attackers"},
+        (*_DELIVERED[:3], Column("found by correlation", _FOUND), *_DELIVERED[3:]),
+        {"stage": "release"},
+        {"late signs, LDPC": "signs of late weights, LDPC", **_AGGREGATIONS},
+        {"attacker": ("fine lattices in dead weights",)},
     ),
     "confirm_defenses": ReadmeTable(
         ("confirm_defenses.csv",),
@@ -254,6 +273,8 @@ def markdown(name: str, results: Path = RESULTS) -> str:
     frame = pd.concat([_read(results / file, table) for file in table.files], ignore_index=True)
     for column, value in table.where.items():
         frame = frame[frame[column] == value]
+    for column, values in table.without.items():
+        frame = frame[~frame[column].isin(values)]
     lines = []
     for values, group in frame.groupby([*table.keys], sort=False, dropna=False):
         texts = [_called(str(value), table.names) for value in values]
