@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
@@ -53,6 +54,22 @@ class Carrier(ABC, Generic[CarrierSettingsT]):
         Raises:
             FlSimError: if the settings choose no tensor of this state.
         """
+
+    def extent(self, expected: State, count: int | None) -> tuple[int, int]:
+        """Return how much a state can hold, and how much is wanted of it, for a reader.
+
+        Args:
+            expected: the state that was written to, by names, shapes and dtypes.
+            count: how much was asked for; all that it can hold where not given.
+
+        Returns:
+            ``0`` and ``count``, where nothing is left of what was written to.
+        """
+        try:
+            held = self.capacity(expected) or 0
+        except FlSimError:
+            held = 0
+        return held, held if count is None else count
 
     @abstractmethod
     def write(self, state: State, payload: Payload) -> State:

@@ -90,11 +90,9 @@ class ElementCarrier(SoftCarrier[ElementSettingsT]):
     ) -> NDArray[np.float32]:
         """Return the sum of all copies' soft values; see :class:`Carrier`."""
         expected = state if like is None else like
-        try:
-            held = self.capacity(expected)
-        except FlSimError:  # nothing of what was written to is left
-            return np.zeros(8 * (count or 0), np.float32)
-        wanted = held if count is None else count
+        held, wanted = self.extent(expected, count)
+        if not held:
+            return np.zeros(8 * wanted, np.float32)
         elements = -(-8 * min(wanted, held) // self.per_element)
         total = np.zeros((max(elements, -(-8 * wanted // self.per_element)), self.per_element))
         places = self._places(expected)

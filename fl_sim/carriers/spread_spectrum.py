@@ -17,7 +17,6 @@ from fl_sim.carriers.base import CARRIERS, Payload, State
 from fl_sim.carriers.elements import SoftCarrier, _checked, _finite, _scale
 from fl_sim.carriers.placement import PlacementSettings, Places, copied, found
 from fl_sim.carriers.qim import mixed
-from fl_sim.errors import FlSimError
 from fl_sim.randomness import derive_seed
 
 
@@ -74,11 +73,9 @@ class SpreadSpectrum(SoftCarrier[SpreadSpectrumSettings]):
     ) -> NDArray[np.float32]:
         """Correlate; see :class:`Carrier`."""
         expected = state if like is None else like
-        try:
-            held = self.capacity(expected)
-        except FlSimError:  # nothing of what was written to is left
-            return np.zeros(8 * (count or 0), np.float32)
-        wanted = held if count is None else count
+        held, wanted = self.extent(expected, count)
+        if not held:
+            return np.zeros(8 * wanted, np.float32)
         total, bits = np.zeros(8 * wanted), 8 * min(wanted, held)
         places = self._places(expected)
         for copy in range(len(places.orders)):

@@ -100,11 +100,9 @@ class ReplacedWeights(Carrier[ReplacedSettingsT]):
     ) -> NDArray[np.float32]:
         """Read values; not-a-number where nothing can be read. See :class:`Carrier`."""
         expected = state if like is None else like
-        try:
-            held = self.capacity(expected)
-        except FlSimError:  # nothing of what was written to is left
-            return np.full(count or 0, np.nan, np.float32)
-        wanted = held if count is None else count
+        held, wanted = self.extent(expected, count)
+        if not held:
+            return np.full(wanted, np.nan, np.float32)
         total, copies = np.zeros(wanted), np.zeros(wanted)
         for name, used, index in self._used(expected, wanted):
             tensor = found(state, name, expected[name])
