@@ -15,6 +15,9 @@ unit deviation: weight decay scales them, and does not change their shape."""
 GROWTH = 1.02
 """How much larger than a fresh network's their deviation may be: nothing honest enlarges them."""
 
+SHRUNKEN = 0.1
+"""Below this part of a fresh network's deviation, weight decay has left nothing to compare."""
+
 _SAMPLE = 200_000
 _SEEDS = 2
 
@@ -22,7 +25,9 @@ _SEEDS = 2
 def check_dead(subject: Subject) -> list[Finding]:
     """Compare each tensor's dead weights with those that a fresh network has there.
 
-    Bits in their low mantissa, or in lattices much finer than their deviation, are not seen.
+    Weight decay moves them, too: SGD's scales them, and Adam's pulls all of them towards zero by
+    the same distance. Bits in their low mantissa, or in lattices much finer than their deviation,
+    are not seen.
     """
     if not subject.dead or subject.spec is None:
         return []
@@ -44,12 +49,29 @@ def _compared(
     noise = 1 + 5 / np.sqrt(2 * len(own))
     evidence = {"distance": float(result.statistic), "p": float(result.pvalue), "growth": growth}
     if result.statistic > DISTANCE and result.pvalue * tests < ALPHA:
+        if growth < SHRUNKEN or _pulled(own, expected) < DISTANCE:
+            what = "Its dead weights have shrunk, as Adam's weight decay makes them."
+            return [Finding("dead weights", "note", what, name, evidence)]
         what = "Its dead weights, which nothing trains, are not distributed as initialisation does."
     elif growth > GROWTH * noise:
         what = "Its dead weights, which nothing trains, are larger than initialisation makes them."
     else:
         return []
     return [Finding("dead weights", "carries", what, name, evidence)]
+
+
+def _pulled(own: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Return how far sizes are from fresh ones less a common distance; the larger half counts.
+
+    The smaller ones have reached zero and swing around it.
+    """
+    sizes, fresh = np.abs(own), np.abs(expected)
+    pulled = fresh - (np.quantile(fresh, 0.9) - np.quantile(sizes, 0.9))
+    middle = np.median(sizes)
+    larger, others = sizes[sizes > middle], pulled[pulled > middle]
+    if len(larger) == 0 or len(others) == 0:
+        return 1.0
+    return float(stats.ks_2samp(larger, others).statistic)
 
 
 def _sample(tensor: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float64]:

@@ -297,3 +297,28 @@ def test_the_page_escapes_what_a_file_names(tmp_path: Path) -> None:
     assert "http" not in text
     assert write_page(tmp_path / "page.html", report).read_text() == text
     json.dumps(report.as_dict())
+
+
+@pytest.mark.parametrize("pull", [0.5, 100.0])
+def test_dead_weights_that_adams_weight_decay_pulled_are_noted_only(pull: float) -> None:
+    spec = ModelSpec(name="resnet18", channels=3, size=12, classes=4)
+    state = state_of(build(spec, seed=3))
+    generator = torch.Generator().manual_seed(0)
+    levels = {}
+    for written in (False, True):
+        decayed = dict(state)
+        for name, mask in dead_weights(spec).items():
+            values, distance = state[name][mask], pull * float(state[name][mask].std())
+            sizes = values.abs() - distance
+            # What has reached zero swings around it.
+            swing = 1e-4 * torch.rand(sizes.shape, generator=generator)
+            sizes = torch.where(sizes > 1e-4, sizes, swing)
+            if written:  # a payload with values of its own
+                sizes = torch.full_like(sizes, float(state[name][mask].std()))
+            tensor = state[name].clone()
+            tensor[mask] = sizes * values.sign()
+            decayed[name] = tensor
+        report = audit(Checkpoint(decayed), spec)
+        levels[written] = {f.level for f in report.findings if f.check == "dead weights"}
+    assert levels[False] == {"note"}
+    assert levels[True] == {"carries"}

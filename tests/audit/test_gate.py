@@ -211,3 +211,17 @@ def test_values_that_were_kept_frozen_are_refused_by_the_audit(
     # A checkpoint does not say what its makers' code kept frozen: fine-tuned alone, it passes.
     _, moved = _gate(stored, phantoms, _settings(audit=False))
     assert moved is not None and (moved["3.weight"] != flat).all()
+
+
+def test_parameters_that_lag_behind_are_fine_tuned_faster(
+    trained: tuple[State, State], phantoms: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, state = trained
+    slow = _settings(epochs=1, learning_rate=1e-4, min_change=3e-4, max_unmoved=0.99, rounds=5)
+    report, cleaned = _gate(state, phantoms, slow)
+    assert cleaned is not None, report.all_reasons()
+    assert report.rounds > 1
+    monkeypatch.setattr("fl_sim.audit.gate._FASTER", 1.0)
+    report, cleaned = _gate(state, phantoms, slow)
+    assert cleaned is None
+    assert any("less than" in reason for reason in report.all_reasons())
