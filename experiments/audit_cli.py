@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from fl_sim.audit.auditor import AuditReport
-    from fl_sim.audit.gate import GateReport
+    from fl_sim.audit.gate_report import GateReport
     from fl_sim.models.base import ModelSpec
 
 REFUSED = 1

@@ -273,8 +273,8 @@ def markdown(name: str, results: Path = RESULTS) -> str:
     frame = pd.concat([_read(results / file, table) for file in table.files], ignore_index=True)
     for column, value in table.where.items():
         frame = frame[frame[column] == value]
-    for column, values in table.without.items():
-        frame = frame[~frame[column].isin(values)]
+    for column, unwanted in table.without.items():
+        frame = frame[~frame[column].isin(unwanted)]
     lines = []
     for values, group in frame.groupby([*table.keys], sort=False, dropna=False):
         texts = [_called(str(value), table.names) for value in values]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import Artifact
-from fl_sim.audit.gate import Declaration, GateReport, GateSettings, pass_gate
+from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
+from fl_sim.audit.gate_report import GateReport
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import Split, Task
