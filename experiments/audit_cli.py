@@ -175,8 +175,9 @@ def _print_gate(console: Console, report: "GateReport") -> None:
             escape("; ".join(row.reasons)),
         )  # fmt: skip
     console.print(table)
+    rounds = _count(report.rounds, "round")
     console.print(
-        f"{report.defense}, {report.rounds} rounds on {report.images} held-out images: loss "
+        f"{report.defense}, {rounds} on {report.images} held-out images: loss "
         f"{report.loss_before:.3f} before, {report.loss_after:.3f} after; {report.overwritten} "
         f"weights overwritten that nothing moved"
     )
@@ -184,7 +185,7 @@ def _print_gate(console: Console, report: "GateReport") -> None:
         console.print("[bold green]Approved[/]")
         return
     reasons = report.all_reasons()
-    console.print(f"[bold red]Refused[/], {len(reasons)} reasons:")
+    console.print(f"[bold red]Refused[/], {_count(len(reasons), 'reason')}:")
     for reason in reasons[:_SHOWN]:
         console.print(f"  {escape(reason)}")
     if len(reasons) > _SHOWN:
@@ -216,3 +217,7 @@ def _print_audit(console: Console, report: "AuditReport") -> None:
 
 def _number(value: float, form: str) -> str:
     return "" if value != value else format(value, form)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
