@@ -399,7 +399,7 @@ def _drop_implied(axes: list[str], facts: Sequence[Mapping[str, str]]) -> None:
     """Drop the aggregator where the mode already says it, and all that a grid's variants say."""
     said = [("mode", "aggregator"), *((VARIANT, name) for name in _FACTS)]
     for telling, implied in said:
-        if {telling, implied} <= set(axes) and telling != implied:
+        if {telling, implied} <= set(axes):
             pairs = {(fact.get(telling, ""), fact.get(implied, "")) for fact in facts}
             if len(pairs) == len({one for one, _ in pairs}):
                 axes.remove(implied)
