@@ -24,9 +24,9 @@ from experiments.figures import MARKERS, write_table
 from fl_sim.artifact import Artifact, write_atomically
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
 from fl_sim.audit.auditor import audit
-from fl_sim.audit.checkpoint import Checkpoint
 from fl_sim.audit.gate import GateSettings, pass_gate
 from fl_sim.case import Case, CaseSettings, open_case
+from fl_sim.checkpoints import Checkpoint
 from fl_sim.choice import Choice
 from fl_sim.data.base import Split
 from fl_sim.data.splits import HeldOutSettings

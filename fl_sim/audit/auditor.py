@@ -9,14 +9,14 @@ from typing import Any
 from fl_sim.artifact import checksum
 from fl_sim.audit.architecture import guess
 from fl_sim.audit.bits import check_bits
-from fl_sim.audit.checkpoint import Checkpoint, read_checkpoint
 from fl_sim.audit.content import check_content
 from fl_sim.audit.dead import check_dead
 from fl_sim.audit.entries import check_buffers, check_duplicates, check_entries
 from fl_sim.audit.probes import check_memory_backdoor, check_transpose
 from fl_sim.audit.reference import check_reference, unchanged
-from fl_sim.audit.subject import LEVELS, Finding, Level, Subject
+from fl_sim.audit.subject import Subject
 from fl_sim.audit.values import check_values
+from fl_sim.checkpoints import LEVELS, Checkpoint, Finding, Level, read_checkpoint
 from fl_sim.errors import FlSimError
 from fl_sim.models import check
 from fl_sim.models.base import ModelSpec

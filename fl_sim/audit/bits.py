@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from fl_sim.audit.subject import ALPHA, FEWEST, Finding, Subject
+from fl_sim.audit.subject import ALPHA, FEWEST, Subject
+from fl_sim.checkpoints import Finding
 
 PLANES = range(3, 13)
 """Planes tested. A smooth density over a binade tilts bit ``b`` by at most about ``2 ** (b - 25)``,

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.subject import Finding, Level, Subject
+from fl_sim.audit.subject import Subject
+from fl_sim.checkpoints import Finding, Level
 
 SIGNATURES = {
     "PNG": b"\x89PNG\r\n\x1a\n",

@@ -23,9 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_sim.artifact import Artifact, further_entries
 from fl_sim.audit.auditor import audit
 from fl_sim.audit.batch_statistics import estimated_statistics
-from fl_sim.audit.checkpoint import Checkpoint
 from fl_sim.audit.gate_report import GateReport, TensorRow
 from fl_sim.carriers.dead import dead_weights
+from fl_sim.checkpoints import Checkpoint
 from fl_sim.choice import Choice
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release

@@ -15,7 +15,8 @@ from fl_sim.artifact import Key
 from fl_sim.attacks.memory_backdoor import patch_shape, triggers_of
 from fl_sim.attacks.transpose import scaled, transposed_pass
 from fl_sim.attacks.transpose.codes import index_codes
-from fl_sim.audit.subject import Finding, Subject
+from fl_sim.audit.subject import Subject
+from fl_sim.checkpoints import Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.training import normalized

@@ -7,7 +7,8 @@ nothing honest changes but to scale them, and of live ones, which nothing honest
 import numpy as np
 import torch
 
-from fl_sim.audit.subject import Finding, Subject
+from fl_sim.audit.subject import Subject
+from fl_sim.checkpoints import Finding
 
 LEAST_ALIKE = 0.3
 """Correlation that a tensor must keep with the reference where the median tensor keeps twice it:

@@ -1,10 +1,9 @@
 """What is audited, and what a check says of it."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,42 +16,12 @@ from fl_sim.models import build, layers
 from fl_sim.models.base import ModelSpec
 
 State = dict[str, torch.Tensor]
-Level = Literal["note", "suspicious", "carries"]
-LEVELS: tuple[Level, ...] = ("note", "suspicious", "carries")
-"""From what a reader should know, over what needs an explanation, to what has hardly another one
-than a payload."""
-
 ALPHA = 1e-6
 """Chance that one statistical check of a whole clean file gives a finding; each check divides it by
 the number of its tests (Bonferroni)."""
 
 FEWEST = 1024
 """Tensors with fewer elements are left out of statistics of values."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found.
-
-    Args:
-        check: its name.
-        level: see ``LEVELS``.
-        what: one sentence.
-        tensor: that it is about; ``None`` for the whole file.
-        evidence: numbers by name.
-    """
-
-    check: str
-    level: Level
-    what: str
-    tensor: str | None = None
-    evidence: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what is not finite is ``None``."""
-        values = asdict(self)
-        values["evidence"] = {k: v if math.isfinite(v) else None for k, v in self.evidence.items()}
-        return values
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fl_sim.audit.bits import rounded_to
-from fl_sim.audit.subject import ALPHA, FEWEST, Finding, Subject
+from fl_sim.audit.subject import ALPHA, FEWEST, Subject
+from fl_sim.checkpoints import Finding
 
 LATTICE = 40.0
 """How far a frequency of the weights' characteristic function may stand out of its neighbours. For

@@ -16,7 +16,6 @@ from fl_sim.attacks.base import ATTACKS, Inside
 from fl_sim.audit.architecture import guess
 from fl_sim.audit.auditor import AuditReport, audit, audit_file
 from fl_sim.audit.bits import plane_statistics, rounded_to
-from fl_sim.audit.checkpoint import Checkpoint, read_checkpoint
 from fl_sim.audit.content import entropy, low_bits
 from fl_sim.audit.dead import check_dead
 from fl_sim.audit.page import page, write_page
@@ -26,6 +25,7 @@ from fl_sim.audit.subject import Subject
 from fl_sim.audit.values import lattice_peak, shared_values
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.carriers.dead import dead_weights
+from fl_sim.checkpoints import Checkpoint, read_checkpoint
 from fl_sim.data import load_dataset
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError

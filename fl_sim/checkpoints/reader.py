@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fl_sim.audit.subject import Finding
+from fl_sim.checkpoints.finding import Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.settings import parse
@@ -34,14 +34,21 @@ class Checkpoint:
     """What a file holds.
 
     Args:
-        state: the state dictionary, on the CPU, without wrappers' prefixes.
+        state: the state dictionary, strided tensors on the CPU, without wrappers' prefixes.
         spec: the architecture, where the file states it (fl-sim's own files do).
         findings: what is odd about the file itself.
+        layouts: how entries are stored that are not plain tensors (sparse, quantised), in words, by
+            name.
+        copies: further copies of the weights in the file, such as an average, by what they are.
+        format: what the file is, in words.
     """
 
     state: State
     spec: ModelSpec | None = None
     findings: tuple[Finding, ...] = field(default=())
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, State] = field(default_factory=dict)
+    format: str = "state dictionary"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
