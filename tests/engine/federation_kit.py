@@ -4,6 +4,7 @@ It registers itself as a plugin does, so hospitals in other processes find it by
 """
 
 import os
+import sys
 
 import numpy as np
 import torch
@@ -17,13 +18,15 @@ from fl_sim.case import CaseSettings
 from fl_sim.choice import Choice
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 from fl_sim.data.splits import HeldOutSettings
+from fl_sim.engine import guard
 from fl_sim.engine.inprocess import InProcessGrid
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.models import build_model
 from fl_sim.models.base import MODELS, ModelEntry
 from fl_sim.training import TrainingSettings, train
 from strategies.base import build_aggregator
-from strategies.defended import DefendedStrategy, Unobserved
+from strategies.defended import DefendedStrategy
+from strategies.observers import Unobserved
 
 
 def _load(name, settings, root):
@@ -86,11 +89,28 @@ class NanAttack(FakeAttack):
         return report
 
 
+class LeavingAttack(FakeAttack):
+    def train(self, run, plan):
+        sys.exit(7)
+
+
+class LateAttack(FakeAttack):
+    """Takes LATE seconds, by the clock of this process."""
+
+    def train(self, run, plan):
+        before = guard._clock
+        guard._clock = lambda: before() + LATE
+        return super().train(run, plan)
+
+
+LATE = 1e6
 DATASETS.register("tiny", "noise")(DatasetSource(DatasetSettings, _load))
 MODELS.register("tiny-net", "one convolution")(ModelEntry(_build))
 ATTACKS.register("fake-attack", "writes two biases")(FakeAttack)
 ATTACKS.register("broken-attack", "raises")(BrokenAttack)
 ATTACKS.register("nan-attack", "uploads NaN")(NanAttack)
+ATTACKS.register("leaving-attack", "ends the program")(LeavingAttack)
+ATTACKS.register("late-attack", "takes its time")(LateAttack)
 
 
 def settings(**changes) -> HospitalSettings:

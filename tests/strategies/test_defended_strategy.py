@@ -21,7 +21,8 @@ from flwr.serverapp.strategy import (
 from fl_sim.engine.inprocess import InProcessGrid
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
-from strategies.defended import DefendedStrategy, cohort_size, sample_cohort
+from strategies.cohort import cohort_size, sample_cohort
+from strategies.defended import DefendedStrategy
 
 COUNTER = "1.num_batches_tracked"
 
