@@ -15,7 +15,7 @@ from typing import Any
 
 from fl_sim.errors import FlSimError
 
-LONGEST = 300
+LONGEST = 500
 """Characters of a cause that a sentence quotes."""
 
 _log = logging.getLogger(__name__)
@@ -84,13 +84,13 @@ def cause(error: BaseException) -> str:
     return f"{name}: {line}".rstrip(".") if line else name
 
 
-def first_line(text: str) -> str:
-    """Return the first line that says something, printable and of at most 300 characters."""
+def first_line(text: str, longest: int = LONGEST) -> str:
+    """Return the first line that says something, printable and cut after ``longest`` characters."""
     line = next((line.strip() for line in text[: 100 * LONGEST].splitlines() if line.strip()), "")
     shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line[:LONGEST]
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line[:longest]
     )
-    return shown if len(line) <= LONGEST else f"{shown}..."
+    return shown if len(line) <= longest else f"{shown}..."
 
 
 def _noting(

@@ -202,7 +202,7 @@ def _too_large(name: str, tensor: torch.Tensor, hospitals: int) -> str | None:
 def _check_further(name: str, tensor: torch.Tensor) -> None:
     """Refuse an entry that no model file could hold: it would end the run that measures it."""
     if not name.isprintable() or len(name) > _LONGEST_NAME or name in ("", "__metadata__"):
-        raise Rejected(f"the upload has a further tensor called '{first_line(name)}'")
+        raise Rejected(f"the upload has a further tensor called '{_cut(name)}'")
     if tensor.dtype not in _STORABLE:
         raise Rejected(f"the upload's further tensor '{name}' is {tensor.dtype}")
 
@@ -219,7 +219,7 @@ def _scalars(metrics: MetricRecord, needed: Collection[str]) -> dict[str, int | 
     scalars: dict[str, int | float] = {}
     for name, value in metrics.items():
         if len(name) > _LONGEST_NAME or not _METRIC_NAME.fullmatch(name):
-            raise Rejected(f"the upload has a metric called '{first_line(name)}'")
+            raise Rejected(f"the upload has a metric called '{_cut(name)}'")
         if isinstance(value, list):
             continue
         if not _PLAIN.get(name, _is_plain)(value):
@@ -268,4 +268,8 @@ _PLAIN: dict[str, Callable[[Any], bool]] = {
 def _shown(value: Any) -> str:
     if _is_int(value) and value.bit_length() > 64:
         return f"an integer of {value.bit_length()} bits"
-    return first_line(repr(value))
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return first_line(text, 60)

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import torch
+from flwr.clientapp import ClientApp
 from torch import nn
 
 from clients.app import client_app
@@ -170,6 +171,35 @@ class Recorder(Unobserved):
 def halve(state, server_round, reference):
     """A defence: half of every weight of the last layer."""
     return {k: v / 2 if k.startswith("4.") else v for k, v in state.items()}, server_round
+
+
+def changed_upload(change, hospitals=(1,)):
+    """A client app whose named hospitals change their reply before it leaves."""
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+
+    @app.train()
+    def train(message, context):
+        reply = client_app(message, context)
+        if context.node_config["partition-id"] in hospitals:
+            reply = change(reply) or reply
+        return reply
+
+    return app
+
+
+def tampered(name, value):
+    """A change of one uploaded tensor: what a function makes of it, or none at all."""
+
+    def change(reply):
+        state = from_record(reply.content["arrays"])
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value(state.get(name))
+        reply.content["arrays"] = to_record(state)
+
+    return change
 
 
 def strategy(recorder, hospital_settings, name="fedavg", keys=None, **changes):
