@@ -19,11 +19,16 @@ LONGEST = 500
 """Characters of a cause that a sentence quotes."""
 
 _log = logging.getLogger(__name__)
+WORDED = (Exception, SystemExit, KeyboardInterrupt)
+"""What code raises on purpose or by mistake."""
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def blaming(
+    what: str, caught: tuple[type[BaseException], ...] = (BaseException,)
+) -> Iterator[None]:
     """Let whatever is raised within the block say in one sentence where it was raised.
 
     What a signal's handler raises passes as it is, and so does a full disk, which is no fault of
@@ -31,6 +36,7 @@ def blaming(what: str) -> Iterator[None]:
 
     Args:
         what: the component, as a sentence begins: ``"Round 2: the strategy 'krum'"``.
+        caught: what it may raise; anything else passes as it is.
 
     Raises:
         FlSimError: ``"<what>: <sentence>"`` of an FlSimError; of anything else ``"<what> failed:
@@ -41,7 +47,7 @@ def blaming(what: str) -> Iterator[None]:
             yield
         except FlSimError as error:
             raise FlSimError(f"{what}: {error}") from error
-        except BaseException as error:
+        except caught as error:
             if noted or (isinstance(error, OSError) and error.errno in _NO_SPACE):
                 raise
             _log.debug("%s failed.", what, exc_info=True)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
-from fl_sim.faults import blaming, first_line
+from fl_sim.faults import WORDED, blaming, first_line
 from fl_sim.models.entries import entry_problem
 from strategies.base import Aggregator, too_few
 from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
@@ -371,7 +371,7 @@ class DefendedStrategy(Strategy):
         return arrays
 
     def _observing(self, server_round: int, stage: str) -> AbstractContextManager[None]:
-        return blaming(f"Round {server_round}: the observer of the stage '{stage}'")
+        return blaming(f"Round {server_round}: the observer of the stage '{stage}'", WORDED)
 
     def _sentence(self, hospital: int, reason: str) -> str:
         _, _, rest = reason.partition("\n")

@@ -75,6 +75,7 @@ AGGREGATES = {
     "raises": (raising(KeyError("momentum")), "failed: KeyError: 'momentum'"),
     "leaves": (raising(SystemExit(0)), "failed: SystemExit: 0"),
     "interrupts": (raising(KeyboardInterrupt()), "failed: KeyboardInterrupt"),
+    "kind of its own": (raising(BaseException("x")), "failed: BaseException: x"),
     "own error": (raising(FlSimError("No quorum.")), "'stranger': No quorum"),
     "nothing": (lambda arrays, metrics: None, "returned nothing, not arrays and metrics"),
     "no arrays": (lambda arrays, metrics: (None, None), "made nothing of 4 uploads"),
@@ -225,10 +226,12 @@ def test_a_defence_may_order_entries_as_it_likes():
 
 
 @pytest.mark.parametrize("stage", ["upload", "aggregate", "release", "failed"])
-def test_a_raising_observer_is_named(stage, monkeypatch):
-    monkeypatch.setattr(Recorder, stage, raising(IndexError("no column")))
+@pytest.mark.parametrize("error", [IndexError("no column"), SystemExit(0)])
+def test_a_raising_observer_is_named(stage, error, monkeypatch):
+    monkeypatch.setattr(Recorder, stage, raising(error))
     word = "upload" if stage == "failed" else stage
-    with pytest.raises(FlSimError, match=f"Round 1: the observer of the stage '{word}' failed: In"):
+    kind = type(error).__name__
+    with pytest.raises(FlSimError, match=f"Round 1: the observer of the stage '{word}' .*{kind}"):
         federate(settings(attack="broken-attack"))
 
 
