@@ -31,8 +31,9 @@ def blaming(
 ) -> Iterator[None]:
     """Let whatever is raised within the block say in one sentence where it was raised.
 
-    What a signal's handler raises passes as it is, and so does a full disk, which is no fault of
-    the component that happened to write. The traceback is logged at level DEBUG.
+    What a signal's handler raises passes as it is, and so do a full disk and an FlSimError that is
+    an OSError, too: no fault of the component that happened to write. The traceback is logged at
+    level DEBUG.
 
     Args:
         what: the component, as a sentence begins: ``"Round 2: the strategy 'krum'"``.
@@ -45,11 +46,11 @@ def blaming(
     with signals_noted() as noted:
         try:
             yield
-        except FlSimError as error:
-            raise FlSimError(f"{what}: {error}") from error
         except caught as error:
-            if noted or (isinstance(error, OSError) and error.errno in _NO_SPACE):
+            if noted or _is_the_machines(error):
                 raise
+            if isinstance(error, FlSimError):
+                raise FlSimError(f"{what}: {error}") from error
             _log.debug("%s failed.", what, exc_info=True)
             raise FlSimError(f"{what} failed: {cause(error)}.") from error
 
@@ -97,6 +98,12 @@ def first_line(text: str, longest: int = LONGEST) -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line[:longest]
     )
     return shown if len(line) <= longest else f"{shown}..."
+
+
+def _is_the_machines(error: BaseException) -> bool:
+    return isinstance(error, OSError) and (
+        error.errno in _NO_SPACE or isinstance(error, FlSimError)
+    )
 
 
 def _noting(

@@ -35,6 +35,17 @@ def test_a_full_disk_is_nobodys_fault():
         raise PermissionError(errno.EACCES, "no")
 
 
+class WriteError(FlSimError, OSError):
+    pass
+
+
+def test_a_file_that_cannot_be_written_has_its_own_sentence():
+    error = WriteError("The file x cannot be written: permission is denied.")
+    with pytest.raises(WriteError) as caught, blaming("it"):
+        raise error
+    assert caught.value is error
+
+
 def test_a_signal_passes():
     def stop(number, frame):
         raise SystemExit(143)

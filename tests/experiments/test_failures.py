@@ -13,10 +13,12 @@ from flwr.serverapp.strategy import FedAvg
 
 import clients.app
 from clients.hospital import LocalResult
+from experiments.failures import failures_logged
 from experiments.run import run
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.engine import guard
 from fl_sim.errors import FlSimError
+from fl_sim.faults import blaming
 from fl_sim.settings import Settings
 from strategies.base import STRATEGIES, StrategyEntry
 
@@ -188,6 +190,16 @@ def test_a_boosted_attack_is_no_failure(tmp_path: Path, keys: dict[str, Any]) ->
     table = run(_with(federation=_federation(rounds=1, **keys)), tmp_path / "out").table
     assert "failed" not in set(table["metric"])
     assert not (tmp_path / "out" / "failures.log").exists()
+
+
+def test_a_log_that_cannot_be_written_hides_no_sentence(tmp_path: Path) -> None:
+    (tmp_path / "failures.log").mkdir()
+    with (
+        pytest.raises(FlSimError, match=r"^it failed: KeyError: 'x'\.$"),
+        failures_logged(tmp_path),
+        blaming("it"),
+    ):
+        raise KeyError("x")
 
 
 def test_the_command_line_exits_with_2(tmp_path: Path) -> None:
