@@ -161,7 +161,7 @@ def _on_own_time(main: "Callable[[Grid], T]", settings: EngineSettings) -> "Call
 
 
 def hospitals_at_once(settings: EngineSettings) -> int:
-    """Return how many hospitals Flower lets work at once; 1 while Ray is not there yet."""
+    """Return how many hospitals Flower lets work at once; 1 while Ray is not there, or not well."""
     import ray
     from flwr.simulation.ray_transport.ray_actor import pool_size_from_resources
 
@@ -169,7 +169,10 @@ def hospitals_at_once(settings: EngineSettings) -> int:
         return 1
     # As many threads feed the actors as Python's pools have by default.
     threads = min(32, (os.cpu_count() or 1) + 4)
-    return min(threads, pool_size_from_resources(backend_config(settings)["client_resources"]))
+    try:
+        return min(threads, pool_size_from_resources(backend_config(settings)["client_resources"]))
+    except Exception:  # a Ray that has died is told of where messages are exchanged
+        return 1
 
 
 @contextmanager
