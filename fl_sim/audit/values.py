@@ -1,13 +1,17 @@
 """The distribution of weights, against what initialisation and training leave: a smooth one."""
 
+from typing import Any
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from fl_sim.audit.bits import rounded_to
-from fl_sim.audit.subject import ALPHA, FEWEST, Subject
+from fl_sim.audit.numbers import FLOAT32, Format, format_of, numbers, words_of
+from fl_sim.audit.precision import Precision, precision_of
+from fl_sim.audit.subject import ALPHA, FEWEST, Subject, Unchecked
 from fl_sim.checkpoints import Finding
+
+Values = NDArray[np.floating[Any]]
 
 LATTICE = 40.0
 """How far a frequency of the weights' characteristic function may stand out of its neighbours. For
@@ -23,6 +27,8 @@ _REACH = 6.0
 _NEIGHBOURS = 24
 _GAP = 3
 _SHAPE_FEWEST = 2048
+_FEWEST_ROW = 16
+_CODES = 256
 SKEWNESS = 1.5
 KURTOSIS = 60.0
 FLATTEST = -1.35
@@ -31,21 +37,77 @@ initialisation gives, has -1.2, and two values have -2."""
 
 
 def check_values(subject: Subject) -> list[Finding]:
-    """Look for values that many weights share, for lattices, and for shapes that nothing leaves."""
+    """Look for values that many weights share, for lattices, and for shapes that nothing leaves.
+
+    Every floating-point format is looked at, and complex numbers by their parts. Zeros and what is
+    not finite are left out.
+
+    Raises:
+        Unchecked: if no tensor has weights enough.
+    """
     findings: list[Finding] = []
-    for name, values in subject.weights():
-        kept = values[(values != 0) & np.isfinite(values)]
-        if len(kept) < len(values) and not np.isfinite(values).all():
-            findings.append(Finding("values", "suspicious", "It has values not finite.", name))
-        if len(kept) < FEWEST:
+    grids: list[str] = []
+    ran = False
+    for name, tensor in subject.state.items():
+        form = format_of(tensor)
+        if form is None or tensor.dim() < 2 or tensor.numel() < FEWEST:
             continue
-        if subject.state[name].dtype == torch.float32 and rounded_to(kept.view(np.uint32)) is None:
-            findings += _shared(name, kept)
-        findings += _lattice(name, kept) + _shape(name, kept)
+        words, values = words_of(tensor), numbers(tensor)
+        kept = form.finite(words) & ~form.zeros(words)
+        precision = precision_of(words, form.normals(words), form, tuple(tensor.shape))
+        ran = ran or int(kept.sum()) >= FEWEST
+        if kept.sum() < FEWEST or precision.kind in ("constant", "integers"):
+            continue
+        floats8 = form.width == 8 or precision.label.startswith("float8")
+        if not floats8 and on_grid(values, tensor.shape[0]):
+            grids.append(name)
+            continue
+        if form.mantissa >= FLOAT32.mantissa and precision.bits < 8:
+            findings += _shared(name, values[form.normals(words)])
+        ulp = _spacing(values[kept], form, precision)
+        findings += _lattice(name, values[kept], ulp) + _shape(name, values[kept])
+    if not ran:
+        raise Unchecked(f"no tensor has {FEWEST:,} finite weights other than zero")
+    if grids:
+        what = f"The weights of {len(grids)} tensors are codes of eight bits times a scale."
+        only = grids[0] if len(grids) == 1 else None
+        findings.append(Finding("values", "note", what, only, {"tensors": float(len(grids))}))
     return findings
 
 
-def shared_values(values: NDArray[np.float32]) -> tuple[int, float]:
+def on_grid(values: Values, rows: int) -> bool:
+    """Whether values are quantised weights, multiples of one step a tensor or a row.
+
+    Plain pixels have such steps, too, but only one sign.
+    """
+    if values.min() >= 0 or values.max() <= 0 or not np.isfinite(values).all():
+        return False
+    parts = [values.reshape(1, -1)]
+    if len(values) % rows == 0 and len(values) // rows >= _FEWEST_ROW:
+        parts.append(values.reshape(rows, -1))
+    return any(all(_grid(row) for row in part) for part in parts)
+
+
+def _grid(values: Values) -> bool:
+    sizes = np.abs(values[values != 0])
+    if len(sizes) == 0:
+        return True
+    codes = sizes.astype(np.float64) / float(sizes.min())
+    if codes.max() > _CODES:
+        return False
+    # The smallest size may be two steps or three.
+    return any(bool((np.abs(k * codes - np.rint(k * codes)) < 1e-3 * k).all()) for k in (1, 2, 3))
+
+
+def _spacing(values: Values, form: Format, precision: Precision) -> Values:
+    """Return how far apart the numbers of the narrowest format are that the values fit."""
+    exponents = np.frexp(values.astype(np.float64))[1] - 1
+    smallest = 2 - 2 ** (form.exponent - 1)
+    bits = form.mantissa - precision.bits
+    return np.asarray(np.ldexp(1.0, np.maximum(exponents, smallest) - bits))
+
+
+def shared_values(values: Values) -> tuple[int, float]:
     """Return how many sizes are too frequent for float32 weights, and the share that have them.
 
     Sizes of ``n`` weights of a smooth density fall on at least ``2 ** 21`` floats a binade or
@@ -58,16 +120,25 @@ def shared_values(values: NDArray[np.float32]) -> tuple[int, float]:
     return int(often.sum()), float(counts[often].sum() / len(values))
 
 
-def lattice_peak(values: NDArray[np.float32]) -> tuple[float, float]:
+def lattice_peak(values: Values, spacing: Values | None = None) -> tuple[float, float]:
     """Return how far the strongest line of a lattice stands out, and its step.
 
     Weights on multiples of a step, with any offset, have a characteristic function that comes back
     at the frequency of one over the step. Its power is compared with that of nearby frequencies.
 
+    Args:
+        values: finite ones.
+        spacing: of the format's numbers at each value. Rounding to them is undone at random, for
+            it is a lattice of its own.
+
     Returns:
         The ratio, and the step in deviations of the values.
     """
-    centred = (values - values.mean(dtype=np.float64)) / values.std(dtype=np.float64)
+    wide = values.astype(np.float64) / float(np.abs(values).max())
+    if spacing is not None:
+        drawn = np.random.default_rng(0).random(len(values)) - 0.5
+        wide += drawn * (spacing / float(np.abs(values).max()))
+    centred = (wide - wide.mean()) / wide.std()
     counts, _ = np.histogram(centred, _BINS, (-_REACH, _REACH))
     power = np.abs(np.fft.rfft(counts)) ** 2
     around = np.zeros(2 * _NEIGHBOURS + 1)
@@ -80,7 +151,7 @@ def lattice_peak(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(ratio[best]), 2 * _REACH / (first + best)
 
 
-def _shared(name: str, values: NDArray[np.float32]) -> list[Finding]:
+def _shared(name: str, values: Values) -> list[Finding]:
     often, share = shared_values(values)
     if share < SHARED:
         return []
@@ -88,18 +159,19 @@ def _shared(name: str, values: NDArray[np.float32]) -> list[Finding]:
     return [Finding("values", "carries", what, name, {"sizes": often, "share": share})]
 
 
-def _lattice(name: str, values: NDArray[np.float32]) -> list[Finding]:
-    ratio, step = lattice_peak(values)
+def _lattice(name: str, values: Values, spacing: Values) -> list[Finding]:
+    ratio, step = lattice_peak(values, spacing)
     if ratio < LATTICE:
         return []
     what = f"Its weights prefer multiples of {step:.3g} deviations: they lie on a lattice."
     return [Finding("values", "carries", what, name, {"line": ratio, "step": step})]
 
 
-def _shape(name: str, values: NDArray[np.float32]) -> list[Finding]:
+def _shape(name: str, values: Values) -> list[Finding]:
     if len(values) < _SHAPE_FEWEST:
         return []
-    skewness, kurtosis = float(stats.skew(values)), float(stats.kurtosis(values))
+    scaled = values.astype(np.float64) / float(np.abs(values).max())
+    skewness, kurtosis = float(stats.skew(scaled)), float(stats.kurtosis(scaled))
     evidence = {"skewness": skewness, "excess kurtosis": kurtosis}
     if kurtosis < FLATTEST:
         what = "Its weights are flatter than uniform ones, as two-valued or pixel-like values are."
