@@ -38,7 +38,7 @@ def check_dtypes(subject: Subject) -> list[Finding]:
         named = ", ".join(name[:60] for name in names[:_NAMED])
         named += ", ..." if len(names) > _NAMED else ""
         what = f"{len(names)} entries are {_words(dtype)} where {_words(expected)} is usual: "
-        level = _level(dtype, expected, usual)
+        level = _level(dtype, expected, usual) if names[0] in subject.own or counts else "note"
         only = names[0] if len(names) == 1 else None
         findings.append(Finding("dtypes", level, what + named + ".", only, {"bytes": float(size)}))
     return findings

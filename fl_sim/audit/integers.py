@@ -51,8 +51,9 @@ def check_integers(subject: Subject) -> list[Finding]:
         explained = expected is not None and expected.dtype == tensor.dtype
         if is_real(tensor) or tensor.dtype == torch.bool or tensor.numel() < _FEWEST_WHOLE:
             continue
-        if words_of(tensor).itemsize == 1 and tensor.dim() >= 2 and tensor.numel() >= FEWEST:
-            found = [*_codes(name, signed_codes(tensor))]
+        if words_of(tensor).itemsize == 1 and tensor.dim() >= 2:
+            enough = tensor.numel() >= FEWEST  # fewer tell nothing
+            found = [*_codes(name, signed_codes(tensor))] if enough else []
             quantised += [] if found else [name]
             findings += found
         elif not explained:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_sim.audit.numbers import FLOAT32, FORMATS, Format, Mask, Words
 from fl_sim.audit.places import structured
@@ -26,12 +27,20 @@ MIXED = 0.01
 1e-4 at most; uniform initialisation, whose draws are multiples of a step, gives as little."""
 
 _NEARLY = 0.99
-_SHARP = 0.25
+_FEW = 0.25
+_NEAR = 5
+_SUMMED = 3  # further bits of the mean of two, four or eight numbers
+_ALWAYS = 0.75
+_FEWEST_ROW = 16
+_CODES = 256
+_SMALLEST = 12
 _DEEP = 0xFF
 _LARGEST = 2**16
 _FEWEST = 64
 
-Kind = Literal["own", "constant", "narrow", "averages", "integers", "mixed", "odd", "rounded"]
+Kind = Literal[
+    "own", "constant", "narrow", "averages", "integers", "mixed", "odd", "rounded", "grid"
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class Precision:
         kind: ``"own"``: all; ``"constant"``: one size only; ``"narrow"``: those of ``label``;
             ``"averages"``: few more than a narrower format's; ``"integers"``: small ones;
             ``"mixed"``: rows or taps of either kind, as training leaves them that does not reach
-            all; ``"odd"``: a few have bits where the others have none; ``"rounded"``: as no format.
+            all; ``"odd"``: a few have bits where the others have none; ``"rounded"``: as no format;
+            ``"grid"``: those of eight-bit codes, times a scale.
         bits: low bits that are zero in nearly all words.
         label: the narrower format's name.
         fine: words with bits where the others have none.
@@ -85,15 +95,20 @@ def precision_of(words: Words, kept: Mask, form: Format, shape: tuple[int, ...])
     bits = rounded_to(own, form) if len(own) >= _FEWEST else None
     if bits is not None:
         fine = kept & (words & words.dtype.type(2**bits - 1) != 0)
-        if fine.any() and not structured(fine, kept, shape):
+        if _reach(words[fine], bits) > _FEW and not structured(fine, kept, shape):
             return Precision("odd", bits, fine=int(fine.sum()))
         return _rounded(own[~fine[kept]], bits, form)
     coarse = coarse_words(words, form) & kept
     deep = kept & (words & words.dtype.type(_DEEP) != 0)
+    if on_grid(words, form, shape):
+        return Precision("grid")
     if form.name not in COARSE or coarse.sum() < MIXED * len(own) or not deep.any():
         return Precision("own", tested=kept & ~coarse)
-    kind: Kind = "mixed" if structured(deep, coarse | deep, shape) else "odd"
-    return Precision(kind, COARSE[form.name], fine=int(deep.sum()), tested=deep)
+    if structured(deep, coarse | deep, shape):
+        return Precision("mixed", COARSE[form.name], fine=int(deep.sum()), tested=deep)
+    few = coarse.sum() < len(own) / 2
+    bits, fine = COARSE[form.name], int(deep.sum())
+    return Precision("odd", bits, fine=fine, tested=kept if few else deep)
 
 
 def coarse_words(words: Words, form: Format) -> Mask:
@@ -122,6 +137,57 @@ def narrow_format(label: str) -> Format | None:
     return next(form for form in FORMATS.values() if form.name == label)
 
 
+def on_grid(words: Words, form: Format, shape: tuple[int, ...]) -> bool:
+    """Whether numbers are quantised weights: codes of eight bits times a step a tensor or a row.
+
+    Plain pixels have such steps, too, but only one sign.
+    """
+    return codes_on_grid(words, form, shape) is not None
+
+
+def codes_on_grid(words: Words, form: Format, shape: tuple[int, ...]) -> NDArray[np.int16] | None:
+    """Return the codes of quantised weights kept as floats; ``None`` where they are none."""
+    if form.width not in (16, 32, 64) or form.name == "bfloat16":
+        return None
+    values = words.view(f"<f{form.width // 8}").astype(np.float64)
+    if not np.isfinite(values).all() or values.min() >= 0 or values.max() <= 0:
+        return None
+    parts = [values.reshape(1, -1)]
+    rows = shape[0] if shape else 1
+    if len(values) % max(1, rows) == 0 and len(values) // rows >= _FEWEST_ROW:
+        parts.append(values.reshape(rows, -1))
+    for part in parts:
+        codes = [_codes(row) for row in part]
+        if all(own is not None for own in codes):
+            return np.concatenate([own for own in codes if own is not None])
+    return None
+
+
+def _codes(values: NDArray[np.float64]) -> NDArray[np.int16] | None:
+    sizes = np.abs(values[values != 0])
+    if len(sizes) == 0:
+        return np.zeros(len(values), np.int16)
+    for smallest in range(1, _SMALLEST + 1):  # steps that the smallest size may be
+        codes = values * (smallest / float(sizes.min()))
+        if np.abs(codes).max() > _CODES:
+            return None
+        whole = np.rint(codes)
+        if bool((np.abs(codes - whole) < 1e-3 * smallest).all()):
+            return whole.astype(np.int16)
+    return None
+
+
+def _reach(fine: Words, bits: int) -> float:
+    """Return the share of words that reach far below the others' last bit.
+
+    Of means of narrower numbers ever fewer words have ever lower bits; what was written has most.
+    """
+    if len(fine) == 0:
+        return 0.0
+    low = fine.dtype.type(2 ** max(1, bits - _NEAR) - 1)
+    return float((fine & low != 0).mean())
+
+
 def _rounded(own: Words, bits: int, form: Format) -> Precision:
     label = _label(bits, form)
     if label:
@@ -130,9 +196,9 @@ def _rounded(own: Words, bits: int, form: Format) -> Precision:
         values = np.abs(own.view(f"<f{form.width // 8}"))
         if bool((values <= _LARGEST).all()) and bool((values == np.floor(values)).all()):
             return Precision("integers", bits)
-    first = own >> own.dtype.type(bits) & own.dtype.type(1)
-    narrow = any(zero > bits for zero in KEPT.get(form.name, {}))
-    if narrow and float(first.mean()) < _SHARP:
+    first = float((own >> own.dtype.type(bits) & own.dtype.type(1)).mean())
+    summed = any(0 < zero - bits <= _SUMMED for zero in KEPT.get(form.name, {}))
+    if summed and first < _ALWAYS:  # a bit that is always set was put there
         return Precision("averages", bits)
     return Precision("rounded", bits)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fl_sim.audit.numbers import FORMATS, Format, Mask, Words, format_of, words_of
 from fl_sim.audit.places import structured
 from fl_sim.audit.subject import Subject
-from fl_sim.checkpoints import Finding
+from fl_sim.checkpoints import Finding, Level
 
 FEWEST_SIGNS = 64
 """Zeros of the rarer sign that are told of."""
@@ -69,7 +69,7 @@ def _payloads(state: Mapping[str, torch.Tensor]) -> Iterator[Finding]:
             f"all: processors give them one of a few patterns."
         )
         kinds = float(len(np.unique(odd)))
-        level = "carries" if kinds > 1 else "suspicious"
+        level: Level = "carries" if kinds > 1 else "suspicious"
         evidence = {"values": float(len(odd)), "patterns": kinds}
         yield Finding("not a number", level, what, name, evidence)
 
@@ -146,7 +146,8 @@ def smallest(words: Words, form: Format, shape: tuple[int, ...]) -> Smallest | N
     full = float(own.max()) >= 2**bits * (1 - 8 / count)
     edge = bits > _STUCK and abs(upper - 0.5) < 0.5 * 5 / np.sqrt(count) and full
     edge = edge and int(near.sum()) < 0.05 * count
-    gap = int(above.sum()) < 0.05 * count
+    ordinary = form.normals(words) & (form.exponents(words) > 3)
+    gap = int(above.sum()) < 0.05 * count and int(ordinary.sum()) >= 0.05 * count
     return Smallest(count, bits, edge, gap, structured(mask, ~form.zeros(words), shape))
 
 

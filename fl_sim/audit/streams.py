@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fl_sim.audit.numbers import Format, Words, format_of, words_of
+from fl_sim.audit.precision import codes_on_grid, narrow_format, narrower, precision_of
 from fl_sim.audit.subject import FEWEST
 
 DEPTHS = (1, 2, 4)
@@ -45,7 +47,7 @@ def series_of(state: Mapping[str, torch.Tensor]) -> Iterator[Series]:
     for name, tensor in state.items():
         words, form = words_of(tensor), format_of(tensor)
         if tensor.numel() >= FEWEST:
-            yield Series(name, "its", words, form)
+            yield from _of_tensor(name, words, form, tuple(tensor.shape))
         elif len(words):
             formats[tensor.dtype] = form
             small[tensor.dtype, ""].append(words)
@@ -59,27 +61,54 @@ def series_of(state: Mapping[str, torch.Tensor]) -> Iterator[Series]:
         yield Series(None, where, np.concatenate(parts), formats[dtype])
 
 
+def _of_tensor(
+    name: str, words: Words, form: Format | None, shape: tuple[int, ...]
+) -> Iterator[Series]:
+    """Return a tensor's words, and the narrower ones that its numbers are; codes in their stead."""
+    if form is None:
+        yield Series(name, "its", words)
+        return
+    codes = codes_on_grid(words, form, shape)
+    if codes is not None:
+        yield Series(name, "its codes'", (codes & 255).astype(np.uint8))
+        return
+    yield Series(name, "its", words, form)
+    kept = form.normals(words)
+    label = precision_of(words, kept, form, shape).label
+    inner = narrow_format(label)
+    if inner is not None:
+        yield Series(name, f"its {label} numbers'", narrower(words, form, label), inner)
+
+
 def volume(series: Series) -> int:
     """Return about how many bytes all streams of a series have."""
     return len(series.words) * (series.words.itemsize * 3 + 2 * 8)
 
 
-def streams(series: Series) -> Iterator[tuple[str, Bytes]]:
-    """Return streams and where they lie: all bytes, whole low bytes, single bytes, low bits."""
+def streams(series: Series) -> Iterator[tuple[str, Bytes, bool]]:
+    """Return streams: where they lie, their bytes, and whether they are random by nature.
+
+    They are all bytes, whole low bytes, single bytes, and low bits. Bytes with bits of an exponent
+    are not random, unless bytes of the mantissa lie between them.
+    """
+    form = series.format
+    mantissa = 8 * series.words.itemsize if form is None else form.mantissa
     words, size = np.ascontiguousarray(series.words), series.words.itemsize
     table = words.view(np.uint8).reshape(-1, size)  # little-endian: the lowest byte first
-    yield "bytes", table.ravel()
+    yield "bytes", table.ravel(), mantissa >= 16
     if size > 1:
-        yield "bytes, each element's last one first", table[:, ::-1].ravel()
+        yield "bytes, each element's last one first", table[:, ::-1].ravel(), mantissa >= 16
     for count in _whole_bytes(series):
-        yield f"lowest {8 * count} bits", table[:, :count].ravel()
-        yield f"lowest {8 * count} bits, the highest first", table[:, count - 1 :: -1].ravel()
+        yield f"lowest {8 * count} bits", table[:, :count].ravel(), True
+        yield f"lowest {8 * count} bits, the highest first", table[:, count - 1 :: -1].ravel(), True
     if size > 1:
         for byte in range(size):
-            yield f"bits {8 * byte} to {8 * byte + 7}", np.ascontiguousarray(table[:, byte])
+            random = 8 * byte + 8 <= mantissa
+            yield f"bits {8 * byte} to {8 * byte + 7}", np.array(table[:, byte]), random
     for depth in DEPTHS:
-        if series.format is None or depth <= series.format.mantissa:
-            yield from bit_streams(f"lowest {depth} bits", table[:, 0], depth)
+        if depth <= mantissa:
+            for where, content in bit_streams(f"lowest {depth} bits", table[:, 0], depth):
+                yield where, content, True
 
 
 def _whole_bytes(series: Series) -> tuple[int, ...]:
@@ -93,6 +122,7 @@ def _whole_bytes(series: Series) -> tuple[int, ...]:
 def bit_streams(where: str, elements: Bytes, depth: int) -> Iterator[tuple[str, Bytes]]:
     """Return the streams of the low bits of elements: both orders, at every place within a byte."""
     bits = np.unpackbits(elements[:, None], axis=1, count=depth, bitorder="little")
+    orders: tuple[tuple[Literal["little", "big"], str, NDArray[np.uint8]], ...]
     orders = (("little", "", bits), ("big", ", the highest first", bits[:, ::-1]))
     for order, words, own in orders:
         packed = np.packbits(own.ravel(), bitorder=order)
@@ -108,4 +138,3 @@ def _shifted(packed: Bytes, place: int, little: bool) -> Bytes:
     if little:
         return np.asarray(packed[:-1] >> here | packed[1:] << after, np.uint8)
     return np.asarray(packed[:-1] << here | packed[1:] >> after, np.uint8)
-

@@ -13,13 +13,17 @@ LEGIBLE = 0.47
 ``x = 98/256 + 30/1024 / x + 1/256 / x**2`` has the root 0.465. Of a stream that has more legible
 bytes, its own share counts."""
 
-MOST_LEGIBLE = 0.8
+MOST_LEGIBLE = 0.74
 """The same share at most: text that fills a stream must not hide behind its own share. Weights
 around one in bfloat16 have 0.74."""
 
 LIKENESS = 0.85
 """Share of a run's characters that must be letters, digits or usual punctuation. Indices that run
 through all codes have 0.75, prose, tables, JSON and base64 have 0.9 and more."""
+
+LETTERS, SPACES = 0.45, (0.06, 0.4)
+"""Share of small letters, and of white space, in prose. The high bytes of float64 and float16
+weights of trained perceptrons are letters or digits of all kinds and have none."""
 
 _FEWEST_DISTINCT = 10
 _MOST_OF_ONE = 0.5
@@ -41,13 +45,15 @@ _ASCII = _table((9, 10), (13, 13), (32, 126))
 _TWO, _THREE = _table((0xC2, 0xDF)), _table((0xE1, 0xEC), (0xEE, 0xEE))
 
 
-def find_text(content: Bytes, total: int, alpha: float) -> str | None:
+def find_text(content: Bytes, total: int, alpha: float, prose: bool = False) -> str | None:
     """Return the beginning of a run that reads like text; ``None`` if there is none.
 
     Args:
         content: one stream of bytes.
         total: bytes of all streams that are searched for one file.
         alpha: chance that random bytes have such a run in any of the ``total`` places.
+        prose: for bytes that are not random by nature, such as exponents, which may all be letters
+            or digits; then only words with spaces between them count.
     """
     if len(content) < 24:
         return None
@@ -56,7 +62,7 @@ def find_text(content: Bytes, total: int, alpha: float) -> str | None:
     shortest = math.ceil(math.log(max(total, 2) / alpha) / -math.log(share))
     for first, last in _runs(mask, shortest):
         text = content[first:last].tobytes().decode("utf-8", "ignore")
-        if _reads_like_text(text):
+        if _reads_like_text(text) and (not prose or _reads_like_prose(text)):
             shown = "".join(c if " " <= c <= "~" else " " for c in text.strip()[:_SHOWN])
             return " ".join(shown.split())
     return None
@@ -101,3 +107,9 @@ def _reads_like_text(text: str) -> bool:
     usual = sum(c.isalnum() or c in _PUNCTUATION for c in text)
     commonest = max(text.count(c) for c in set(text))
     return usual >= LIKENESS * len(text) and commonest <= _MOST_OF_ONE * len(text)
+
+
+def _reads_like_prose(text: str) -> bool:
+    letters = sum(c.islower() for c in text)
+    spaces = sum(c.isspace() for c in text)
+    return letters >= LETTERS * len(text) and SPACES[0] <= spaces / len(text) <= SPACES[1]

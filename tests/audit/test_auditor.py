@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from fl_sim.artifact import write_artifact
 from fl_sim.attacks.base import ATTACKS, Inside
 from fl_sim.audit.auditor import AuditReport, audit, audit_file
-from fl_sim.audit.bits import plane_statistics, rounded_to
-from fl_sim.audit.content import entropy, low_bits
+from fl_sim.audit.bits import plane_statistics
+from fl_sim.audit.content import entropy
 from fl_sim.audit.dead import check_dead
 from fl_sim.audit.page import page, write_page
+from fl_sim.audit.precision import rounded_to
 from fl_sim.audit.probes import roughness
 from fl_sim.audit.reference import check_reference, written_dead
 from fl_sim.audit.subject import Subject
@@ -210,17 +211,6 @@ def test_statistics_have_the_values_that_theory_gives() -> None:
     assert entropy(np.arange(256, dtype=np.uint8)) == pytest.approx(8)
     noise = torch.from_numpy(random.standard_normal((4, 1, 64, 64)))
     assert roughness(noise) == pytest.approx(2 / np.pi**0.5, rel=0.03)
-
-
-@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_low_bits_are_what_the_carrier_wrote(depth: int) -> None:
-    kind = CARRIERS.get("lsb")
-    settings = parse(kind.Settings, {"bits": depth, "order": "sequential"}, "")
-    state = {"weight": torch.randn(64, 64)}
-    payload = np.random.default_rng(1).integers(0, 256, 512 * depth, np.uint8)
-    written = kind(settings, 0).write(state, payload)["weight"]
-    words = written.view(-1).numpy().view(np.uint32)
-    assert low_bits(words, depth)[: len(payload)] == payload.tobytes()
 
 
 def test_checkpoints_are_unwrapped(tmp_path: Path, trained: tuple[State, State]) -> None:
