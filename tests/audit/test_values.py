@@ -207,7 +207,7 @@ def test_denormals_with_a_payload_are_found(payload: Callable[[int], Bytes]) -> 
     assert expected in {f.check for f in findings if f.level == "carries"}
 
 
-@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-41, 3e-44])
+@pytest.mark.parametrize("scale", [1e-36, 4e-39, 1e-41, 3e-44])
 def test_weights_that_decayed_to_denormals_are_only_noted(scale: float) -> None:
     weight = _weights(torch.float32)
     decayed = weight * (scale / 0.03)
@@ -309,7 +309,7 @@ def test_bits_that_were_written_into_quantised_weights_are_found(depth: int) -> 
     assert _told({"weight": codes}) == {}
     # Even encrypted ones: the frequencies of the codes go down in steps.
     written = _changed(codes, lambda words: _low(words, depth, _random(len(words) * depth // 8)))
-    assert "integers" in _told({"weight": written})
+    assert "steps of" in _told({"weight": written})["integers"]
     assert "integers" in _told({"weight": _changed(codes, lambda w: _random(len(w)))})
 
 
