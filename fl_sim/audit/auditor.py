@@ -13,11 +13,14 @@ from fl_sim.audit.architecture import Statement
 from fl_sim.audit.bits import check_bits
 from fl_sim.audit.content import check_content
 from fl_sim.audit.dead import check_dead
+from fl_sim.audit.dtypes import check_dtypes
 from fl_sim.audit.entries import check_buffers, check_duplicates, check_entries, check_unused
 from fl_sim.audit.identified import Identified, identified
+from fl_sim.audit.integers import check_integers
 from fl_sim.audit.probes import check_memory_backdoor, check_transpose
 from fl_sim.audit.reference import check_reference, unchanged
 from fl_sim.audit.report import AuditReport, TensorSummary
+from fl_sim.audit.special import check_special
 from fl_sim.audit.subject import Subject, Unchecked
 from fl_sim.audit.values import check_values
 from fl_sim.checkpoints import LEVELS, Checkpoint, Finding, read_checkpoint
@@ -26,7 +29,13 @@ from fl_sim.progress import SILENT, Progress, piece
 
 State = dict[str, torch.Tensor]
 Check = Callable[[Subject], list[Finding]]
-VALUES: dict[str, Check] = {"content": check_content, "bits": check_bits, "values": check_values}
+VALUES: dict[str, Check] = {
+    "content": check_content,
+    "bits": check_bits,
+    "values": check_values,
+    "integers": check_integers,
+    "special values": check_special,
+}
 """Checks of values, which need no network, so that further copies of the weights have them too."""
 
 CHECKS: dict[str, Check] = {
@@ -34,6 +43,7 @@ CHECKS: dict[str, Check] = {
     "unused": check_unused,
     "duplicates": check_duplicates,
     "buffers": check_buffers,
+    "dtypes": check_dtypes,
     **VALUES,
     "dead weights": check_dead,
     "transpose probe": check_transpose,

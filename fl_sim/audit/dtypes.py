@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import torch
 
 from fl_sim.audit.numbers import format_of
-from fl_sim.audit.subject import Subject
+from fl_sim.audit.subject import COUNTED, Subject
 from fl_sim.checkpoints import Finding, Level
 
 _BYTES = (torch.int8, torch.uint8, torch.qint8, torch.quint8)
@@ -28,6 +28,8 @@ def check_dtypes(subject: Subject) -> list[Finding]:
     odd: dict[tuple[torch.dtype, torch.dtype], list[str]] = defaultdict(list)
     for name, tensor in state.items():
         expected = subject.own[name].dtype if name in subject.own else None
+        if name.endswith(COUNTED) and tensor.dim() == 0 and tensor.is_floating_point():
+            continue  # a federation's average of counts
         if expected is not None and expected != tensor.dtype:
             odd[tensor.dtype, expected].append(name)
         elif expected is None and format_of(tensor) is not None and tensor.dtype != usual:

@@ -125,8 +125,8 @@ def test_a_type_that_the_network_does_not_explain_is_a_finding() -> None:
     spec = ModelSpec(name="cnn", channels=3, size=12, classes=4)
     state = state_of(build(spec, seed=1))
     half = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-    found = [f for f in audit(Checkpoint(half), spec).findings if f.check == "types"]
+    found = [f for f in audit(Checkpoint(half), spec).findings if f.check == "dtypes"]
     assert [(f.tensor, f.level) for f in found] == [(None, "note")]
     mixed = {**state, "3.weight": state["3.weight"].double()}
-    found = [f for f in audit(Checkpoint(mixed), spec).findings if f.check == "types"]
+    found = [f for f in audit(Checkpoint(mixed), spec).findings if f.check == "dtypes"]
     assert [(f.tensor, f.level) for f in found] == [("3.weight", "suspicious")]
