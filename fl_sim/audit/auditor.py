@@ -101,7 +101,7 @@ def audit(
             except Unchecked as reason:
                 report.unchecked[name] = str(reason)
             progress.step(name)
-    for what, copy in checkpoint.copies.items():
+    for what, copy in {**checkpoint.copies, "mask": known.masks}.items():
         report.findings += _of_copy(what, copy)
     report.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     report.tensors = _summaries(subject, known, report.findings)
@@ -123,12 +123,11 @@ def _summaries(subject: Subject, known: Identified, findings: list[Finding]) -> 
         if finding.tensor is not None:
             level = LEVELS.index(finding.level)
             levels[finding.tensor] = max(levels[finding.tensor], level)
-    names = {} if known.match is None else known.match.names
     rows = []
     for name, tensor in subject.state.items():
         wide = tensor.is_floating_point() and tensor.numel() > 1
         deviation = float(tensor.double().std()) if wide else 0.0
-        shown = names.get(name, name)
+        shown = str(known.name_in_file(name))
         row = TensorSummary(shown, tuple(tensor.shape), str(tensor.dtype)[6:], deviation)
         row.dead = int(subject.dead[name].sum()) if name in subject.dead else 0
         earlier = (subject.reference or {}).get(name)
