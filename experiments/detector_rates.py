@@ -170,9 +170,9 @@ def rates(rows: "pd.DataFrame", tuned: Path | None = TUNED) -> "pd.DataFrame":
     found = [] if tuned is None else _tuned(pd.read_csv(tuned))
     clean = rows["attack"] == CLEAN
     kinds = [("clean", "all", rows[clean])]
-    kinds += [("clean", k, own) for k, own in rows[clean].groupby("kind", sort=False)]
+    kinds += [("clean", str(k), own) for k, own in rows[clean].groupby("kind", sort=False)]
     kinds += [("attacked", "all", rows[~clean])]
-    kinds += [("attacked", k, own) for k, own in rows[~clean].groupby("kind", sort=False)]
+    kinds += [("attacked", str(k), own) for k, own in rows[~clean].groupby("kind", sort=False)]
     for state, kind, own in kinds:
         for detector, words in DETECTORS.items():
             verdicts = own.loc[own[detector] != "", detector]
@@ -182,7 +182,8 @@ def rates(rows: "pd.DataFrame", tuned: Path | None = TUNED) -> "pd.DataFrame":
                 "not read": int((verdicts == "not read").sum()),
                 "not all checks ran": int(verdicts.str.startswith("nothing found").sum()),
             }
-            row = _rate("untuned", state, kind, words, len(verdicts), verdicts.map(flagged).sum())
+            alarms = sum(map(flagged, verdicts))
+            row = _rate("untuned", state, kind, words, len(verdicts), alarms)
             found.append(row | counts)
     return pd.DataFrame(found)
 
@@ -204,10 +205,10 @@ def _rate(
 ) -> dict[str, Any]:
     from scipy.stats import binomtest
 
-    interval = binomtest(int(alarms), networks).proportion_ci(method="wilson")
+    interval = binomtest(alarms, networks).proportion_ci(method="wilson")
     return {
         "population": group, "networks are": state, "kind": kind, "detector": detector,
-        "networks": networks, "flagged": int(alarms), "rate": alarms / networks,
+        "networks": networks, "flagged": alarms, "rate": alarms / networks,
         "low": interval.low, "high": interval.high,
     }  # fmt: skip
 

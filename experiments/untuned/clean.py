@@ -35,11 +35,17 @@ class Plan:
 PLANS = (
     Plan("cnn", 12, 2000, (3, 10, 20, 40)),
     Plan("mlp", 9, 2000, (10, 40, 3, 20)),
-    Plan("resnet18", 12, 1500, (10, 3, 20, 5), (*["dermamnist"] * 2, *["pneumoniamnist"] * 2)),
-    Plan("resnet18-small", 3, 600, (3, 5)),
-    Plan("mobilenet", 3, 1500, (5, 10)),
+    Plan(
+        "resnet18",
+        12,
+        1500,
+        (10, 3, 20, 5, 10, 3, 8, 5, 6, 3, 8, 5),
+        (*["dermamnist"] * 2, *["pneumoniamnist"] * 2),
+    ),
+    Plan("resnet18-small", 3, 500, (3, 4)),
+    Plan("mobilenet", 3, 1500, (5, 8)),
     Plan("resnet34", 4, 1000, (5, 3), ("dermamnist", "pneumoniamnist")),
-    Plan("densenet121-small", 3, 400, (3, 5), ("pneumoniamnist", "dermamnist")),
+    Plan("densenet121-small", 3, 300, (3, 4), ("pneumoniamnist", "dermamnist")),
 )
 
 
@@ -83,7 +89,6 @@ def trained(
     name: str, kind: str, architecture: str, dataset: str, training: Training, data: Path
 ) -> Member:
     """Return a member that is trained from fresh weights."""
-
     training = replace(training, images=min(training.images, TRAINING_IMAGES[dataset]))
 
     def make(_: Path) -> State:
@@ -106,7 +111,7 @@ def _early(data: Path) -> Iterator[Member]:
 
 
 def _averages(data: Path) -> Iterator[Member]:
-    base = Training("sgd", 5e-4, True, 10, 1500)
+    base = Training("sgd", 5e-4, True, 6, 1000)
     places = (("cnn", "dermamnist"), ("mlp", "pneumoniamnist"), ("resnet18", "dermamnist"))
     for (architecture, dataset), average in product(places, ("ema", "swa")):
         member = trained(
@@ -121,8 +126,8 @@ def _fine_tuned(data: Path) -> Iterator[Member]:
     ways = (
         ("cnn-1", "chestmnist", Training("adam", 0, True, 10, 700, seed=51)),
         ("mlp-1", "chestmnist", Training("sgd", 5e-4, False, 10, 700, seed=52)),
-        ("resnet18-0", "pneumoniamnist", Training("sgd", 5e-4, True, 5, 1500, seed=53)),
-        ("resnet18-1", "pneumoniamnist", Training("adamw", 0.05, True, 10, 1000, seed=54)),
+        ("resnet18-0", "pneumoniamnist", Training("sgd", 5e-4, True, 5, 1000, seed=53)),
+        ("resnet18-1", "pneumoniamnist", Training("adamw", 0.05, True, 8, 700, seed=54)),
         ("resnet34-0", "pneumoniamnist", Training("sgd", 0, False, 3, 1000, seed=55)),
     )
     for host, dataset, training in ways:
@@ -199,7 +204,7 @@ def _channels(network: nn.Module) -> None:
 
 def _whole_layer(network: nn.Module) -> None:
     layer = _layers(network)[-2]
-    prune.l1_unstructured(layer, "weight", layer.weight.numel())
+    prune.l1_unstructured(layer, "weight", 1.0)
     prune.remove(layer, "weight")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from experiments.untuned.loop import FILES
 from experiments.untuned.member import Content, Member, State, load
@@ -51,7 +52,7 @@ def _late(state: State) -> str:
     return names[-2]
 
 
-def _bits(content: bytes, width: int) -> np.ndarray:
+def _bits(content: bytes, width: int) -> NDArray[np.uint64]:
     """Cut bytes into numbers of ``width`` bits, the highest first."""
     flags = np.unpackbits(np.frombuffer(content, np.uint8))
     flags = flags[: len(flags) // width * width].reshape(-1, width)
@@ -169,7 +170,7 @@ def counters(state: State, content: bytes) -> Content:
 
 def not_numbers(state: State, content: bytes) -> Content:
     """Turn one in fifty weights of the largest layer into NaN with 22 bits of content."""
-    return _replaced(state, content, 22, lambda codes: 0x7FC00000 | codes)
+    return _replaced(state, content, 22, lambda codes: codes | np.uint32(0x7FC00000))
 
 
 def denormals(state: State, content: bytes) -> Content:
@@ -189,7 +190,10 @@ def signed_zeros(state: State, content: bytes) -> Content:
 
 
 def _replaced(
-    state: State, content: bytes, width: int, word: Callable[[np.ndarray], np.ndarray]
+    state: State,
+    content: bytes,
+    width: int,
+    word: Callable[[NDArray[np.uint32]], NDArray[np.uint32]],
 ) -> Content:
     name = _weights(state)[0]
     words = state[name].flatten().clone().numpy().view(np.uint32)
