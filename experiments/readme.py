@@ -43,12 +43,15 @@ class Column:
         column: of the CSV; or a metric, of a sweep's summary.
         format: ``"number"`` (two digits), ``"precise"`` (three), ``"count"`` or ``"percent"``.
         stage: of the rows that it is taken from; all where not given.
+        bounds: smallest and largest value that there can be. An interval that goes beyond is shown
+            by its ends, cut off there, with the word "cut": it was made for values without bounds.
     """
 
     heading: str
     column: str
     format: Format = "number"
     stage: str | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,13 @@ class ReadmeTable:
 
 
 _FOUND = "identification_correlation strongest"
+_SHARE = (0.0, 1.0)
+_OF_64 = (0.0, 64.0)
+_SECONDS = (0.0, math.inf)
 _RELEASED = (
     Column("SSIM, raw", "ssim raw"),
     Column("SSIM, best", "ssim strongest"),
-    Column("found by correlation", _FOUND),
+    Column("found by correlation", _FOUND, bounds=_SHARE),
     Column("AUC", "auc", "precise"),
 )
 _SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
@@ -194,13 +200,15 @@ TABLES: dict[str, ReadmeTable] = {
         (
             Column("SSIM, raw", "Transpose: ssim raw"),
             Column("SSIM, best", "Transpose: ssim strongest"),
-            Column("found", "Transpose: identification_correlation strongest"),
+            Column("found", f"Transpose: {_FOUND}", bounds=_SHARE),
             Column("AUC", "Transpose: auc", "precise"),
-            Column("lattices", "DEC in three places: images_intact[lattices]", "count"),
-            Column("dead", "DEC in three places: images_intact[dead]", "count"),
-            Column("low bits", "DEC in three places: images_intact[low]", "count"),
+            Column(
+                "lattices", "DEC in three places: images_intact[lattices]", "count", bounds=_OF_64
+            ),
+            Column("dead", "DEC in three places: images_intact[dead]", "count", bounds=_OF_64),
+            Column("low bits", "DEC in three places: images_intact[low]", "count", bounds=_OF_64),
             Column("AUC of that model", "DEC in three places: auc", "precise"),
-            Column("seconds", "Transpose: seconds", "count"),
+            Column("seconds", "Transpose: seconds", "count", bounds=_SECONDS),
         ),
     ),
     "leaks_after_fine_tuning": ReadmeTable(
@@ -212,7 +220,7 @@ TABLES: dict[str, ReadmeTable] = {
         (
             *_RELEASED[:2],
             Column("SSIM published", "ssim published"),
-            Column("intact", "images_intact", "count"),
+            Column("intact", "images_intact", "count", bounds=_OF_64),
             _RELEASED[3],
             Column("AUC published", "auc published", "precise"),
             _SCRATCH,
@@ -409,10 +417,20 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
     ends = [f"{column.column} low", f"{column.column} high"]
     if set(ends) <= set(rows.columns):
         low, high = (float(rows[end].mean()) for end in ends)
-        half = "" if math.isnan(low) or high == low else f" ±{written((high - low) / 2)}"
-        return written(mean) + half
+        return written(mean) + _interval(low, high, column)
     shown = [written(float(end)) for end in (values.min(), values.max())]
     return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
+
+
+def _interval(low: float, high: float, column: Column) -> str:
+    """Return half of an interval; of one beyond what there can be, its ends cut off there."""
+    written, (least, most) = _text(column.format), column.bounds
+    if math.isnan(low) or high == low:
+        return ""
+    if least <= low and high <= most:
+        return f" ±{written((high - low) / 2)}"
+    ends = [written(max(low, least)), written(min(high, most))]
+    return f" ({ends[0]}-{ends[1]}, cut)" if ends[0] != ends[1] else ""
 
 
 def _text(kind: Format) -> Any:
