@@ -49,34 +49,52 @@ def flagged(verdict: str) -> bool:
 
 
 def judge(
-    members: list[Member], folder: Path, data: Path, gate: int = 2, progress: Progress = SILENT
+    members: list[Member],
+    folder: Path,
+    data: Path,
+    gate: int = 2,
+    part: tuple[int, int] = (0, 1),
+    progress: Progress = SILENT,
 ) -> "pd.DataFrame":
     """Judge every file that has no row yet; a row is written as it comes.
 
     Args:
         members: of the population; those whose files are not there are left out.
-        folder: of the files, and of the rows (``judged.csv``).
+        folder: of the files, and of the rows (``judged-<part>.csv``).
         data: folder of data files.
         gate: how many networks of each kind go through the gate.
+        part: number, from 0, and count of parts that processes beside each other take.
         progress: where to report.
 
     Returns:
-        The rows, one a network.
+        The rows of this part, one a network.
     """
     import pandas as pd
 
-    path = folder / "judged.csv"
-    known = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
-    rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in known]
-    done = {row["name"] for row in rows}
+    path = folder / f"judged-{part[0]}.csv"
+    done = {row["name"] for row in _rows(folder)}
+    rows = _read(path) if path.exists() else []
     through_gate = _sample(members, folder, gate)
-    left = [m for m in members if m.path(folder).exists() and m.name not in done]
+    own = members[part[0] :: part[1]]
+    left = [m for m in own if m.path(folder).exists() and m.name not in done]
     with piece(progress, "networks", len(left)):
         for member in left:
             rows.append(_row(member, folder, data, member.name in through_gate))
             write_table(path, pd.DataFrame(rows))
             progress.step(member.name)
     return pd.DataFrame(rows)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all parts."""
+    return [row for path in sorted(folder.glob("judged-*.csv")) for row in _read(path)]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _sample(members: list[Member], folder: Path, count: int) -> set[str]:
@@ -262,13 +280,15 @@ def judge_all(
     data_root: Root,
     shipped: Shipped = None,
     gate: Annotated[int, typer.Option(help="Networks of each kind that pass the gate.")] = 2,
-    every: Annotated[int, typer.Option(help="Judge only every so many-th file.")] = 1,
+    part: Annotated[int, typer.Option(help="Of several processes: which one, from 0.")] = 0,
+    parts: Annotated[int, typer.Option(help="How many processes share the files.")] = 1,
 ) -> None:
-    """Ask auditor and gate of each file that has no row in judged.csv yet."""
+    """Ask auditor and gate of each file that has no row in a judged-*.csv yet."""
     console = Console()
-    members = population.members(data_root, shipped)[::every]
-    rows = judge(members, out, data_root, gate, make_progress(console))
-    console.print(f"{len(rows)} networks judged: {out / 'judged.csv'}")
+    members = population.members(data_root, shipped)
+    progress = make_progress(console)
+    rows = judge(members, out, data_root, gate, (part, parts), progress)
+    console.print(f"{len(rows)} networks judged: {out / f'judged-{part}.csv'}")
 
 
 @app.command(name="rates")
@@ -277,7 +297,9 @@ def count(out: Out) -> None:
     import pandas as pd
 
     console = Console()
-    rows = pd.read_csv(out / "judged.csv", keep_default_na=False)
+    rows = pd.DataFrame(_rows(out))
+    if rows.empty:
+        raise FlSimError(f"{out} has no judged-*.csv; run the command judge first.")
     table, wrong = rates(rows), errors(rows)
     write_table(out / "detector_rates.csv", table)
     write_table(out / "detector_errors.csv", wrong)

@@ -36,17 +36,14 @@ PLANS = (
     Plan("cnn", 12, 2000, (3, 10, 20, 40)),
     Plan("mlp", 9, 2000, (10, 40, 3, 20)),
     Plan(
-        "resnet18",
-        12,
-        1500,
-        (10, 3, 20, 5, 10, 3, 8, 5, 6, 3, 8, 5),
-        (*["dermamnist"] * 2, *["pneumoniamnist"] * 2),
+        "resnet18", 12, 1500, (10, 3, 20, 5, 10, 3, 8, 5, 5, 3, 5, 3),
+        ("dermamnist", "dermamnist", "pneumoniamnist", "pneumoniamnist"),
     ),
-    Plan("resnet18-small", 3, 500, (3, 4)),
-    Plan("mobilenet", 3, 1500, (5, 8)),
-    Plan("resnet34", 4, 1000, (5, 3), ("dermamnist", "pneumoniamnist")),
-    Plan("densenet121-small", 3, 300, (3, 4), ("pneumoniamnist", "dermamnist")),
-)
+    Plan("resnet18-small", 3, 400, (3,)),
+    Plan("mobilenet", 3, 1000, (5,)),
+    Plan("resnet34", 4, 700, (4, 3), ("dermamnist", "pneumoniamnist")),
+    Plan("densenet121-small", 3, 250, (3,), ("pneumoniamnist", "dermamnist")),
+)  # fmt: skip
 
 
 def clean_members(data: Path) -> list[Member]:
@@ -111,7 +108,7 @@ def _early(data: Path) -> Iterator[Member]:
 
 
 def _averages(data: Path) -> Iterator[Member]:
-    base = Training("sgd", 5e-4, True, 6, 1000)
+    base = Training("sgd", 5e-4, True, 6, 800)
     places = (("cnn", "dermamnist"), ("mlp", "pneumoniamnist"), ("resnet18", "dermamnist"))
     for (architecture, dataset), average in product(places, ("ema", "swa")):
         member = trained(
@@ -126,9 +123,9 @@ def _fine_tuned(data: Path) -> Iterator[Member]:
     ways = (
         ("cnn-1", "chestmnist", Training("adam", 0, True, 10, 700, seed=51)),
         ("mlp-1", "chestmnist", Training("sgd", 5e-4, False, 10, 700, seed=52)),
-        ("resnet18-0", "pneumoniamnist", Training("sgd", 5e-4, True, 5, 1000, seed=53)),
-        ("resnet18-1", "pneumoniamnist", Training("adamw", 0.05, True, 8, 700, seed=54)),
-        ("resnet34-0", "pneumoniamnist", Training("sgd", 0, False, 3, 1000, seed=55)),
+        ("resnet18-0", "pneumoniamnist", Training("sgd", 5e-4, True, 5, 700, seed=53)),
+        ("resnet18-1", "pneumoniamnist", Training("adamw", 0.05, True, 5, 700, seed=54)),
+        ("resnet34-0", "pneumoniamnist", Training("sgd", 0, False, 3, 700, seed=55)),
     )
     for host, dataset, training in ways:
         architecture = host.rpartition("-")[0]
