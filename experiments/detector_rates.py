@@ -208,11 +208,14 @@ def rates(rows: "pd.DataFrame", tuned: Path | None = TUNED) -> "pd.DataFrame":
 
 def _tuned(table: "pd.DataFrame") -> list[dict[str, Any]]:
     names = {"auditor": DETECTORS["stated"], "gate": DETECTORS["gate"]}
+    table = table[table["detector"].isin(names)]
+    clean = table["attack"] == CLEAN
+    groups = [("clean", "all", table[clean]), ("attacked", "all", table[~clean])]
+    by_attack = table[~clean].groupby("attack", sort=False)
+    groups += [("attacked", str(attack), own) for attack, own in by_attack]
     found = []
-    for attack, own in table[table["detector"].isin(names)].groupby("attack", sort=False):
+    for state, kind, own in groups:
         for detector, lines in own.groupby("detector", sort=False):
-            state = "clean" if attack == CLEAN else "attacked"
-            kind = "all" if attack == CLEAN else str(attack)
             sums = lines[["models", "flagged"]].sum()
             found.append(_rate("tuned", state, kind, names[str(detector)], *map(int, sums)))
     return found

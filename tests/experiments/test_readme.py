@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments import readme
-from experiments.readme import RESULTS, TABLES, Column, ReadmeTable, markdown, take, updated
+from experiments.readme import RESULTS, markdown, take, updated
+from experiments.readme_tables import TABLES, Column, ReadmeTable
 from fl_sim.errors import FlSimError
 
 
