@@ -1,8 +1,8 @@
 """The README's tables, generated from the tables of studies in ``experiments/results``.
 
 A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and
-``<!-- end -->``; :mod:`experiments.readme_tables` says which files, columns, headings and formats it
-has. ``python -m experiments.readme`` (or ``make tables``) writes them anew. Results come in with
+``<!-- end -->``; :mod:`experiments.readme_tables` says which files, columns, headings and formats
+it has. ``python -m experiments.readme`` (or ``make tables``) writes them anew. Results come in with
 ``--take``, with where they come from.
 """
 
