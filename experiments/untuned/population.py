@@ -11,6 +11,9 @@ from experiments.untuned.simple import simple_members
 from experiments.untuned.written import written_members
 from fl_sim.errors import FlSimError
 
+SLOW = ("resnet18-small", "resnet34", "densenet121-small")
+"""Architectures that take longest to train."""
+
 
 def members(data: Path, shipped: Path | None = None) -> list[Member]:
     """Return the population; those that others start from come before them.
@@ -29,21 +32,38 @@ def members(data: Path, shipped: Path | None = None) -> list[Member]:
 
 
 def make(population: list[Member], folder: Path) -> None:
-    """Make the files that are not there yet, a line for each; ``made.csv`` has their seconds.
+    """Make the files that are not there yet, slow ones last; ``made.csv`` has their seconds.
 
     What cannot be written into a network (it has no room, or training diverges) is said and left
-    out.
+    out. What starts from a file that is not there yet waits for it.
+
+    Raises:
+        FileNotFoundError: if what some start from, or a data file, never comes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = [member for member in population if not member.path(folder).exists()]
-    for number, member in enumerate(left, 1):
-        began = time.perf_counter()
-        try:
-            write(member, folder)
-        except FlSimError as error:
-            print(f"{number} of {len(left)}: {member.name} was not made: {error}", flush=True)
-            continue
-        seconds = time.perf_counter() - began
-        with (folder / "made.csv").open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([member.name, member.kind, f"{seconds:.1f}"])
-        print(f"{number} of {len(left)}: {member.name}, {seconds:.0f} s", flush=True)
+    left.sort(key=lambda member: member.clean and member.architecture in SLOW)
+    while left:
+        waiting: list[Member] = []
+        for member in left:
+            try:
+                _make_one(member, folder)
+            except FileNotFoundError as error:
+                waiting.append(member)
+                missing = error
+        if len(waiting) == len(left):
+            raise missing
+        left = waiting
+
+
+def _make_one(member: Member, folder: Path) -> None:
+    began = time.perf_counter()
+    try:
+        write(member, folder)
+    except FlSimError as error:
+        print(f"{member.name} was not made: {error}", flush=True)
+        return
+    seconds = time.perf_counter() - began
+    with (folder / "made.csv").open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([member.name, member.kind, f"{seconds:.1f}"])
+    print(f"{member.name}, {seconds:.0f} s", flush=True)

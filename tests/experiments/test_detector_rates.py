@@ -178,6 +178,18 @@ def test_files_are_made_once_and_one_that_cannot_be_is_left_out(tmp_path: Path) 
     assert len((tmp_path / "made.csv").read_text().splitlines()) == 2
 
 
+def test_what_starts_from_another_file_waits_for_it(tmp_path: Path) -> None:
+    host, other = _member("host", "none", _state()), _member("other", "none", _state())
+    after = Member("after", "k", "x", "mlp", "", "", lambda folder: load(folder, "host"))
+    slow = Member("slow", "k", "none", "resnet34", "", "", lambda folder: {"order": len(
+        list(folder.glob("*.pth")))})  # fmt: skip
+    make([after, slow, host, other], tmp_path)
+    assert load(tmp_path, "after").keys() == _state().keys()
+    assert load(tmp_path, "slow")["order"] == 2  # not before the others could be made
+    with pytest.raises(FileNotFoundError):
+        make([Member("lost", "k", "x", "mlp", "", "", lambda f: load(f, "nobody"))], tmp_path)
+
+
 def test_files_are_judged_once_and_every_verdict_has_its_place(tmp_path: Path) -> None:
     noisy = {**_state(), "body.2.weight": (_state()["body.2.weight"] * 100).round() / 100}
     population = [
