@@ -21,8 +21,9 @@ from experiments.console import make_progress, print_table
 from experiments.figures import write_table
 from experiments.untuned import population
 from experiments.untuned.member import Member
+from experiments.untuned.networks import NETWORKS
 from experiments.untuned.written import spec_of
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.progress import SILENT, Progress, piece
 
 if TYPE_CHECKING:
@@ -35,130 +36,135 @@ TUNED = Path(__file__).parent / "results" / "audit.csv"
 """Rates on the networks that thresholds were set on, from :mod:`experiments.audit_study`."""
 
 DETECTORS = {
-    "auditor": "auditor, file alone",
+    "alone": "auditor, file alone",
     "stated": "auditor, network stated",
     "gate": "gate",
 }
+UNREAD = "not read"
+_INCOMPLETE = "checks could not run"
 _ALARMS = ("suspicious", "carries")
 _HELD_OUT = 200
 
 
 def flagged(verdict: str) -> bool:
     """Whether a verdict says that something is wrong with a file that was read."""
-    return verdict.startswith(_ALARMS) or verdict == "refused"
+    return verdict.startswith((*_ALARMS, "refused"))
 
 
 def judge(
     members: list[Member],
     folder: Path,
     data: Path,
+    detector: str,
     gate: int = 2,
-    part: tuple[int, int] = (0, 1),
     progress: Progress = SILENT,
 ) -> "pd.DataFrame":
-    """Judge every file that has no row yet; a row is written as it comes.
+    """Ask one detector of every file that it has no row of yet; a row is written as it comes.
+
+    Each detector has a process of its own: a network that was stated is known from then on, and
+    the auditor of files alone must not profit from that.
 
     Args:
         members: of the population; those whose files are not there are left out.
-        folder: of the files, and of the rows (``judged-<part>.csv``).
+        folder: of the files, and of the rows (``judged-<detector>.csv``).
         data: folder of data files.
-        gate: how many networks of each kind go through the gate.
-        part: number, from 0, and count of parts that processes beside each other take.
+        detector: key of ``DETECTORS``.
+        gate: how many networks of each kind go through the gate, where that is the detector.
         progress: where to report.
 
     Returns:
-        The rows of this part, one a network.
+        The rows, one a network.
     """
     import pandas as pd
 
-    path = folder / f"judged-{part[0]}.csv"
-    done = {row["name"] for row in _rows(folder)}
+    path = folder / f"judged-{detector}.csv"
     rows = _read(path) if path.exists() else []
-    through_gate = _sample(members, folder, gate)
-    own = members[part[0] :: part[1]]
-    left = [m for m in own if m.path(folder).exists() and m.name not in done]
-    with piece(progress, "networks", len(left)):
+    done = {row["name"] for row in rows}
+    asked = [m for m in members if m.path(folder).exists()]
+    if detector != "alone":
+        asked = [m for m in asked if m.architecture in NETWORKS]
+    if detector == "gate":
+        asked = _first_of_each_kind(asked, gate)
+    left = [member for member in asked if member.name not in done]
+    with piece(progress, DETECTORS[detector], len(left)):
         for member in left:
-            rows.append(_row(member, folder, data, member.name in through_gate))
+            rows.append(_row(member, folder, data, detector))
             write_table(path, pd.DataFrame(rows))
             progress.step(member.name)
     return pd.DataFrame(rows)
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all parts."""
-    return [row for path in sorted(folder.glob("judged-*.csv")) for row in _read(path)]
+def judged(folder: Path) -> "pd.DataFrame":
+    """Return the rows of all detectors, with a column that names them.
+
+    Raises:
+        FlSimError: if there are none.
+    """
+    import pandas as pd
+
+    rows = [
+        {"detector": words, **row}
+        for detector, words in DETECTORS.items()
+        for row in _read(folder / f"judged-{detector}.csv")
+    ]
+    if not rows:
+        raise FlSimError(f"{folder} has no judged-*.csv; run the command judge first.")
+    return pd.DataFrame(rows)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     import pandas as pd
 
+    if not path.exists():
+        return []
     rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _sample(members: list[Member], folder: Path, count: int) -> set[str]:
-    """Return the first few of each kind that the gate can take: networks that fl-sim knows."""
-    kinds: dict[str, list[str]] = {}
+def _first_of_each_kind(members: list[Member], count: int) -> list[Member]:
+    kinds: dict[str, list[Member]] = {}
     for member in members:
-        known = spec_of(member.architecture, member.dataset) is not None
-        if known and member.path(folder).exists():
-            kinds.setdefault(member.kind, []).append(member.name)
-    return {name for names in kinds.values() for name in names[:count]}
+        kinds.setdefault(member.kind, []).append(member)
+    return [member for own in kinds.values() for member in own[:count]]
 
 
-def _row(member: Member, folder: Path, data: Path, through_gate: bool) -> dict[str, Any]:
-    path = member.path(folder)
-    row: dict[str, Any] = {
+def _row(member: Member, folder: Path, data: Path, detector: str) -> dict[str, Any]:
+    path, began = member.path(folder), time.perf_counter()
+    try:
+        if detector == "gate":
+            verdict, checks = _gated(path, member, data)
+        else:
+            spec = spec_of(member.architecture, member.dataset) if detector == "stated" else None
+            verdict, checks = _audited(path, spec)
+    except FlSimError as error:
+        verdict, checks = UNREAD, str(error)
+    return {
         "name": member.name, "kind": member.kind, "attack": member.attack,
         "architecture": member.architecture, "dataset": member.dataset,
-        "training": member.training, "bytes": path.stat().st_size,
+        "training": member.training, "bytes": path.stat().st_size, "verdict": verdict,
+        "checks": checks, "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-    spec = spec_of(member.architecture, member.dataset)
-    row |= _audited("auditor", path, None)
-    row |= _audited("stated", path, spec) if spec else _nothing("stated")
-    row |= _gated(path, spec, member.dataset, data) if spec and through_gate else _nothing("gate")
-    return row
 
 
-def _nothing(detector: str) -> dict[str, Any]:
-    return {detector: "", f"{detector}_checks": "", f"{detector}_seconds": ""}
-
-
-def _audited(detector: str, path: Path, spec: "ModelSpec | None") -> dict[str, Any]:
-    """Return the verdict, the checks behind it and the seconds; or why the file was not read."""
+def _audited(path: Path, spec: "ModelSpec | None") -> tuple[str, str]:
+    """Return the auditor's verdict, and the checks behind it."""
     from fl_sim.audit.auditor import audit_file
 
-    began = time.perf_counter()
-    try:
-        report = audit_file(path, spec)
-    except FlSimError as error:
-        verdict, checks = "not read", str(error)
-    else:
-        fired = {f.check for f in report.findings if f.level in _ALARMS}
-        verdict, checks = report.verdict, ", ".join(sorted(fired))
-    seconds = round(time.perf_counter() - began, 1)
-    return {detector: verdict, f"{detector}_checks": checks, f"{detector}_seconds": seconds}
+    report = audit_file(path, spec)
+    fired = {finding.check for finding in report.findings if finding.level in _ALARMS}
+    return report.verdict, ", ".join(sorted(fired))
 
 
-def _gated(path: Path, spec: "ModelSpec", dataset: str, data: Path) -> dict[str, Any]:
-    """Return the gate's verdict, its first reasons and the seconds."""
+def _gated(path: Path, member: Member, data: Path) -> tuple[str, str]:
+    """Return the gate's verdict, and its first reasons."""
     from fl_sim.artifact import Artifact
     from fl_sim.audit.gate import pass_gate
     from fl_sim.checkpoints import read_checkpoint
 
-    began = time.perf_counter()
-    held_out, task = _held_out(dataset, data)
-    try:
-        artifact = Artifact(spec, read_checkpoint(path).state)
-        report, _ = pass_gate(artifact, held_out, task)
-    except FlSimError as error:
-        verdict, checks = "not read", str(error)
-    else:
-        verdict = "clean" if report.approved else "refused"
-        checks = "; ".join(report.all_reasons()[:2])
-    seconds = round(time.perf_counter() - began, 1)
-    return {"gate": verdict, "gate_checks": checks, "gate_seconds": seconds}
+    held_out, task = _held_out(member.dataset, data)
+    spec = spec_of(member.architecture, member.dataset)
+    report, _ = pass_gate(Artifact(spec, read_checkpoint(path).state), held_out, task)
+    return "clean" if report.approved else "refused", "; ".join(report.all_reasons()[:2])
 
 
 def _held_out(dataset: str, data: Path) -> "tuple[Split, Task]":
@@ -187,22 +193,16 @@ def rates(rows: "pd.DataFrame", tuned: Path | None = TUNED) -> "pd.DataFrame":
 
     found = [] if tuned is None else _tuned(pd.read_csv(tuned))
     clean = rows["attack"] == CLEAN
-    kinds = [("clean", "all", rows[clean])]
-    kinds += [("clean", str(k), own) for k, own in rows[clean].groupby("kind", sort=False)]
-    kinds += [("attacked", "all", rows[~clean])]
-    kinds += [("attacked", str(k), own) for k, own in rows[~clean].groupby("kind", sort=False)]
-    for state, kind, own in kinds:
-        for detector, words in DETECTORS.items():
-            verdicts = own.loc[own[detector] != "", detector]
-            if len(verdicts) == 0:
-                continue
-            counts = {
-                "not read": int((verdicts == "not read").sum()),
-                "not all checks ran": int(verdicts.str.startswith("nothing found").sum()),
-            }
-            alarms = sum(map(flagged, verdicts))
-            row = _rate("untuned", state, kind, words, len(verdicts), alarms)
-            found.append(row | counts)
+    for state, part in (("clean", rows[clean]), ("attacked", rows[~clean])):
+        by_kind = part.groupby("kind", sort=False)
+        for kind, own in [("all", part), *((str(kind), own) for kind, own in by_kind)]:
+            for detector, lines in own.groupby("detector", sort=False):
+                verdicts = list(lines["verdict"])
+                alarms = sum(map(flagged, verdicts))
+                row = _rate("untuned", state, kind, str(detector), len(verdicts), alarms)
+                row["not read"] = verdicts.count(UNREAD)
+                row["not all checks ran"] = sum(_INCOMPLETE in v for v in verdicts)
+                found.append(row)
     return pd.DataFrame(found)
 
 
@@ -235,29 +235,26 @@ def _rate(
 
 
 def errors(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Return what went wrong by attack or kind: attacks not always flagged, and false alarms.
+    """Return what went wrong by attack or kind: what was missed, false alarms, files not read.
 
     Args:
         rows: of :func:`judge`.
     """
     import pandas as pd
 
+    alarm, unread = rows["verdict"].map(flagged), rows["verdict"] == UNREAD
+    wrong = rows[(alarm == (rows["attack"] == CLEAN)) | unread]
+    keys = ["kind", "attack", "detector"]
+    sizes: dict[Any, int] = rows.groupby(keys, sort=False).size().to_dict()
     found = []
-    for (kind, attack), own in rows.groupby(["kind", "attack"], sort=False):
-        for detector, words in DETECTORS.items():
-            judged = own[own[detector] != ""]
-            alarms = judged[detector].map(flagged)
-            wrong = judged[alarms if attack == CLEAN else ~alarms.astype(bool)]
-            if len(wrong) == 0:
-                continue
-            said = sorted(set(wrong[f"{detector}_checks" if attack == CLEAN else detector]))
-            found.append({
-                "kind": kind, "attack": attack, "detector": words, "networks": len(judged),
-                "wrong": len(wrong), "said": "; ".join(said)[:200],
-                "which": ", ".join(wrong["name"]),
-            })  # fmt: skip
-    columns = ["kind", "attack", "detector", "networks", "wrong", "said", "which"]
-    return pd.DataFrame(found, columns=columns)
+    for (kind, attack, detector), own in wrong.groupby(keys, sort=False):
+        said = sorted(set(own["checks" if attack == CLEAN else "verdict"]))
+        found.append({
+            "kind": kind, "attack": attack, "detector": detector,
+            "networks": sizes[kind, attack, detector], "wrong": len(own),
+            "said": "; ".join(said)[:200], "which": ", ".join(own["name"]),
+        })  # fmt: skip
+    return pd.DataFrame(found, columns=[*keys, "networks", "wrong", "said", "which"])
 
 
 Out = Annotated[Path, typer.Option(help="Folder of the networks and of the study's tables.")]
@@ -279,30 +276,25 @@ def make(out: Out, data_root: Root, shipped: Shipped = None) -> None:
 
 @app.command(name="judge")
 def judge_all(
+    detector: Annotated[str, typer.Argument(help="alone, stated (the network) or gate.")],
     out: Out,
     data_root: Root,
     shipped: Shipped = None,
     gate: Annotated[int, typer.Option(help="Networks of each kind that pass the gate.")] = 2,
-    part: Annotated[int, typer.Option(help="Of several processes: which one, from 0.")] = 0,
-    parts: Annotated[int, typer.Option(help="How many processes share the files.")] = 1,
 ) -> None:
-    """Ask auditor and gate of each file that has no row in a judged-*.csv yet."""
+    """Ask a detector of each file that it has no row of; several can run beside each other."""
     console = Console()
+    if detector not in DETECTORS:
+        raise unknown_name("detector", detector, DETECTORS)
     members = population.members(data_root, shipped)
-    progress = make_progress(console)
-    rows = judge(members, out, data_root, gate, (part, parts), progress)
-    console.print(f"{len(rows)} networks judged: {out / f'judged-{part}.csv'}")
+    judge(members, out, data_root, detector, gate, make_progress(console))
+    console.print(out / f"judged-{detector}.csv")
 
 
 @app.command(name="rates")
 def count(out: Out) -> None:
     """Count; write detector_rates.csv, detector_errors.csv and detector_rates.png."""
-    import pandas as pd
-
-    console = Console()
-    rows = pd.DataFrame(_rows(out))
-    if rows.empty:
-        raise FlSimError(f"{out} has no judged-*.csv; run the command judge first.")
+    console, rows = Console(), judged(out)
     table, wrong = rates(rows), errors(rows)
     write_table(out / "detector_rates.csv", table)
     write_table(out / "detector_errors.csv", wrong)
@@ -316,5 +308,7 @@ def count(out: Out) -> None:
 
 
 if __name__ == "__main__":
+    from experiments.cli import main
+
     torch.set_num_threads(1)
-    app()
+    main(app)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.audit_study import TRAINED, WRITTEN, make_attack
 from experiments.untuned.loop import CHANNELS, CLASSES
 from experiments.untuned.member import Member, State, load
+from experiments.untuned.networks import NETWORKS
 
 if TYPE_CHECKING:
     from fl_sim.models.base import ModelSpec
@@ -21,18 +22,27 @@ REGISTERED = {
 }
 """Those of :data:`experiments.untuned.networks.NETWORKS` that fl-sim knows: name and stem."""
 
+FOREIGN = "untuned/"
+"""Before the names under which the others are registered, once somebody states them."""
+
 _PLAIN = ("resnet18-0", "resnet18-3", "resnet18-8", "resnet18-11", "resnet18-4", "resnet18-7")
 _OTHER = ("resnet18-small-0", "densenet121-small-1", "resnet18-small-1", "densenet121-small-0")
 _IMAGES = 600
 
 
-def spec_of(architecture: str, dataset: str) -> "ModelSpec | None":
-    """Return the specification of a network that fl-sim knows; ``None`` for others."""
-    from fl_sim.models.base import ModelSpec
+def spec_of(architecture: str, dataset: str) -> "ModelSpec":
+    """Return what a user would state of a network.
 
-    if architecture not in REGISTERED:
-        return None
-    name, stem = REGISTERED[architecture]
+    One that fl-sim does not know is registered, as a plug-in does, and is known in this process
+    from then on.
+    """
+    from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
+
+    name, stem = REGISTERED.get(architecture, (FOREIGN + architecture, "default"))
+    if name not in MODELS.names():
+        make = NETWORKS[architecture]
+        entry = ModelEntry(lambda spec: make(spec.channels, spec.classes), {"default": 28})
+        MODELS.register(name, "of a plain PyTorch program")(entry)
     values = {"name": name, "stem": stem, "size": 28}
     counts = {"channels": CHANNELS[dataset], "classes": CLASSES[dataset]}
     return ModelSpec.model_validate({**values, **counts})
@@ -94,5 +104,4 @@ def _inside(host: Member, data: Path) -> Any:
     settings = HeldOutSettings(public_images=100, train_images=_IMAGES)
     train = divide(loaded, settings, 0).train
     spec = spec_of(host.architecture, host.dataset)
-    assert spec is not None
     return Inside(train, loaded.task, spec, Stream(0, ("hospital", 0)), data)

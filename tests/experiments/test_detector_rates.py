@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from experiments import untuned
-from experiments.detector_rates import errors, flagged, judge, rates
+from experiments.detector_rates import errors, flagged, judge, judged, rates
 from experiments.untuned import loop, simple
 from experiments.untuned.clean import clean_members
 from experiments.untuned.loop import Images, Training, fit
 from experiments.untuned.member import Member, load
 from experiments.untuned.networks import NETWORKS, build
 from experiments.untuned.population import make, members
+from experiments.untuned.written import spec_of
 from fl_sim.errors import FlSimError
 
 ROOM = Path(untuned.__file__).parent
@@ -196,51 +197,67 @@ def test_files_are_judged_once_and_every_verdict_has_its_place(tmp_path: Path) -
         _member("good", "none", _state()), _member("bad", "rounded", noisy),
         _member("broken", "rounded", b"no archive"), _member("absent", "none", _state()),
     ]  # fmt: skip
+    make(population[:1], tmp_path)
+    assert list(judge(population, tmp_path, tmp_path, "alone")["name"]) == ["good"]
     make(population[:3], tmp_path)
-    rows = judge(population, tmp_path, tmp_path, part=(0, 2))
-    assert list(rows["name"]) == ["good", "broken"]
-    judge(population, tmp_path, tmp_path, part=(1, 2))
-    assert len(judge(population, tmp_path, tmp_path)) == 2  # the other part has the third
-    verdicts = pd.concat(pd.read_csv(p) for p in sorted(tmp_path.glob("judged-*.csv")))
-    verdicts = verdicts.set_index("name")["auditor"]
+    (tmp_path / "good.pth").write_bytes(b"would no longer be read")
+    verdicts = judge(population, tmp_path, tmp_path, "alone").set_index("name")["verdict"]
+    assert list(verdicts.index) == ["good", "bad", "broken"]
     assert not flagged(verdicts["good"])
     assert flagged(verdicts["bad"])
     assert verdicts["broken"] == "not read"
+    assert list(judged(tmp_path)["detector"]) == ["auditor, file alone"] * 3
+    with pytest.raises(FlSimError, match="judge first"):
+        judged(tmp_path / "elsewhere")
+
+
+def test_a_network_can_be_stated_that_the_project_does_not_know(tmp_path: Path) -> None:
+    host = _member("own", "none", build("mlp", 3, 7, 0).state_dict())
+    host = Member(host.name, "k", "none", "mlp", "dermamnist", "", host.make)
+    shipped = Member("shipped", "k", "none", "a package", "", "", lambda folder: _state())
+    make([host, shipped], tmp_path)
+    rows = judge([host, shipped], tmp_path, tmp_path, "stated")
+    assert list(rows["verdict"]) == ["clean"]
+    assert spec_of("mlp", "dermamnist").input_shape == (3, 28, 28)
 
 
 def test_rates_have_intervals_and_name_what_is_missed() -> None:
-    def row(name: str, kind: str, attack: str, auditor: str, gate: str = "") -> dict[str, str]:
-        said = {"auditor_checks": "values", "stated_checks": "", "gate_checks": "loss"}
-        return {"name": name, "kind": kind, "attack": attack, "auditor": auditor, "stated": "",
-                "gate": gate, **said}  # fmt: skip
+    def row(
+        name: str, kind: str, attack: str, verdict: str, detector: str = "alone"
+    ) -> dict[str, str]:
+        return {"name": name, "kind": kind, "attack": attack, "verdict": verdict,
+                "checks": "values", "detector": detector}  # fmt: skip
 
     rows = pd.DataFrame([
         row("a", "trained", "none", "nothing found; 3 of 10 checks could not run"),
-        row("b", "trained", "none", "suspicious"), row("c", "pruned", "none", "clean", "refused"),
-        row("d", "signs", "x", "carries something", "clean"), row("e", "signs", "x", "clean"),
-        row("f", "signs", "y", "not read"),
+        row("b", "trained", "none", "suspicious; 3 of 10 checks could not run"),
+        row("c", "pruned", "none", "clean"), row("c", "pruned", "none", "refused", "gate"),
+        row("d", "signs", "x", "carries something"), row("e", "signs", "x", "clean"),
+        row("f", "signs", "y", "not read"), row("d", "signs", "x", "clean", "gate"),
     ])  # fmt: skip
     table = rates(rows, tuned=None).set_index(["networks are", "kind", "detector"])
-    alone = table.xs("auditor, file alone", level="detector")
-    assert list(alone.loc[("clean", "all"), ["networks", "flagged", "not all checks ran"]]) == [
-        3, 1, 1,
-    ]  # fmt: skip
+    alone = table.xs("alone", level="detector")
+    counts = ["networks", "flagged", "not read", "not all checks ran"]
+    assert list(alone.loc[("clean", "all"), counts]) == [3, 1, 0, 2]
+    assert list(alone.loc[("attacked", "all"), counts]) == [3, 1, 1, 0]
+    assert list(alone.loc[("clean", "pruned"), counts]) == [1, 0, 0, 0]
     attacked = alone.loc[("attacked", "all")]
-    assert list(attacked[["networks", "flagged", "not read"]]) == [3, 1, 1]
     assert attacked["low"] < 1 / 3 < attacked["high"]
-    assert ("clean", "all", "auditor, network stated") not in table.index
-    assert table.loc[("attacked", "all", "gate"), "networks"] == 1
-    wrong = errors(rows).set_index(["attack", "detector"])
-    assert wrong.loc[("none", "gate"), "which"] == "c"
-    assert wrong.loc[("x", "auditor, file alone"), "which"] == "e"
-    assert wrong.loc[("y", "auditor, file alone"), "said"] == "not read"
+    assert list(table.loc[("attacked", "all", "gate"), counts]) == [1, 0, 0, 0]
+    wrong = errors(rows).set_index(["kind", "attack", "detector"])
+    assert dict(wrong["which"]) == {
+        ("trained", "none", "alone"): "b", ("pruned", "none", "gate"): "c",
+        ("signs", "x", "alone"): "e", ("signs", "y", "alone"): "f", ("signs", "x", "gate"): "d",
+    }  # fmt: skip
+    assert wrong.loc[("signs", "y", "alone"), "said"] == "not read"
+    assert wrong.loc[("signs", "x", "alone"), "networks"] == 2
 
 
 def test_the_tuned_population_stands_apart() -> None:
-    rows = pd.DataFrame([{"kind": "trained", "attack": "none", "auditor": "clean", "stated": "",
-                          "gate": ""}])  # fmt: skip
+    rows = pd.DataFrame([{"kind": "trained", "attack": "none", "verdict": "clean",
+                          "detector": "gate"}])  # fmt: skip
     table = rates(rows)
-    tuned = table[(table["population"] == "tuned") & (table["networks are"] == "clean")]
-    assert set(tuned["networks"]) == {28}
+    tuned = table[(table["population"] == "tuned") & (table["kind"] == "all")]
+    assert list(tuned["networks"]) == [28, 28, 49, 49]
     assert tuned["high"].iloc[0] == pytest.approx(0.121, abs=1e-3)
     assert (table["population"] == "untuned").sum() == 2
