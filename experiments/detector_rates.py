@@ -137,7 +137,7 @@ def _row(member: Member, folder: Path, data: Path, detector: str) -> dict[str, A
             spec = spec_of(member.architecture, member.dataset) if detector == "stated" else None
             verdict, checks = _audited(path, spec)
     except FlSimError as error:
-        verdict, checks = UNREAD, str(error)
+        verdict, checks = UNREAD, str(error).replace(str(path), path.name)
     return {
         "name": member.name, "kind": member.kind, "attack": member.attack,
         "architecture": member.architecture, "dataset": member.dataset,
@@ -248,11 +248,14 @@ def errors(rows: "pd.DataFrame") -> "pd.DataFrame":
     sizes: dict[Any, int] = rows.groupby(keys, sort=False).size().to_dict()
     found = []
     for (kind, attack, detector), own in wrong.groupby(keys, sort=False):
-        said = sorted(set(own["checks" if attack == CLEAN else "verdict"]))
+        said = {verdict.partition(";")[0] for verdict in own["verdict"]}
+        if attack == CLEAN:  # which checks raised the alarm
+            fired = own.loc[own["verdict"] != UNREAD, "checks"]
+            said = said & {UNREAD} | {check for checks in fired for check in checks.split(", ")}
         found.append({
             "kind": kind, "attack": attack, "detector": detector,
             "networks": sizes[kind, attack, detector], "wrong": len(own),
-            "said": "; ".join(said)[:200], "which": ", ".join(own["name"]),
+            "said": ", ".join(sorted(said)), "which": ", ".join(own["name"]),
         })  # fmt: skip
     return pd.DataFrame(found, columns=[*keys, "networks", "wrong", "said", "which"])
 
@@ -293,9 +296,10 @@ def judge_all(
 
 @app.command(name="rates")
 def count(out: Out) -> None:
-    """Count; write detector_rates.csv, detector_errors.csv and detector_rates.png."""
+    """Count; write detector_networks.csv, -_rates.csv, -_errors.csv and detector_rates.png."""
     console, rows = Console(), judged(out)
     table, wrong = rates(rows), errors(rows)
+    write_table(out / "detector_networks.csv", rows)
     write_table(out / "detector_rates.csv", table)
     write_table(out / "detector_errors.csv", wrong)
     print_table(console, table, "Share of networks flagged")
@@ -303,8 +307,8 @@ def count(out: Out) -> None:
     shown = table[(table["population"] == "untuned") & (table["kind"] != "all")]
     names = {"kind": "attack", "networks are": "model", "networks": "models"}
     draw(out / "detector_rates.png", shown.rename(columns=names))
-    for name in ("detector_rates.csv", "detector_errors.csv", "detector_rates.png"):
-        console.print(out / name)
+    for path in sorted(out.glob("detector_*")):
+        console.print(path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ PLANS = (
     Plan("cnn", 12, 2000, (3, 10, 20, 40)),
     Plan("mlp", 9, 2000, (10, 40, 3, 20)),
     Plan(
-        "resnet18", 12, 1500, (10, 3, 20, 5, 10, 3, 8, 5, 5, 3, 5, 3),
+        "resnet18", 12, 1500, (10, 3, 20, 5, 10, 3, 8, 5, 6, 3, 5, 3),
         ("dermamnist", "dermamnist", "pneumoniamnist", "pneumoniamnist"),
     ),
     Plan("resnet18-small", 3, 400, (3,)),

@@ -57,6 +57,8 @@ def make(population: list[Member], folder: Path) -> None:
 
 
 def _make_one(member: Member, folder: Path) -> None:
+    if member.path(folder).exists():  # another process was faster
+        return
     began = time.perf_counter()
     try:
         write(member, folder)

@@ -206,6 +206,7 @@ def test_files_are_judged_once_and_every_verdict_has_its_place(tmp_path: Path) -
     assert not flagged(verdicts["good"])
     assert flagged(verdicts["bad"])
     assert verdicts["broken"] == "not read"
+    assert str(tmp_path) not in (tmp_path / "judged-alone.csv").read_text()  # no one's folders
     assert list(judged(tmp_path)["detector"]) == ["auditor, file alone"] * 3
     with pytest.raises(FlSimError, match="judge first"):
         judged(tmp_path / "elsewhere")
