@@ -157,13 +157,16 @@ def _audited(path: Path, spec: "ModelSpec | None") -> tuple[str, str]:
 
 def _gated(path: Path, member: Member, data: Path) -> tuple[str, str]:
     """Return the gate's verdict, and its first reasons."""
-    from fl_sim.artifact import Artifact
     from fl_sim.audit.gate import pass_gate
+    from fl_sim.audit.identified import identified_artifact
     from fl_sim.checkpoints import read_checkpoint
 
     held_out, task = _held_out(member.dataset, data)
+    checkpoint = read_checkpoint(path)
     spec = spec_of(member.architecture, member.dataset)
-    report, _ = pass_gate(Artifact(spec, read_checkpoint(path).state), held_out, task)
+    artifact, known = identified_artifact(checkpoint, spec, path.name)
+    found = (*checkpoint.findings, *known.findings)
+    report, _ = pass_gate(artifact, held_out, task, found=found)
     return "clean" if report.approved else "refused", "; ".join(report.all_reasons()[:2])
 
 
