@@ -44,6 +44,11 @@ class Array:
         """Bytes of its elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def turned(self) -> bool:
+        """Whether its elements must be put into another order for torch."""
+        return self.fortran or self.dtype.byteorder == ">"
+
 
 def array_of(node: Made) -> Array | None:
     """Return the array that a node describes, ``None`` if it is none of numbers.
@@ -84,13 +89,13 @@ def content_of(node: Node) -> bytes | str | None:
     return None
 
 
-def tensor_of_array(array: Array) -> tuple[torch.Tensor, str]:
-    """Return an array's contiguous tensor, and words where torch has no such elements."""
-    raw = array.content
-    if isinstance(raw, bytearray):
-        buffer = raw
-    else:
-        buffer = bytearray(raw, "latin1") if isinstance(raw, str) else bytearray(raw)
+def tensor_of_array(array: Array, buffer: bytearray) -> tuple[torch.Tensor, str]:
+    """Return an array's contiguous tensor, and words where torch has no such elements.
+
+    Args:
+        array: the array.
+        buffer: its content; without a copy where torch can take it as it is.
+    """
     values = np.frombuffer(buffer, array.dtype) if buffer else np.empty(0, array.dtype)
     values = values.reshape(array.shape, order="F" if array.fortran else "C")
     words = ""
@@ -102,6 +107,14 @@ def tensor_of_array(array: Array) -> tuple[torch.Tensor, str]:
         words, values = f"NumPy's {array.dtype.name}, as bytes", np.frombuffer(buffer, np.uint8)
     values = np.require(values, requirements=["C", "A", "W"]).reshape(values.shape)
     return torch.from_numpy(values), words
+
+
+def buffer_of(array: Array) -> bytearray:
+    """Return an array's content, to be written to; a copy if it came as bytes or text."""
+    raw = array.content
+    if isinstance(raw, bytearray):
+        return raw
+    return bytearray(raw, "latin1") if isinstance(raw, str) else bytearray(raw)
 
 
 def parse_header(text: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fl_sim.checkpoints.arrays import tensor_of_array
+from fl_sim.checkpoints.arrays import Array, buffer_of, tensor_of_array
 from fl_sim.checkpoints.finding import Finding
 from fl_sim.checkpoints.source import Damaged
 from fl_sim.checkpoints.storage import Memory, Storage, View, shown, tensor_of
@@ -47,12 +47,17 @@ def build(entries: Mapping[str, Entry], memory: Memory) -> Built:
     """
     built, absent = Built(), []
     made: dict[int, tuple[torch.Tensor, str]] = {}
+    buffers: dict[int, bytearray] = {}
     for name, entry in entries.items():
         if entry.kind == "meta":
             absent.append(name)
             continue
         if id(entry) not in made:
-            made[id(entry)] = _tensor(name, entry, memory, built)
+            made[id(entry)] = (
+                _tensor(name, entry, memory, built)
+                if entry.array is None
+                else _from_array(entry.array, memory, buffers)
+            )
         tensor, words = made[id(entry)]
         built.state[name] = tensor
         if words:
@@ -66,9 +71,19 @@ def build(entries: Mapping[str, Entry], memory: Memory) -> Built:
     return built
 
 
+def _from_array(
+    array: Array, memory: Memory, buffers: dict[int, bytearray]
+) -> tuple[torch.Tensor, str]:
+    """Make an array a tensor; arrays of the same bytes share them."""
+    key = id(array.content)
+    if key not in buffers:
+        buffers[key] = buffer_of(array)
+    if array.turned and not memory.take(array.size):
+        raise Damaged("it has more views of the same array than it can hold")
+    return tensor_of_array(array, buffers[key])
+
+
 def _tensor(name: str, entry: Entry, memory: Memory, built: Built) -> tuple[torch.Tensor, str]:
-    if entry.array is not None:
-        return tensor_of_array(entry.array)
     values, whole = tensor_of(entry.views[0], memory)
     parts = [tensor_of(view, memory)[0] for view in entry.views[1:]]
     named = _PARTS.get(entry.kind, ())
@@ -123,7 +138,7 @@ def _explain_other_half(entry: Entry, parts: list[torch.Tensor]) -> None:
     The inner positions are then one row of a table whose other row repeats the outer ones: nothing
     new if it is equal to what the compressed ones say.
     """
-    if entry.kind not in ("sparse_csr", "sparse_csc") or parts[0].dim() != 1:
+    if entry.kind == "sparse_coo" or parts[0].dim() != 1:
         return
     view, count = entry.views[2], parts[1].numel()
     storage, width = view.storage, view.dtype.itemsize

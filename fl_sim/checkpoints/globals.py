@@ -53,6 +53,7 @@ _HARMFUL_PARTS = (
     "pandas.read_pickle", "pandas.eval", "scipy.io", "tensorflow.io",
 )  # fmt: skip
 _SHOWN = 8
+_LONG_NAME = 200
 
 
 def judge(names: Iterable[Global]) -> list[Finding]:
@@ -99,4 +100,4 @@ def _is_harmful(name: Global) -> bool:
 
 def _scripted(name: Global) -> bool:
     """TorchScript's own classes are descriptions, and no Python runs for them."""
-    return name.module.split(".")[0] == "__torch__"
+    return name.module.split(".")[0] == "__torch__" and len(name.path) <= _LONG_NAME

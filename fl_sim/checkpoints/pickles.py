@@ -118,8 +118,10 @@ class _Machine:
             extra = length - (1 if name == "LONG1" else 4) - least
         elif name in ("INT", "LONG", "FLOAT", "GET", "PUT"):
             extra = length - _text_length(name, argument)
-        elif name in ("STRING", "UNICODE"):
-            extra = length - max(len(repr(argument)), len(ascii(argument))) - 1
+        elif name == "UNICODE":
+            extra = length - _escaped_length(argument) - 1
+        elif name == "STRING":
+            extra = length - len(ascii(argument)) - 1
         else:
             return
         if extra > 0:
@@ -189,7 +191,8 @@ class _Machine:
         self.stack.append((Made(Global("builtins", "frozenset"), elements=values), begun))
 
     def _list(self, argument: None, place: int) -> None:
-        self.stack.append(self._popped())
+        values, begun = self._popped()
+        self.stack.append((values, begun))
 
     def _tuple(self, argument: None, place: int) -> None:
         values, begun = self._popped()
@@ -312,6 +315,12 @@ def _paired(values: list[Node]) -> list[tuple[Node, Node]]:
     if len(values) % 2:
         raise Damaged("its pickle has a key without a value")
     return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _escaped_length(text: str) -> int:
+    """Return how long protocol 0 writes a text."""
+    escaped = sum(text.count(character) for character in "\\\0\n\r\x1a")
+    return len(text.encode("raw-unicode-escape")) + 5 * escaped
 
 
 def _text_length(name: str, argument: Any) -> int:

@@ -19,6 +19,7 @@ from fl_sim.checkpoints.stated_model import stated_model
 from fl_sim.checkpoints.storage import MOST_DIMENSIONS
 from fl_sim.checkpoints.wrappers import compared, legible_names, split_copies, unwrapped
 from fl_sim.errors import legible
+from fl_sim.models.base import ModelSpec
 
 _LONGEST_HEADER = 1 << 24
 _LONG_TEXT = 4096
@@ -52,7 +53,7 @@ def read_safetensors(source: Source) -> Checkpoint:
     header, text, begin = _header(source)
     metadata = header.pop("__metadata__", {})
     findings = _spelling(text, begin)
-    spec, about = _metadata(metadata, source.size)
+    spec, about = _metadata(metadata)
     places = _places(header, source.size - begin)
     findings += [*about, *_unclaimed(places, source.size - begin, begin)]
     read: dict[str, torch.Tensor] = {}
@@ -128,11 +129,12 @@ def _spelling(text: bytes, begin: int) -> list[Finding]:
     return findings
 
 
-def _metadata(metadata: Any, size: int) -> tuple[Any, list[Finding]]:
+def _metadata(metadata: Any) -> tuple[ModelSpec | None, list[Finding]]:
     """Return the model that the header states, and what else it says."""
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise Damaged("its header's metadata are no texts by name")
-    spec, findings = None, []
+    spec: ModelSpec | None = None
+    findings: list[Finding] = []
     if _MODEL in metadata:
         spec, findings = stated_model(metadata[_MODEL])
     rest = {k: v for k, v in metadata.items()

@@ -155,7 +155,10 @@ class Tensors:
             return None
         held, kind, first, spare = found
         view = View(held, dtype or _plain(kind), first + offset, shape, steps)
-        return Entry("strided", shape, (view,), spare=[*spare, *_unexplained(rest)])
+        unread = [f"{key} when read" for item in rest for key in _postponed(item)]
+        rest = tuple(item for item in rest if not _postponed(item))
+        spare = [*spare, *_unexplained(rest)]
+        return Entry("strided", shape, (view,), words=", ".join(unread), spare=spare)
 
     def _tensor_v2(self, arguments: tuple[Node, ...]) -> Entry | None:
         if len(arguments) < 4:
@@ -325,6 +328,13 @@ def _tuple(node: Node, length: int) -> bool:
 def _unexplained(rest: tuple[Node, ...]) -> list[Node]:
     """Return what is neither a flag nor the empty dictionary that stands for "no hooks"."""
     return [item for item in rest if not (item is None or isinstance(item, bool) or _empty(item))]
+
+
+def _postponed(node: Node) -> list[str]:
+    """Return what torch does to complex values only when they are read, of a tensor's metadata."""
+    pairs = node.pairs if isinstance(node, Table) and not node.states else []
+    known = all(key in ("conj", "neg") and value is True for key, value in pairs)
+    return [f"{key}ugated" if key == "conj" else "negated" for key, _ in pairs] if known else []
 
 
 def _empty(node: Node) -> bool:

@@ -5,7 +5,7 @@ import re
 
 from fl_sim.checkpoints.archive import Archive
 from fl_sim.checkpoints.checkpoint import Checkpoint
-from fl_sim.checkpoints.finding import Finding
+from fl_sim.checkpoints.finding import Finding, Level
 from fl_sim.checkpoints.pickles import read_pickle
 from fl_sim.checkpoints.source import Damaged, Source
 from fl_sim.checkpoints.storage import Storage
@@ -22,6 +22,7 @@ _FIXED = {
 _MASK64 = (1 << 64) - 1
 _EMPTY_CONSTANTS = b"\x80\x02)."
 _LONG_ROOT = 200
+_MUCH_CODE = 1 << 20  # a traced ResNet-18 has a sixth of it
 
 
 def is_torch(archive: Archive) -> bool:
@@ -131,7 +132,8 @@ def _records(archive: Archive, root: str, script: bool) -> list[Finding]:
     if code:
         what = (f"It is a TorchScript archive: {code} files of code and traces, {code_bytes} "
                 f"bytes, were neither run nor searched.")  # fmt: skip
-        findings.append(Finding("file", "note", what, None, {"bytes": code_bytes, "files": code}))
+        level: Level = "suspicious" if code_bytes > _MUCH_CODE else "note"
+        findings.append(Finding("file", level, what, None, {"bytes": code_bytes, "files": code}))
     return findings
 
 

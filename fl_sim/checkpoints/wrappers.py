@@ -12,10 +12,9 @@ from fl_sim.errors import legible
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.", "averaged_model.")
 """What wrappers put before names: DataParallel, torch.compile, Lightning, and usual attributes."""
 
-_COPIES = (
-    "ema.", "ema_model.", "model_ema.", "module_ema.", "teacher.", "swa_model.", "averaged.",
-    "target.", "momentum_encoder.", "shadow.",
-)  # fmt: skip
+_COPIES = frozenset(
+    {"ema", "teacher", "swa", "averaged", "average", "target", "momentum", "shadow"}
+)
 _LONG_NAME = 200
 _NEAR = 0.5
 """Averages over a training stay above; networks trained apart, and payloads, are near 0."""
@@ -69,15 +68,19 @@ def split_copies(entries: dict[str, T], shape: Mapping[str, object]) -> dict[str
     found = {}
     heads = Counter(name.partition(".")[0] + "." for name in entries)
     for head, count in heads.items():
-        if head not in _COPIES or count < 2:
+        if not _is_copy(head) or count < 2:
             continue
         tails = {name[len(head) :]: name for name in entries if name.startswith(head)}
-        for other in ("", *(h for h in heads if h != head and h not in _COPIES)):
+        for other in ("", *(h for h in heads if not _is_copy(h))):
             same = sum(shape.get(other + tail) == shape[name] for tail, name in tails.items())
             if 2 * same > count:
                 found[head.rstrip(".")] = {tail: entries[name] for tail, name in tails.items()}
                 break
     return found
+
+
+def _is_copy(head: str) -> bool:
+    return bool(_COPIES & set(head.rstrip(".").split("_")))
 
 
 def legible_names(names: Iterable[str]) -> tuple[list[str], list[Finding]]:
