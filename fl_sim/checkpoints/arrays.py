@@ -78,14 +78,19 @@ def is_scalar(node: Node) -> bool:
 
 def content_of(node: Node) -> bytes | str | None:
     """Return bytes, also as pickles of protocol 2 write them: as text with its encoding."""
+    for _ in range(2):  # bytearray(encode(text))
+        if isinstance(node, Made) and node.path in ("builtins.bytes", "builtins.bytearray"):
+            if node.states or not isinstance(node.arguments, tuple):
+                return None
+            node = (
+                node.arguments[0] if len(node.arguments) == 1 else b"" if not node.arguments else 0
+            )
     if isinstance(node, bytes | str):
         return node
     if not isinstance(node, Made) or not isinstance(node.arguments, tuple) or node.states:
         return None
     if node.path == "_codecs.encode" and node.arguments[1:] == ("latin1",):
         return node.arguments[0] if isinstance(node.arguments[0], str) else None
-    if node.path in ("builtins.bytes", "builtins.bytearray"):
-        return b"" if not node.arguments else content_of(node.arguments[0])
     return None
 
 

@@ -28,6 +28,7 @@ SMALL = 4096
 """Bytes beside the weights, all keys together, that settings and counters may take."""
 
 _MOST_MOMENTS = 3
+_LONG_NAME = 200
 _PATH = re.compile(r"[A-Za-z_0-9.]{0,200}")
 _LARGEST_VERSION = 1000
 
@@ -124,15 +125,17 @@ def beside(root: Node, main: Found, copies: list[Found], tensors: Tensors) -> li
     findings += _metadata(main, copies, scale)
     scale.skip(found.owner for found in copies)
     loads: list[tuple[str, Node, Load]] = []
-    for path, node in _trail(root, main):
+    trail = _trail(root, main)
+    inside = {id(node) for _, node in trail}
+    known = {id(found.owner) for found in copies}
+    for path, node in trail:
         for key, value in members(node):
-            if value is not main.owner and not _leads(value, root, main):
+            if id(value) not in inside:
                 label = ".".join((*path, name_of(key)))
-                known = any(value is found.owner for found in copies)
-                named = [] if known else _key_load(key, main, node)
+                named = [] if id(value) in known else _key_load(key, main, node)
                 loads.append((label, value, scale.weigh(value, *named)))
-    scale.skip(node for _, node in _trail(root, main))
-    rest = scale.weigh(*(c for _, n in _trail(root, main) for c in _structure(n)))
+    scale.skip(node for _, node in trail)
+    rest = scale.weigh(*(c for _, n in trail for c in _structure(n)))
     if rest.size or rest.entries:
         loads.append((f"the {main.kind} itself", None, rest))
     for found in copies:
@@ -157,10 +160,6 @@ def _trail(root: Node, main: Found) -> list[tuple[tuple[str, ...], Node]]:
             break
         trail.append((main.path[: depth + 1], inner[-1]))
     return trail
-
-
-def _leads(value: Node, root: Node, main: Found) -> bool:
-    return any(value is node for _, node in _trail(root, main))
 
 
 def _key_load(key: Node, main: Found, node: Node) -> list[Node]:
@@ -212,7 +211,7 @@ def _metadata(main: Found, copies: list[Found], scale: Scale) -> list[Finding]:
 def _odd_versions(node: Node, names: set[str]) -> list[Node]:
     """Return what is not the name of a module with its version."""
     odd: list[Node] = list(attributes(node))
-    modules = {name.rpartition(".")[0] for name in names} | {""}
+    modules = {name.rpartition(".")[0] for name in names if len(name) <= _LONG_NAME} | {""}
     parents = {m[:i] for m in modules for i in range(len(m)) if m[i] == "."} | modules
     foreign = 0
     for key, value in members(node):

@@ -12,6 +12,8 @@ INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "netw
 
 _DEEPEST = 16
 _MOST_CANDIDATES = 20_000
+_MOST_ENTRIES = 1_000_000
+_MOST_NETWORKS = 200
 _OTHER = ("optim", "ema", "average", "scheduler", "scaler", "teacher", "discriminator", "momentum")
 
 
@@ -58,13 +60,18 @@ def candidates(root: Node, tensors: Tensors) -> Iterator[Found]:
     """Return everything in a pickle that could be a state dictionary, the outermost first."""
     waiting: deque[tuple[tuple[str, ...], Node]] = deque([((), root)])
     seen: set[int] = set()
-    while waiting and len(seen) < _MOST_CANDIDATES:
+    work = networks = 0
+    while waiting and len(seen) < _MOST_CANDIDATES and work < _MOST_ENTRIES:
         path, node = waiting.popleft()
         if id(node) in seen or not isinstance(node, Table | Made | list | tuple):
             continue
         seen.add(id(node))
+        networks += isinstance(node, Made) and _is_network(node)
+        if networks > _MOST_NETWORKS:
+            break
         found = _state_of(node, tensors, path)
         if found is not None:
+            work += len(found.entries)
             yield found
             if found.kind in ("whole network object", "TorchScript"):
                 continue
@@ -159,6 +166,10 @@ def _dictionary_entries(node: Node, tensors: Tensors) -> Iterator[tuple[str, Nod
 def _is_module(node: Made) -> bool:
     keys = {key for key, _ in members(node) if isinstance(key, str)}
     return {"_parameters", "_modules"} <= keys
+
+
+def _is_network(node: Made) -> bool:
+    return _is_module(node) or node.path.startswith("__torch__")
 
 
 def _module_entries(root: Made) -> Iterator[tuple[str, Node]]:

@@ -32,6 +32,7 @@ _QUANTISED = {
 }  # fmt: skip
 _PACKED = {torch.quint4x2: 2, torch.quint2x4: 4}
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla|meta|privateuseone)(:\d{1,3})?")
+_DEEPEST = 16
 _SPARSE = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 
 Find = Callable[[str, int, int], Storage]
@@ -77,6 +78,7 @@ class Tensors:
         self.find, self.nested = find, nested
         self.known: dict[int, tuple[Node, Entry | None]] = {}
         self.inside: dict[int, Storage] = {}
+        self.depth = 0
 
     def entry(self, node: Node) -> Entry | None:
         """Return what a node describes, ``None`` if it is no tensor.
@@ -88,7 +90,11 @@ class Tensors:
             return None
         if id(node) not in self.known:
             self.known[id(node)] = (node, None)  # what contains itself is no tensor
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise Damaged("a tensor is wrapped too deeply")
             self.known[id(node)] = (node, self._made(node))
+            self.depth -= 1
         return self.known[id(node)][1]
 
     def storage(self, node: Node) -> tuple[Storage, torch.dtype, int, list[Node]] | None:

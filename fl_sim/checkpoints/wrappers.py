@@ -16,6 +16,7 @@ _COPIES = frozenset(
     {"ema", "teacher", "swa", "averaged", "average", "target", "momentum", "shadow"}
 )
 _LONG_NAME = 200
+_MOST_WRAPPERS = 8
 _NEAR = 0.5
 """Averages over a training stay above; networks trained apart, and payloads, are near 0."""
 
@@ -26,9 +27,7 @@ T = TypeVar("T")
 def unwrapped(entries: dict[str, T]) -> tuple[dict[str, T], list[Finding]]:
     """Take off prefixes that most entries share; the others keep their names and are told."""
     findings: list[Finding] = []
-    found = True
-    while found:
-        found = False
+    for _ in range(_MOST_WRAPPERS):
         for prefix in PREFIXES:
             inside = [name for name in entries if name.startswith(prefix) and name != prefix]
             rest = [name for name in entries if not name.startswith(prefix)]
@@ -37,7 +36,8 @@ def unwrapped(entries: dict[str, T]) -> tuple[dict[str, T], list[Finding]]:
                 continue
             entries = _partly(entries, prefix)
             findings += _outside(prefix, rest)
-            found = True
+            break
+        else:
             break
     return entries, findings
 
@@ -90,15 +90,16 @@ def legible_names(names: Iterable[str]) -> tuple[list[str], list[Finding]]:
     was longer is a finding with its size.
     """
     used: set[str] = set()
+    counts: Counter[str] = Counter()
     shown, changed = [], []
     for name in names:
         text = legible(name, _LONG_NAME)
         if text != name:
             changed.append((text, len(name.encode("utf-8", "surrogatepass"))))
-        count, unique = 1, text
+        unique = text
         while unique in used:
-            count += 1
-            unique = f"{text} ({count})"
+            counts[text] += 1
+            unique = f"{text} ({counts[text] + 1})"
         used.add(unique)
         shown.append(unique)
     if not changed:

@@ -185,3 +185,19 @@ def test_sentences_are_printable(tmp_path: Path) -> None:
     with pytest.raises(FlSimError) as error:
         read_checkpoint(path)
     assert str(error.value).isprintable()
+
+
+def test_nothing_takes_time_that_grows_with_its_square(tmp_path: Path) -> None:
+    """Each of these once took hours, or gigabytes, for some megabytes."""
+    weight = torch.ones(2)
+    many = {f"k{i}": i for i in range(60_000)}
+    alike = {"s" * 300 + f"{i:06d}": weight for i in range(6_000)}
+    dotted = OrderedDict({"." * 100_000: weight})
+    dotted._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
+    cases = {
+        "siblings": {**many, "model": {"w": weight}}, "alike": alike, "dots": dotted,
+        "prefixes": {"module." * 30_000 + "w": weight}, "wide": {"model": {"w": weight, **many}},
+        "nested": {"a": [{"b": [{"w": weight}] * 50}] * 50},
+    }  # fmt: skip
+    for name, content in cases.items():
+        assert read_checkpoint(saved(tmp_path / f"{name}.pth", content)).state, name

@@ -172,6 +172,11 @@ def test_classes_are_stand_ins_and_are_named(tmp_path: Path) -> None:
         b"N" + b"\x85" * 200_000 + b".",
         b"]" * 200_000 + b"a" * 199_999 + b".",
         b"}" + b"}" * 100_000 + b"\x85" * 2 + b".",
+        b"cx\ny\nq\0" + b"h\0" * 100_000 + b"N" + b"\x85R" * 100_000 + b".",
+        b"ctorch._utils\n_rebuild_parameter\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000
+        + b".",
+        b"cbuiltins\nbytes\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000 + b".",
+        b"ctorch.storage\n_load_from_bytes\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000 + b".",
     ],
 )  # fmt: skip
 def test_lies_and_depths_end_in_one_sentence(tmp_path: Path, content: bytes) -> None:

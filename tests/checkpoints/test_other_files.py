@@ -86,7 +86,7 @@ def test_a_folder_of_shards_is_one_model(tmp_path: Path, index: bool) -> None:
         again = read_checkpoint(tmp_path / "model" / "model.safetensors.index.json")
         assert same(again.state, read.state)
     (tmp_path / "model" / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(FlSimError, match="model-00001-of-00002.safetensors"):
+    with pytest.raises(FlSimError, match=r"model-00001-of-00002\.safetensors"):
         read_checkpoint(tmp_path / "model")
 
 

@@ -1,4 +1,4 @@
-"""Sparse, quantised, tied, expanded and unusual tensors: their values, their layout, their bytes."""
+"""Sparse, quantised, tied, expanded and unusual tensors: their values, layouts and bytes."""
 
 import warnings
 from pathlib import Path
