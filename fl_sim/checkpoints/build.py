@@ -1,5 +1,6 @@
 """Entries made into tensors, within the memory that the file itself justifies."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -124,9 +125,11 @@ def _dense(
                 parts[0], values, entry.shape, check_invariants=True, is_coalesced=False
             )
         else:
-            sparse = torch.sparse_compressed_tensor(
-                parts[0], parts[1], values, entry.shape, layout=layout, check_invariants=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that such layouts are new in torch
+                sparse = torch.sparse_compressed_tensor(
+                    parts[0], parts[1], values, entry.shape, layout=layout, check_invariants=True
+                )
         return sparse.to_dense().contiguous() if memory.take(2 * size) else None
     except (RuntimeError, ValueError, TypeError):
         raise Damaged("a sparse tensor's indices lie outside it, or are no indices") from None

@@ -56,7 +56,7 @@ def find_directory(source: Source) -> tuple[Source, int, int, int, int]:
     (_, disk, disk_start, here, count, size, offset, comment) = struct.unpack(
         "<4s4H2IH", source.read(place, 22)
     )
-    first, loose = place, 2 * (comment != source.size - place - 22)
+    first, loose = place, 2 * (comment not in (0, source.size - place - 22))
     if place >= 20 and source.read(place - 20, 4) == _LOCATOR:
         first, wide, stated, odd = _wide_end(source, place - 20)
         if (count, size, offset) != tuple(

@@ -47,6 +47,7 @@ def test_bytes_around_an_archive(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content + SECRET)
     assert f"byte {len(content)}" in found(path, N)
+    assert len(loud(read_checkpoint(path))) == 1
     path.write_bytes(content + SECRET * 200)
     found(path, 200 * N)
     path.write_bytes(SECRET + content)
@@ -74,6 +75,17 @@ def test_bytes_inside_an_archives_structure(path: Path) -> None:
     assert "directory" in found(path, N)
     path.write_bytes(zip_by_hand(files, comment=SECRET))
     found(path, N)
+
+
+def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    inner = np.zeros(100).tobytes()
+    content = bytearray(zip_by_hand(OrderedDict({"a.npy": inner, "b.npy": inner})))
+    line = content.rindex(b"PK\1\2")
+    struct.pack_into("<I", content, line + 42, 0)  # the second where the first is
+    content[line + 46 : line + 51] = b"a.npy"
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(FlSimError, match="overlap"):
+        read_checkpoint(tmp_path / "a.npz")
 
 
 def test_records_that_no_tensor_uses(path: Path) -> None:
@@ -159,6 +171,8 @@ def test_storage_that_views_do_not_show(tmp_path: Path, new: bool) -> None:
         "expanded": ({"w": long[:1].expand(50)}, 7996),
         "two": ({"w": long[:500], "v": long[1500:]}, 4000),
         "strided": ({"w": long[::2]}, 4000),
+        "rows": ({"w": torch.randn(20).as_strided((3, 2), (1, 10))}, 56),
+        "to the last": ({"w": torch.randn(2001)[::2]}, 4000),
         "crossing": ({"w": long.as_strided((3, 4), (1, 2)), "v": long[100:]}, 4 * 91),
     }
     for name, (state, size) in cases.items():
