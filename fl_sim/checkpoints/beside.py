@@ -17,6 +17,7 @@ from fl_sim.checkpoints.nodes import (
     Table,
     attributes,
     children,
+    is_small,
     leaf_bytes,
     members,
 )
@@ -80,10 +81,7 @@ class Scale:
         load, waiting = Load(), list(roots)
         while waiting:
             node = waiting.pop()
-            small = isinstance(node, bool | int | float | None) or (
-                isinstance(node, str | bytes) and len(node) < 2
-            )
-            if not small:
+            if not is_small(node):
                 if id(node) in self.seen:
                     continue
                 self.seen[id(node)] = node

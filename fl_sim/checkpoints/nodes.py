@@ -125,7 +125,7 @@ def walk(*roots: Node) -> Iterator[Node]:
     waiting = list(reversed(roots))
     while waiting:
         node = waiting.pop()
-        if not _short(node):
+        if not is_small(node):
             if id(node) in seen:
                 continue
             seen.add(id(node))
@@ -150,7 +150,8 @@ def leaf_bytes(node: Node) -> int:
             return 0
 
 
-def _short(node: Node) -> bool:
+def is_small(node: Node) -> bool:
+    """Return whether Python may keep one object for all leaves like this one."""
     if isinstance(node, str | bytes | tuple):
         return len(node) <= (0 if isinstance(node, tuple) else 1)
     return node is None or isinstance(node, bool | int | float)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from fl_sim.checkpoints import Checkpoint, read_checkpoint
+from fl_sim.errors import FlSimError
 
 State = dict[str, torch.Tensor]
 
@@ -39,6 +41,15 @@ def saved(path: Path, content: Any, **options: Any) -> Path:
 def loud(checkpoint: Checkpoint) -> list[str]:
     """What is found above a note."""
     return [f.what for f in checkpoint.findings if f.level != "note"]
+
+
+def refusal(path: Path) -> str:
+    """Assert that a file is refused; return the sentence without the path, which has words too."""
+    with pytest.raises(FlSimError) as error:
+        read_checkpoint(path)
+    text = str(error.value)
+    assert text.isprintable()
+    return text.replace(str(path), "").replace(str(path.parent), "")
 
 
 def found(path: Path, size: int, level: str = "carries") -> str:

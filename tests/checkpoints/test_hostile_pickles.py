@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import edited, loud, saved, weights
+from checkpoint_kit import edited, loud, refusal, saved, weights
 
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.checkpoints.nodes import walk
@@ -118,11 +119,9 @@ def test_a_pickle_that_runs_code_says_so(
     path = saved(tmp_path / "a.pth", {**weights(), "extra": _Runs(print, "never printed")})
     assert "builtins.print" in loud(read_checkpoint(path))[0]
     (tmp_path / "b.pt").write_bytes(pickle.dumps(_Runs(os.system, "echo printed")))
-    with pytest.raises(FlSimError, match="would run code"):
-        read_checkpoint(tmp_path / "b.pt")
+    assert re.search("would run code", refusal(tmp_path / "b.pt"))
     (tmp_path / "c.pt").write_bytes(pickle.dumps(_Runs(subprocess.run, ["echo", "printed"])))
-    with pytest.raises(FlSimError, match="would run code"):
-        read_checkpoint(tmp_path / "c.pt")
+    assert re.search("would run code", refusal(tmp_path / "c.pt"))
     assert "printed" not in capsys.readouterr().out
 
 
@@ -205,5 +204,4 @@ def test_a_bomb_of_references_stays_small(tmp_path: Path) -> None:
 
 def test_more_instructions_than_any_checkpoint_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"\x80\x02(" + b"N" * 600_000 + b"l.")
-    with pytest.raises(FlSimError, match="instructions"):
-        read_checkpoint(tmp_path / "a.pkl")
+    assert re.search("instructions", refusal(tmp_path / "a.pkl"))

@@ -1,12 +1,13 @@
 """Files that are something else are named; models in several files are put together."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_kit import loud, same, saved, weights
+from checkpoint_kit import loud, refusal, same, saved, weights
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import read_checkpoint
@@ -55,10 +56,8 @@ def test_archives_of_other_things_are_named(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
             for name in names:
                 archive.writestr(name, "x")
-        with pytest.raises(FlSimError, match=word):
-            read_checkpoint(tmp_path / "a.pth")
-    with pytest.raises(FlSimError, match="does not exist"):
-        read_checkpoint(tmp_path / "none.pth")
+        assert re.search(word, refusal(tmp_path / "a.pth"))
+    assert re.search("does not exist", refusal(tmp_path / "none.pth"))
 
 
 def _sharded(folder: Path, index: bool = True) -> dict[str, torch.Tensor]:
@@ -86,8 +85,7 @@ def test_a_folder_of_shards_is_one_model(tmp_path: Path, index: bool) -> None:
         again = read_checkpoint(tmp_path / "model" / "model.safetensors.index.json")
         assert same(again.state, read.state)
     (tmp_path / "model" / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(FlSimError, match=r"model-00001-of-00002\.safetensors"):
-        read_checkpoint(tmp_path / "model")
+    assert re.search(r"model-00001-of-00002\.safetensors", refusal(tmp_path / "model"))
 
 
 def test_shards_of_torchs_format(tmp_path: Path) -> None:
@@ -123,16 +121,13 @@ def test_an_index_and_its_files_are_compared(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_an_index_that_lies(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.index.json").write_text(content)
-    with pytest.raises(FlSimError, match="index"):
-        read_checkpoint(tmp_path / "m.index.json")
+    assert re.search("index", refusal(tmp_path / "m.index.json"))
 
 
 def test_a_folder_without_one_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlSimError, match="no model file"):
-        read_checkpoint(tmp_path)
+    assert re.search("no model file", refusal(tmp_path))
     saved(tmp_path / "a.pth", weights())
     (tmp_path / "config.json").write_text("{}")
     assert same(read_checkpoint(tmp_path).state, dict(weights()))
     saved(tmp_path / "b.pth", weights())
-    with pytest.raises(FlSimError, match="several"):
-        read_checkpoint(tmp_path)
+    assert re.search("several", refusal(tmp_path))

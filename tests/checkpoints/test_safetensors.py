@@ -1,13 +1,14 @@
 """safetensors read strictly: headers that lie, texts, holes, and networks that are stated."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import found, loud, weights
+from checkpoint_kit import found, loud, refusal, weights
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import read_checkpoint
@@ -85,8 +86,7 @@ def test_headers_that_lie_end_in_one_sentence(tmp_path: Path, header: Any) -> No
 def test_a_length_that_lies(tmp_path: Path, length: int) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{}")
-    with pytest.raises(FlSimError, match="states"):
-        read_checkpoint(path)
+    assert re.search("states", refusal(path))
 
 
 def test_types_of_less_than_a_byte_are_kept_as_bytes(tmp_path: Path) -> None:

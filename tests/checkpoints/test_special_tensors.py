@@ -1,17 +1,17 @@
 """Sparse, quantised, tied, expanded and unusual tensors: their values, layouts and bytes."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import edited, found, loud, same, saved
+from checkpoint_kit import edited, found, loud, refusal, same, saved
 from torch import nn
 from torch.nn.utils import prune
 
 from fl_sim.checkpoints import read_checkpoint
-from fl_sim.errors import FlSimError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -43,8 +43,7 @@ def test_sparse_positions_are_checked(tmp_path: Path) -> None:
     assert any("order" in words for words in loud(read_checkpoint(path)))
     outside = torch.tensor([0, 1, 99]).numpy().tobytes()
     edited(path, lambda content: outside, "data/0")
-    with pytest.raises(FlSimError, match="indices"):
-        read_checkpoint(path)
+    assert re.search("indices", refusal(path))
 
 
 def test_quantised_tensors_give_their_integers(tmp_path: Path) -> None:
@@ -77,8 +76,7 @@ def test_a_tensor_without_values_is_named(tmp_path: Path) -> None:
     read = read_checkpoint(saved(tmp_path / "a.pth", {"m": meta, "w": torch.ones(2)}))
     assert list(read.state) == ["w"]
     assert any("'m'" in f.what and f.level == "note" for f in read.findings)
-    with pytest.raises(FlSimError, match="meta"):
-        read_checkpoint(saved(tmp_path / "b.pth", {"m": meta}))
+    assert re.search("meta", refusal(saved(tmp_path / "b.pth", {"m": meta})))
 
 
 def test_every_element_type_is_read(tmp_path: Path) -> None:
@@ -164,5 +162,4 @@ def test_a_tensor_that_cannot_be_is_refused(
         return content.replace(old, new, 1)
 
     edited(path, change)
-    with pytest.raises(FlSimError, match=word):
-        read_checkpoint(path)
+    assert re.search(word, refusal(path))
