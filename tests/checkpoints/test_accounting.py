@@ -246,7 +246,8 @@ def test_what_a_tensors_description_says_more(tmp_path: Path) -> None:
             assert old in content
             return content.replace(old, new, 1)
 
-        return loud(read_checkpoint(edited(saved(tmp_path / "a.pth", state), change)))
+        words = loud(read_checkpoint(edited(saved(tmp_path / "a.pth", state), change)))
+        return [text for text in words if "part of no tensor" in text]
 
     real, complex_ = {"w": torch.ones(2)}, {"w": torch.ones(2, dtype=torch.complex64).conj()}
     assert described(b"cpu", b"cpu", real) == described(b"conj", b"conj", complex_) == []
