@@ -101,7 +101,8 @@ def audit(
             except Unchecked as reason:
                 report.unchecked[name] = str(reason)
             progress.step(name)
-    for what, copy in {**checkpoint.copies, "mask": known.masks}.items():
+    beside = {"mask": known.masks, "part": dict(checkpoint.parts)}
+    for what, copy in {**checkpoint.copies, **beside}.items():
         report.findings += _of_copy(what, copy)
     report.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     report.tensors = _summaries(subject, known, report.findings)

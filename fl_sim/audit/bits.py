@@ -40,7 +40,7 @@ from fl_sim.audit.precision import (
     precision_of,
 )
 from fl_sim.audit.subject import ALPHA, FEWEST, Subject, Unchecked
-from fl_sim.checkpoints import Finding
+from fl_sim.checkpoints import Finding, Level
 
 DEPTHS = {"float64": 11, "float32": 11, "float16": 6, "bfloat16": 5}
 """Places below the leading bit from which a plane is tested, by format."""
@@ -315,6 +315,7 @@ def _fine_among_coarse(parts: list[tuple[str, Words]], form: Format) -> Iterator
 
 def _precision_findings(judged: Mapping[str, tuple[Precision, Format]]) -> Iterator[Finding]:
     notes: dict[str, list[str]] = defaultdict(list)
+    own = sum(found.kind == "own" for found, _ in judged.values())
     for name, (found, form) in judged.items():
         evidence: dict[str, Any] = {"bits": float(found.bits), "elements": float(found.fine)}
         if found.kind == "rounded":
@@ -339,5 +340,9 @@ def _precision_findings(judged: Mapping[str, tuple[Precision, Format]]) -> Itera
     for words, names in notes.items():
         whose = "Its weights are" if len(names) == 1 else f"The weights of {len(names)} tensors are"
         tensor = names[0] if len(names) == 1 else None
-        evidence = {"tensors": float(len(names))}
-        yield Finding("precision", "note", f"{whose} {words}.", tensor, evidence)
+        evidence = {"tensors": float(len(names)), "others": float(own)}
+        # A network is quantised as a whole, or nearly so.
+        few = words.startswith(("codes", "integers")) and len(names) < own
+        level: Level = "suspicious" if few else "note"
+        more = f", and those of {own} others are not" if few else ""
+        yield Finding("precision", level, f"{whose} {words}{more}.", tensor, evidence)

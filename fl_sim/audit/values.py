@@ -59,6 +59,7 @@ def check_values(subject: Subject) -> list[Finding]:
         kept = form.finite(words) & ~form.zeros(words)
         precision = precision_of(words, form.normals(words), form, tuple(tensor.shape))
         ran = ran or int(kept.sum()) >= FEWEST
+        findings += _two_values(name, values[kept]) if precision.kind == "constant" else []
         if kept.sum() < FEWEST or precision.kind in ("constant", "integers", "grid"):
             continue
         if form.mantissa >= FLOAT32.mantissa and precision.bits < 8:
@@ -122,6 +123,14 @@ def lattice_peak(values: Values, spacing: Values | None = None) -> tuple[float, 
     ratio = power[first:] / np.maximum(local[first:], len(values))
     best = int(ratio.argmax())
     return float(ratio[best]), 2 * _REACH / (first + best)
+
+
+def _two_values(name: str, values: Values) -> list[Finding]:
+    """Tell weights of one size and two signs: a bit each, and no network of floats has them."""
+    if len(values) < FEWEST or not (values > 0).any() or not (values < 0).any():
+        return []
+    what = "All its weights have one size and either sign: trained weights differ."
+    return [Finding("values", "carries", what, name, {"weights": float(len(values))})]
 
 
 def _shared(name: str, values: Values) -> list[Finding]:
