@@ -101,7 +101,9 @@ def audit(
             except Unchecked as reason:
                 report.unchecked[name] = str(reason)
             progress.step(name)
-    beside = {"mask": known.masks, "part": dict(checkpoint.parts)}
+    # The reader has looked at positions of sparse values: they are in order, or a finding.
+    parts = {n: t for n, t in checkpoint.parts.items() if not n.endswith("indices")}
+    beside = {"mask": known.masks, "part": parts}
     for what, copy in {**checkpoint.copies, **beside}.items():
         report.findings += _of_copy(what, copy)
     report.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
@@ -115,7 +117,7 @@ def _of_copy(what: str, copy: State) -> list[Finding]:
     for run in VALUES.values():
         with suppress(Unchecked):
             findings += run(Subject(copy))
-    return [replace(f, tensor=f"{what}: {f.tensor}") for f in findings]
+    return [replace(f, tensor=f"{what}: {f.tensor or 'all'}") for f in findings]
 
 
 def _summaries(subject: Subject, known: Identified, findings: list[Finding]) -> list[TensorSummary]:
