@@ -77,8 +77,8 @@ from torch import nn
 
 def make(num_classes, in_channels=3):
     return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+        nn.Conv2d(in_channels, 48, 3, padding=1), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, num_classes),
     )
 
 
@@ -126,7 +126,7 @@ def test_clean_is_said_only_where_every_check_ran(tmp_path: Path, nets: str) -> 
 def test_the_gate_takes_a_file_that_nobody_here_made(tmp_path: Path, nets: str) -> None:
     from fl_sim.models import state_model
 
-    (tmp_path / "other_nets.py").write_text(NETS.replace("8, ", "12, ").replace("(8)", "(12)"))
+    (tmp_path / "other_nets.py").write_text(NETS.replace("48", "12"))
     nets = state_model("other_nets:make")
     spec = ModelSpec(name=nets, channels=3, size=28, classes=4)
     state = state_of(build(spec, seed=1))
