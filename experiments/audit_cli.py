@@ -70,10 +70,11 @@ def gate(
     """
     from experiments.console import make_progress
     from experiments.scenario import apply_override
-    from fl_sim.artifact import read_artifact, write_artifact, write_atomically
+    from fl_sim.artifact import read_artifact, write_artifact
     from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
     from fl_sim.data import load_dataset
     from fl_sim.data.splits import HeldOutSettings, divide
+    from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
 
@@ -132,9 +133,9 @@ def audit(
     Ends with a verdict: clean, suspicious, or carries something. Exit code 0 whatever it is.
     """
     from experiments.console import make_progress
-    from fl_sim.artifact import write_atomically
     from fl_sim.audit.auditor import audit_file
     from fl_sim.audit.page import write_page
+    from fl_sim.files import write_atomically
 
     console = Console()
     spec = _spec(model, classes, channels, size, stem)

@@ -7,16 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fl_sim.artifact import (
-    Key,
-    checksum,
-    read_artifact,
-    read_key,
-    write_artifact,
-    write_atomically,
-    write_key,
-)
+from fl_sim.artifact import Key, read_artifact, read_key, write_artifact, write_key
 from fl_sim.errors import FlSimError
+from fl_sim.files import checksum, write_atomically
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_sim.artifact import checksum
 from fl_sim.audit.architecture import guess
 from fl_sim.audit.bits import check_bits
 from fl_sim.audit.content import check_content
@@ -18,6 +17,7 @@ from fl_sim.audit.subject import Subject
 from fl_sim.audit.values import check_values
 from fl_sim.checkpoints import LEVELS, Checkpoint, Finding, Level, read_checkpoint
 from fl_sim.errors import FlSimError
+from fl_sim.files import checksum
 from fl_sim.models import check
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress, piece

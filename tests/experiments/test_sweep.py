@@ -18,8 +18,8 @@ import experiments.floor as floor
 from experiments.run import run
 from experiments.study import Study
 from experiments.sweep import SweepResult, sweep
-from fl_sim.artifact import checksum
 from fl_sim.errors import FlSimError
+from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
 
 SCENARIO: dict[str, Any] = {
