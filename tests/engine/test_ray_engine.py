@@ -13,9 +13,6 @@ def test_resources_are_given_in_full():
     config = backend_config(EngineSettings(cpus_per_hospital=0.5, gpus_per_hospital=0.25))
     assert config["client_resources"]["num_cpus"] == 0.5
     assert config["client_resources"]["num_gpus"] == 0.25
-    assert config["init_args"]["address"] == "local"
-    joined = backend_config(EngineSettings(ray_address="ray://head:10001"))
-    assert joined["init_args"]["address"] == "ray://head:10001"
 
 
 def test_hospitals_compute_where_gpus_are_given():
