@@ -129,12 +129,7 @@ def _guarded(folder: Path) -> Iterator[None]:
 
     Ray ends this process a few seconds later, without a word, wherever it is.
     """
-    daemons = {}
-    for number in reaper.processes(folder):
-        with suppress(OSError):
-            name = Path(f"/proc/{number}/exe").readlink().name
-            if name in _DAEMONS:
-                daemons[os.pidfd_open(number)] = name
+    daemons = _daemons(folder)
     done = threading.Event()
 
     def watch() -> None:
@@ -152,6 +147,20 @@ def _guarded(folder: Path) -> Iterator[None]:
         for descriptor in daemons:
             os.close(descriptor)
         _shut_down()
+
+
+def _daemons(folder: Path) -> dict[int, str]:
+    """Return the names of Ray's daemons, by a descriptor that can be read once they have died."""
+    found = {}
+    for number in reaper.processes(folder):
+        process = Path(f"/proc/{number}")
+        with suppress(OSError):
+            name = (process / "exe").readlink().name
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            # A worker that the raylet has just forked has its name still.
+            if name in _DAEMONS and parent == os.getpid():
+                found[os.pidfd_open(number)] = name
+    return found
 
 
 def _end_without(daemon: str) -> None:
