@@ -129,12 +129,16 @@ def _guarded(folder: Path) -> Iterator[None]:
 
     Ray ends this process a few seconds later, without a word, wherever it is.
     """
+    import ray
+
     daemons = _daemons(folder)
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_WATCH_SECONDS):
             for descriptor in select.select(list(daemons), [], [], 0)[0]:
+                if not ray.is_initialized():  # Flower has shut it down
+                    return
                 _end_without(daemons[descriptor])
 
     guard = threading.Thread(target=watch, daemon=True)
