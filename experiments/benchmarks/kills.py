@@ -3,7 +3,8 @@
 ``python -m experiments.benchmarks.kills --moments 40 --engine ray --out kills``: a small federation
 runs to its end once, and then again and again in fresh folders, where a SIGKILL comes at a moment
 drawn between the run's start and its end: to its whole process group, to one of Ray's processes
-(a daemon, an agent or a worker), or to an actor, in turns. The same command is given until it ends
+(a daemon, an agent or a worker), or to an actor, in turns. Moments are counted in CPU time of the
+run's processes, which other programs on the machine do not stretch. The same command is given until it ends
 well; its table is compared row by row with the first one's, without ``seconds``. Then everything
 is counted that is left of all this: processes that were seen below the killed program, and files
 in its temporary folder and in shared memory. Writes ``kills.csv``, a row a kill.
@@ -54,7 +55,7 @@ class Kill:
 
     number: int
     kind: str
-    planned: float
+    share: float
     moment: float = float("nan")
     victim: str = ""
     exit_status: int | None = None
@@ -74,12 +75,19 @@ class Program:
 
     process: "subprocess.Popen[str]"
     seen: set[Process] = field(default_factory=set)
+    spent: float = 0.0
 
     def watch(self) -> None:
-        """Note the processes below until the program ends."""
+        """Note the processes below, and the CPU seconds of all, until the program ends."""
+        spent: dict[int, float] = {}
         while self.process.poll() is None:
-            self.seen |= set(below(self.process.pid))
-            time.sleep(0.1)
+            found = below(self.process.pid)
+            self.seen |= set(found)
+            for number in (self.process.pid, *(number for number, _ in found)):
+                if (fields := _status(number)) is not None:
+                    spent[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            self.spent = sum(spent.values())
+            time.sleep(0.05)
 
 
 def kills(
@@ -103,33 +111,33 @@ def kills(
         seconds = time.monotonic() - began
         if whole.process.returncode:
             raise SystemExit(f"The uninterrupted run failed: {said}")
-        print(f"Uninterrupted: {seconds:.0f} s", flush=True)
+        print(f"Uninterrupted: {seconds:.0f} s, CPU {whole.spent:.1f} s", flush=True)
         known = set(os.listdir(place))  # torch's empty folder for compiled code
         results: list[Kill] = []
         while len(results) < moments:
             number = len(results)
-            kill = Kill(number, kinds[number % len(kinds)], draws.uniform(0, seconds))
-            one_kill(kill, out, engine, place, draws)
+            kill = Kill(number, kinds[number % len(kinds)], draws.random())
+            one_kill(kill, whole.spent, out, engine, place, draws)
             kill.files_left = len(set(os.listdir(place)) - known)
             print(asdict(kill), flush=True)
-            if kill.victim:
+            if kill.victim:  # or the run was over before
                 results.append(kill)
                 _write(out / "kills.csv", results)
-            else:  # the run was faster than the first one
-                seconds = 0.9 * seconds
     equal = sum(kill.equal for kill in results)
     left = sum(k.processes_left + k.files_left + k.shared_memory_left for k in results)
     print(f"{equal} of {moments} tables equal; {left} processes and files left")
 
 
-def one_kill(kill: Kill, out: Path, engine: str, place: Path, draws: random.Random) -> None:
-    """Run, kill, continue, compare, count."""
+def one_kill(
+    kill: Kill, total: float, out: Path, engine: str, place: Path, draws: random.Random
+) -> None:
+    """Run, kill after its share of the CPU seconds of a whole run, continue, compare, count."""
     name, memory = f"run-{kill.number:03d}", set(os.listdir(SHARED_MEMORY))
     program = start(out, name, engine, place)
     began = time.monotonic()
     victim = None
     while program.process.poll() is None and victim is None:
-        if time.monotonic() - began >= kill.planned:
+        if program.spent >= kill.share * total:
             victim = choose(kill.kind, program, draws)
         time.sleep(0.01)
     if victim is not None:
