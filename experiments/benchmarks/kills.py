@@ -4,10 +4,10 @@
 runs to its end once, and then again and again in fresh folders, where a SIGKILL comes at a moment
 drawn between the run's start and its end: to its whole process group, to one of Ray's processes
 (a daemon, an agent or a worker), or to an actor, in turns. Moments are counted in CPU time of the
-run's processes, which other programs on the machine do not stretch. The same command is given until it ends
-well; its table is compared row by row with the first one's, without ``seconds``. Then everything
-is counted that is left of all this: processes that were seen below the killed program, and files
-in its temporary folder and in shared memory. Writes ``kills.csv``, a row a kill.
+run's processes, which other programs on the machine do not stretch. The same command is given
+until it ends well; its table is compared row by row with the first one's, without ``seconds``. Then
+everything is counted that is left of all this: processes that were seen below the killed program,
+and files in its temporary folder and in shared memory. Writes ``kills.csv``, a row a kill.
 """
 
 import csv

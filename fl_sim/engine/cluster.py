@@ -11,10 +11,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fl_sim.engine import reaper
 from fl_sim.errors import FlSimError
@@ -26,6 +26,7 @@ DAEMON_DIED = 2
 """Exit status where Ray is killed under the program."""
 _DAEMONS = ("raylet", "gcs_server")
 _WATCH_SECONDS = 0.2
+_UNWINDING_SECONDS = 1.0
 _PREFIX = "fl-sim-ray-"
 _LONGEST = 39
 """Characters of a session's folder: Ray's sockets lie in it, and Linux allows them 107."""
@@ -38,6 +39,7 @@ def ray_running(
     address: str | None,
     variables: Mapping[str, str],
     verbose: bool = False,
+    received: Sequence[int] = (),
     **arguments: Any,
 ) -> Iterator[None]:
     """Start Ray on this machine for the enclosed block, or join a cluster.
@@ -49,6 +51,7 @@ def ray_running(
         address: of a running cluster, for example ``"auto"`` or ``"ray://head:10001"``.
         variables: of the environment of Ray's processes.
         verbose: show Ray's own messages.
+        received: signals that this process is ending for; others may have come to Ray, too.
         arguments: further ones for ``ray.init``.
 
     Raises:
@@ -61,7 +64,7 @@ def ray_running(
         return
     with _environment(variables):
         if address is None:
-            with _started(verbose, arguments):
+            with _started(verbose, received, arguments):
                 yield
             return
         try:
@@ -76,13 +79,13 @@ def ray_running(
 
 
 @contextmanager
-def _started(verbose: bool, arguments: dict[str, Any]) -> Iterator[None]:
+def _started(verbose: bool, received: Sequence[int], arguments: dict[str, Any]) -> Iterator[None]:
     sweep_sessions()
     for attempt in range(1, STARTS + 1):
         with _session() as folder:
             error = _attempt(folder, verbose, arguments)
             if error is None:
-                with _guarded(folder):
+                with _guarded(folder, received):
                     yield
                 return
         if attempt == STARTS:
@@ -124,7 +127,7 @@ def _init(address: str | None, verbose: bool, arguments: dict[str, Any]) -> None
 
 
 @contextmanager
-def _guarded(folder: Path) -> Iterator[None]:
+def _guarded(folder: Path, received: Sequence[int]) -> Iterator[None]:
     """Shut Ray down at the block's end; say so, and end, if one of its daemons dies before.
 
     Ray ends this process a few seconds later, without a word, wherever it is.
@@ -137,9 +140,12 @@ def _guarded(folder: Path) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(_WATCH_SECONDS):
             for descriptor in select.select(list(daemons), [], [], 0)[0]:
-                if not ray.is_initialized():  # Flower has shut it down
+                # Flower may have shut it down; or this process is on its way out by itself.
+                if not ray.is_initialized() or done.wait(_UNWINDING_SECONDS):
                     return
-                _end_without(daemons[descriptor])
+                if received:
+                    leave("Interrupted", 128 + received[0])
+                leave(f"Ray's {daemons[descriptor]} has died, and Ray with it", DAEMON_DIED)
 
     guard = threading.Thread(target=watch, daemon=True)
     guard.start()
@@ -167,16 +173,12 @@ def _daemons(folder: Path) -> dict[int, str]:
     return found
 
 
-def _end_without(daemon: str) -> None:
+def leave(why: str, status: int) -> NoReturn:
+    """End this process at once, in one sentence; Ray's are cleared by what watches it."""
     with suppress(OSError):
-        print(
-            f"Ray's {daemon} has died, and Ray with it; the same command continues where it "
-            "stopped.",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"{why}; the same command continues where it stopped.", file=sys.stderr, flush=True)
         sys.stdout.flush()
-    os._exit(DAEMON_DIED)
+    os._exit(status)
 
 
 def _shut_down() -> None:

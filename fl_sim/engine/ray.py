@@ -7,12 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fl_sim.engine.base import ENGINES, EngineSettings
-from fl_sim.engine.cluster import ray_running, root
+from fl_sim.engine.cluster import leave, ray_running, root
 from fl_sim.engine.quiet import quiet_flower
 from fl_sim.errors import FlSimError
 
@@ -70,7 +70,7 @@ def run_ray(
     with (
         quiet_flower(settings.verbose),
         _interruptible(stop) as received,
-        ray_running(settings.ray_address, variables, settings.verbose),
+        ray_running(settings.ray_address, variables, settings.verbose, received),
     ):
         try:
             run_simulation(
@@ -171,7 +171,8 @@ def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
         if number == signal.SIGINT:
             _log.warning("Waiting for the hospitals at work; press Ctrl-C again to leave at once.")
         else:
-            leaving = threading.Timer(_PATIENCE_SECONDS, _leave, [number])
+            end = ("Interrupted", 128 + number)
+            leaving = threading.Timer(_PATIENCE_SECONDS, leave, end)
             leaving.daemon = True
             leaving.start()
 
@@ -189,16 +190,6 @@ def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
-
-
-def _leave(number: int) -> None:
-    with suppress(OSError):
-        print(
-            "Interrupted at the hospitals' work; the same command continues where it stopped.",
-            file=sys.stderr,
-            flush=True,
-        )
-    os._exit(128 + number)
 
 
 ENGINES.register("ray", "hospitals in parallel processes, here or on a cluster")(run_ray)
