@@ -1,6 +1,7 @@
 """A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from clients.app import client_app
-from clients.hospital import ATTACK_VALUE, hospital_data, hospital_plan
+from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
+from clients.settings import HospitalSettings
+from experiments.failures import failures_logged
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
-from experiments.standing import read_sealed, write_sealed
+from experiments.standing import Standing, damaged, read_sealed, write_sealed
 from experiments.study import State, Study, mean_rows
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
@@ -23,6 +26,7 @@ from fl_sim.models import state_of
 from fl_sim.progress import piece
 from strategies.base import build_aggregator
 from strategies.defended import DefendedStrategy
+from strategies.observers import Observer
 
 
 def run_federated(study: Study, grid: Grid | None = None) -> None:
@@ -39,25 +43,14 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
     if federation is None:
         raise FlSimError("A centralized scenario cannot be run as a federation.")
     settings = study.scenario.hospital_settings(study.data_root)
-    hospital_data(settings, 0)  # an impossible partition is refused before Ray is started
+    images = dealt(settings)  # an impossible partition is refused before Ray is started
     for hospital in dict.fromkeys(map(settings.planner, study.scenario.attackers)):
         study.add_target(hospital, *hospital_plan(settings, hospital))
 
     rounds = _Rounds(study, federation)
     model = study.initial_model()
-    rounds.strategy = DefendedStrategy(
-        build_aggregator(
-            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
-        ),
-        hospitals=federation.hospitals,
-        hospital_settings_json=settings.model_dump_json(),
-        seed=study.scenario.seed,
-        cohort=federation.cohort or federation.hospitals,
-        release=study.defend if study.scenario.defense else None,
-        defend=federation.defend,
-        observer=rounds,
-        buffers=[name for name, _ in model.named_buffers()],
-    )
+    buffers = [name for name, _ in model.named_buffers()]
+    rounds.strategy = _strategy(study, settings, rounds, buffers, images)
     first_round, state = rounds.resume(state_of(model))
 
     def serve(connected: Grid) -> None:
@@ -73,10 +66,39 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
             )
 
     if first_round <= federation.rounds:
-        if grid is not None:
-            serve(grid)
-        else:
-            run_engine(federation.engine, serve, client_app, federation.hospitals)
+        with failures_logged(study.out):
+            if grid is not None:
+                serve(grid)
+            else:
+                run_engine(federation.engine, serve, client_app, federation.hospitals)
+
+
+def _strategy(
+    study: Study,
+    settings: HospitalSettings,
+    observer: Observer,
+    buffers: list[str],
+    images: list[int],
+) -> DefendedStrategy:
+    scenario = study.scenario
+    federation, defense = scenario.federation, scenario.defense
+    assert federation is not None
+    return DefendedStrategy(
+        build_aggregator(
+            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
+        ),
+        hospitals=federation.hospitals,
+        hospital_settings_json=settings.model_dump_json(),
+        seed=scenario.seed,
+        cohort=federation.cohort or federation.hospitals,
+        release=study.defend if defense else None,
+        defend=federation.defend,
+        defense=f"the defence '{defense.name}'" if defense else "",
+        observer=observer,
+        buffers=buffers,
+        dealt=images,
+        needed=ALWAYS_SAID,
+    )
 
 
 class _Rounds:
@@ -144,7 +166,7 @@ class _Rounds:
         }
         content = {f"model/{n}": t for n, t in state.items()}
         content |= {f"server/{n}": t for n, t in server.items()}
-        note = {"round": server_round, **self._study.standing()}
+        note = {"round": server_round, **asdict(self._study.standing())}
         write_sealed(self._checkpoint, content, note)
         self._study.progress.step(f"round {server_round}")
 
@@ -163,11 +185,15 @@ class _Rounds:
             self._study.return_to(None)
             return 1, initial
         saved, note = read_sealed(self._checkpoint, self._study.out)
-        self._study.return_to(note)
+        try:
+            finished, standing = int(note["round"]), Standing.of(note)
+        except (LookupError, TypeError, ValueError):
+            raise damaged(self._checkpoint, self._study.out) from None
+        self._study.return_to(standing)
         self.strategy.load_resume_state(
             {n.removeprefix("server/"): t.numpy() for n, t in saved.items() if n[:7] == "server/"}
         )
-        return int(note["round"]) + 1, {
+        return finished + 1, {
             n.removeprefix("model/"): t for n, t in saved.items() if n[:6] == "model/"
         }
 

@@ -35,7 +35,11 @@ def main(grid: Grid, context: Context) -> None:
     _wait_for_nodes(grid, scenario.federation.hospitals)
     out = str(settings.get("out") or Path.home() / "fl-sim" / default_folder(scenario))
     root = str(settings.get("data-root") or "") or None
-    print_result(Console(), run(scenario, out, root, Lines(), grid))
+    try:
+        print_result(Console(), run(scenario, out, root, Lines(), grid))
+    except FlSimError as error:
+        # Flower logs the traceback of what is raised here; the sentence is all that helps.
+        raise FlSimError(str(error)) from None
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:

@@ -8,7 +8,7 @@ order, and a checksum of both, because a flipped bit in a weight would change nu
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,34 @@ FINISHED = "finished"
 TRAINED = "trained"
 TABLE = "results.csv"
 _SEAL = "fl_sim.seal"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a checkpoint says about the files that go with it.
+
+    Args:
+        table: how far ``results.csv`` had come.
+        reports: how far ``defense.jsonl`` had come.
+        pictures: whether recovered images had been written.
+    """
+
+    table: Stand
+    reports: Stand
+    pictures: bool
+
+    @classmethod
+    def of(cls, note: Mapping[str, Any]) -> "Standing":
+        """Read it from plain values.
+
+        Raises:
+            LookupError, TypeError, ValueError: if they are not what ``asdict`` gives.
+        """
+        table, reports = (
+            Stand(int(note[name]["size"]), str(note[name]["sha256"]))
+            for name in ("table", "reports")
+        )
+        return cls(table, reports, bool(note["pictures"]))
 
 
 def damaged(path: Path, folder: Path) -> FlSimError:

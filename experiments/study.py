@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from experiments.scenario import NONE, Scenario
 from experiments.standing import (
     FINISHED,
     TABLE,
+    Standing,
     damaged,
     proven,
     read_sealed,
@@ -287,15 +287,12 @@ class Study:
                 if artifact.stem != "release":
                     artifact.unlink()
 
-    def standing(self) -> dict[str, Any]:
-        """Return what a checkpoint has to say about the files that go with it; plain values."""
-        return {
-            "table": asdict(self.results.stand()),
-            "reports": asdict(Stand.of(self.out / REPORTS)),
-            "pictures": bool(self._pictures),
-        }
+    def standing(self) -> Standing:
+        """Return what a checkpoint has to say about the files that go with it."""
+        reports = Stand.of(self.out / REPORTS)
+        return Standing(self.results.stand(), reports, bool(self._pictures))
 
-    def return_to(self, standing: dict[str, Any] | None) -> None:
+    def return_to(self, standing: Standing | None) -> None:
         """Bring the folder's files back to where a checkpoint stands, or to the beginning.
 
         Args:
@@ -307,15 +304,14 @@ class Study:
         if standing is None:
             self.results.rewind(None)
             return
-        table, reports = (Stand(**standing[name]) for name in ("table", "reports"))
-        for name, stand in ((TABLE, table), (REPORTS, reports)):
+        for name, stand in ((TABLE, standing.table), (REPORTS, standing.reports)):
             if not stand.begins(self.out / name):
                 raise damaged(self.out / name, self.out)
-        if standing["pictures"]:
+        if standing.pictures:
             self.restore_pictures()
-        self.results.rewind(table)
-        if reports.size:
-            reports.cut(self.out / REPORTS)
+        self.results.rewind(standing.table)
+        standing.reports.cut(self.out / REPORTS)
+        if standing.reports.size:
             self._reports = (self.out / REPORTS).read_bytes()
 
     def save_pictures(self) -> None:

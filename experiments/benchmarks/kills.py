@@ -175,7 +175,12 @@ def start(out: Path, name: str, engine: str, temporary: Path) -> Program:
     command = [sys.executable, "-m", "experiments.cli", "run", str(out / "scenario.toml")]
     process = subprocess.Popen(
         [*command, "--out", str(out / name), "--set", f"federation.engine={engine}"],
-        env={**os.environ, "TMPDIR": str(temporary), "FL_SIM_CACHE": str(out / "cache")},
+        env={
+            **os.environ,
+            "TMPDIR": str(temporary),
+            "FL_SIM_CACHE": str(out / "cache"),
+            "RAY_worker_niceness": "0",  # or a busy machine leaves the hospitals nothing
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -30,7 +30,8 @@ def check_dead(subject: Subject) -> list[Finding]:
     the same distance. Bits in their low mantissa, or in lattices much finer than their deviation,
     are not seen.
     """
-    if not subject.dead or subject.spec is None:
+    masks = subject.traced_dead()
+    if not masks or subject.spec is None:
         return []
     fresh = [state_of(build(subject.spec, seed)) for seed in range(_SEEDS)]
     findings = []

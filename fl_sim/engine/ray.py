@@ -63,7 +63,7 @@ def run_ray(
     stop = threading.Event()
     outcome: _Outcome[T] = _Outcome()
     server_app = ServerApp()
-    server_app.main()(_server_main(main, outcome, stop))
+    server_app.main()(_server_main(_on_own_time(main, settings), outcome, stop))
     # Workers find modules where this process finds them. Float sums depend on the number of
     # threads, whatever the user's own setting is.
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -153,6 +153,28 @@ def _stoppable(grid: "Grid", stop: threading.Event) -> "Grid":
     return grid
 
 
+def _on_own_time(main: "Callable[[Grid], T]", settings: EngineSettings) -> "Callable[[Grid], T]":
+    """Give a server a grid whose time limit counts each hospital's own time."""
+    from fl_sim.engine.through import OwnTimeGrid
+
+    return lambda grid: main(OwnTimeGrid(grid, lambda: hospitals_at_once(settings)))
+
+
+def hospitals_at_once(settings: EngineSettings) -> int:
+    """Return how many hospitals Flower lets work at once; 1 while Ray is not there, or not well."""
+    import ray
+    from flwr.simulation.ray_transport.ray_actor import pool_size_from_resources
+
+    if not ray.is_initialized():
+        return 1
+    # As many threads feed the actors as Python's pools have by default.
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    try:
+        return min(threads, pool_size_from_resources(backend_config(settings)["client_resources"]))
+    except Exception:  # a Ray that has died is told of where messages are exchanged
+        return 1
+
+
 @contextmanager
 def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
     """Let Ctrl-C, SIGTERM and SIGHUP set ``stop``, and be noted in the list that is yielded.
@@ -162,6 +184,8 @@ def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
     for it, and they would keep the process alive for ever.
     """
     received: list[int] = []
+    leaving = threading.Timer(_PATIENCE_SECONDS, leave)
+    leaving.daemon = True
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if received:
@@ -171,9 +195,7 @@ def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
         if number == signal.SIGINT:
             _log.warning("Waiting for the hospitals at work; press Ctrl-C again to leave at once.")
         else:
-            end = ("Interrupted", 128 + number)
-            leaving = threading.Timer(_PATIENCE_SECONDS, leave, end)
-            leaving.daemon = True
+            leaving.args = ["Interrupted", 128 + number]
             leaving.start()
 
     if threading.current_thread() is not threading.main_thread():
@@ -188,6 +210,7 @@ def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        leaving.cancel()
         for number, handler in handled.items():
             signal.signal(number, handler)
 
