@@ -1,6 +1,7 @@
 """Ray's start in three attempts, and that nothing of a session outlives the program."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,3 +171,39 @@ def test_a_cluster_that_cannot_be_joined_is_not_tried_again(
     words = "ray://head could not be joined: no one"
     with pytest.raises(FlSimError, match=words), ray_running("ray://head", {}):
         pass
+
+
+@pytest.mark.parametrize(
+    ("initialised", "received", "said", "status"),
+    [
+        (True, [], "Ray's raylet has died, and Ray with it", 2),
+        (True, [signal.SIGTERM], "Interrupted", 128 + signal.SIGTERM),
+        (False, [], None, None),  # Flower has shut it down
+    ],
+)
+def test_a_daemon_that_dies_ends_the_run_in_words(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    initialised: bool,
+    received: list[int],
+    said: str | None,
+    status: int | None,
+) -> None:
+    left: list[tuple[str, int]] = []
+    monkeypatch.setattr("ray.is_initialized", lambda: initialised)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_UNWINDING_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "leave", lambda *end: left.append(end))
+    with cluster._session() as folder:
+        raylet = folder / "raylet"
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", raylet)
+        with open(folder / "log", "w") as log:
+            daemon = subprocess.Popen([raylet, "60"], stdout=log)
+        assert _wait_until(lambda: b"60" in _command(daemon.pid))
+        with cluster._guarded(folder, received):
+            time.sleep(3 * cluster._WATCH_SECONDS)
+            assert left == []
+            daemon.kill()
+            _wait_until(lambda: bool(left) or said is None)
+    daemon.wait(60)
+    assert left[:1] == ([] if said is None else [(said, status)])
