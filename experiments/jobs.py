@@ -21,12 +21,12 @@ from experiments.claim import claimed
 from experiments.floor import digest_of, floor_ingredients
 from experiments.grid import Cell, Grid
 from experiments.scenario import MeasureSettings, Scenario
-from experiments.standing import TRAINED, is_finished
+from experiments.standing import TRAINED, is_finished, sweep_run
 from fl_sim import __version__
 from fl_sim.attacks.base import Attack
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
-from fl_sim.files import sweep_temporaries, write_atomically
+from fl_sim.files import write_atomically
 from fl_sim.registry import import_plugins
 from fl_sim.rehearsal import AttackerSettings
 from fl_sim.training import computing_threads
@@ -241,7 +241,7 @@ def _do(job: Job, data_root: Path | None) -> None:
         return
     # A worker may outlive a sweep that was killed by a moment, and the next is at work already.
     with claimed(job.folder, job.key):
-        sweep_temporaries(job.folder.rglob(".*"))
+        sweep_run(job.folder)
         if job.kind == "outside":
             attack = job.scenario.make_attack()
             assert attack is not None

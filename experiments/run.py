@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.claim import claimed
 from experiments.result import Result
 from experiments.scenario import Scenario
+from experiments.standing import sweep_run
 from experiments.study import Study
 from fl_sim.data import data_root as find_data_root
-from fl_sim.files import sweep_temporaries
 from fl_sim.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(
     root = find_data_root(Path(data_root) if data_root is not None else None)
     folder = Path(out) if out is not None else default_folder(scenario)
     with claimed(folder, f"{scenario.identity}, seed {scenario.seed}"):
-        sweep_temporaries(folder.rglob(".*"))
+        sweep_run(folder)
         study = Study(scenario, folder, root, progress)
         if not study.finished:
             _work_off(study, grid, Path(trained) if trained is not None else None)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fl_sim.errors import FlSimError
-from fl_sim.files import Stand, checksum, write_atomically
+from fl_sim.files import Stand, checksum, sweep_temporaries, write_atomically
 
 FINISHED = "finished"
 TRAINED = "trained"
@@ -59,6 +59,12 @@ def damaged(path: Path, folder: Path) -> FlSimError:
         f"The file {path} is missing or not as the run had written it; put it back, or delete the "
         f"folder {folder} to begin anew."
     )
+
+
+def sweep_run(folder: Path) -> None:
+    """Remove what a killed run left half-written in a folder that this process has claimed."""
+    for place in (folder, *(folder / name for name in ("artifacts", "images", "keys"))):
+        sweep_temporaries(place.glob(".*"))
 
 
 def set_mark(folder: Path, name: str, stand: Stand, files: Iterable[Path] = ()) -> None:
