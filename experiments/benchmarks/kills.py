@@ -87,7 +87,7 @@ class Program:
                 if (fields := _status(number)) is not None:
                     spent[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
             self.spent = sum(spent.values())
-            time.sleep(0.05)
+            time.sleep(0.1)
 
 
 def kills(
@@ -113,16 +113,18 @@ def kills(
             raise SystemExit(f"The uninterrupted run failed: {said}")
         print(f"Uninterrupted: {seconds:.0f} s, CPU {whole.spent:.1f} s", flush=True)
         known = set(os.listdir(place))  # torch's empty folder for compiled code
-        results: list[Kill] = []
+        total, results = whole.spent, list[Kill]()
         while len(results) < moments:
             number = len(results)
             kill = Kill(number, kinds[number % len(kinds)], draws.random())
-            one_kill(kill, whole.spent, out, engine, place, draws)
+            spent = one_kill(kill, total, out, engine, place, draws)
             kill.files_left = len(set(os.listdir(place)) - known)
             print(asdict(kill), flush=True)
-            if kill.victim:  # or the run was over before
+            if kill.victim:
                 results.append(kill)
                 _write(out / "kills.csv", results)
+            else:  # the run was over before, and took less than the first one
+                total = min(total, spent)
     equal = sum(kill.equal for kill in results)
     left = sum(k.processes_left + k.files_left + k.shared_memory_left for k in results)
     print(f"{equal} of {moments} tables equal; {left} processes and files left")
@@ -130,8 +132,12 @@ def kills(
 
 def one_kill(
     kill: Kill, total: float, out: Path, engine: str, place: Path, draws: random.Random
-) -> None:
-    """Run, kill after its share of the CPU seconds of a whole run, continue, compare, count."""
+) -> float:
+    """Run, kill after its share of the CPU seconds of a whole run, continue, compare, count.
+
+    Returns:
+        CPU seconds up to the kill, or to the end.
+    """
     name, memory = f"run-{kill.number:03d}", set(os.listdir(SHARED_MEMORY))
     program = start(out, name, engine, place)
     began = time.monotonic()
@@ -147,6 +153,7 @@ def one_kill(
         else:
             os.kill(victim, signal.SIGKILL)
     kill.said = _end(program)
+    spent = program.spent
     kill.exit_status = program.process.returncode
     ended = time.monotonic()
     kill.processes_after = len(alive(program.seen))
@@ -168,6 +175,7 @@ def one_kill(
         )
         kill.equal = one.equals(two)
     shutil.rmtree(out / name, ignore_errors=True)
+    return spent
 
 
 def start(out: Path, name: str, engine: str, temporary: Path) -> Program:
