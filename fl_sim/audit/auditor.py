@@ -12,11 +12,14 @@ from fl_sim.audit.architecture import Statement
 from fl_sim.audit.bits import check_bits
 from fl_sim.audit.content import check_content
 from fl_sim.audit.dead import check_dead
+from fl_sim.audit.dtypes import check_dtypes
 from fl_sim.audit.entries import check_buffers, check_duplicates, check_entries, check_unused
 from fl_sim.audit.identified import Identified, identified
+from fl_sim.audit.integers import check_integers
 from fl_sim.audit.probes import check_memory_backdoor, check_transpose
 from fl_sim.audit.reference import check_reference, unchanged
 from fl_sim.audit.report import AuditReport, TensorSummary
+from fl_sim.audit.special import check_special
 from fl_sim.audit.subject import Subject, Unchecked
 from fl_sim.audit.values import check_values
 from fl_sim.checkpoints import LEVELS, Checkpoint, Finding, read_checkpoint
@@ -26,7 +29,13 @@ from fl_sim.progress import SILENT, Progress, piece
 
 State = dict[str, torch.Tensor]
 Check = Callable[[Subject], list[Finding]]
-VALUES: dict[str, Check] = {"content": check_content, "bits": check_bits, "values": check_values}
+VALUES: dict[str, Check] = {
+    "content": check_content,
+    "bits": check_bits,
+    "values": check_values,
+    "integers": check_integers,
+    "special values": check_special,
+}
 """Checks of values, which need no network, so that further copies of the weights have them too."""
 
 CHECKS: dict[str, Check] = {
@@ -34,6 +43,7 @@ CHECKS: dict[str, Check] = {
     "unused": check_unused,
     "duplicates": check_duplicates,
     "buffers": check_buffers,
+    "dtypes": check_dtypes,
     **VALUES,
     "dead weights": check_dead,
     "transpose probe": check_transpose,
@@ -91,7 +101,10 @@ def audit(
             except Unchecked as reason:
                 report.unchecked[name] = str(reason)
             progress.step(name)
-    for what, copy in checkpoint.copies.items():
+    # The reader has looked at positions of sparse values: they are in order, or a finding.
+    parts = {n: t for n, t in checkpoint.parts.items() if not n.endswith("indices")}
+    beside = {"mask": known.masks, "part": parts}
+    for what, copy in {**checkpoint.copies, **beside}.items():
         report.findings += _of_copy(what, copy)
     report.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     report.tensors = _summaries(subject, known, report.findings)
@@ -104,7 +117,7 @@ def _of_copy(what: str, copy: State) -> list[Finding]:
     for run in VALUES.values():
         with suppress(Unchecked):
             findings += run(Subject(copy))
-    return [replace(f, tensor=f"{what}: {f.tensor}") for f in findings]
+    return [replace(f, tensor=f"{what}: {f.tensor or 'all'}") for f in findings]
 
 
 def _summaries(subject: Subject, known: Identified, findings: list[Finding]) -> list[TensorSummary]:
@@ -113,12 +126,11 @@ def _summaries(subject: Subject, known: Identified, findings: list[Finding]) -> 
         if finding.tensor is not None:
             level = LEVELS.index(finding.level)
             levels[finding.tensor] = max(levels[finding.tensor], level)
-    names = {} if known.match is None else known.match.names
     rows = []
     for name, tensor in subject.state.items():
         wide = tensor.is_floating_point() and tensor.numel() > 1
         deviation = float(tensor.double().std()) if wide else 0.0
-        shown = names.get(name, name)
+        shown = str(known.name_in_file(name))
         row = TensorSummary(shown, tuple(tensor.shape), str(tensor.dtype)[6:], deviation)
         row.dead = int(subject.dead[name].sum()) if name in subject.dead else 0
         earlier = (subject.reference or {}).get(name)

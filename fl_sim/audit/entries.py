@@ -1,12 +1,10 @@
 """Entries of a file against its architecture: what is too much, missing, unused or doubled."""
 
-from collections import Counter
-
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_sim.audit.subject import Subject
-from fl_sim.checkpoints import Finding, Level
+from fl_sim.checkpoints import Finding
 
 _FEWEST_EQUAL = 64
 _MEAN = 1e4
@@ -34,7 +32,7 @@ def check_entries(subject: Subject) -> list[Finding]:
     for name in own:
         if name not in subject.state:
             findings.append(Finding("entries", "note", "The file lacks this entry.", name))
-    return findings + _types(subject)
+    return findings
 
 
 def check_unused(subject: Subject) -> list[Finding]:
@@ -49,34 +47,6 @@ def check_unused(subject: Subject) -> list[Finding]:
         for name in sorted(subject.unused())
         if name in subject.state
     ]
-
-
-def _types(subject: Subject) -> list[Finding]:
-    """Report entries of another type than the network's and the rest of the file's."""
-    shared = [n for n in subject.own if n in subject.state and n not in subject.layouts]
-    floats = [n for n in shared if subject.own[n].is_floating_point()]
-    kinds = Counter({n: subject.state[n].dtype for n in floats}.values())
-    usual = kinds.most_common(1)[0][0] if kinds else torch.float32
-    findings = []
-    if usual != torch.float32:
-        what = f"Its weights are kept as {_word(usual)}."
-        findings.append(Finding("types", "note", what))
-    for name in shared:
-        expected = usual if name in floats else subject.own[name].dtype
-        dtype = subject.state[name].dtype
-        if dtype == expected:
-            continue
-        what = f"It is kept as {_word(dtype)}, and the network and its other entries do not "
-        what += f"explain that: they have {_word(expected)} there."
-        # A federation's average makes fractions of counts.
-        counted = not expected.is_floating_point and subject.state[name].dim() == 0
-        level: Level = "note" if counted or dtype == subject.own[name].dtype else "suspicious"
-        findings.append(Finding("types", level, what, name))
-    return findings
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def check_duplicates(subject: Subject) -> list[Finding]:

@@ -1,10 +1,10 @@
 """The export gate: a model leaves only if its loss is known and all of it changed in fine-tuning.
 
-The export process of Li, Ayache and Delingette, "Data Exfiltration by Compression Attack" (MELBA
-2025:032, figure 14): collect the model and its loss, check the loss against the utility task,
-fine-tune on held-out images until every parameter has changed, check the parameters. The paper
-gives no thresholds; those here are in :class:`GateSettings`. Beyond the paper, the values of the
-model as it came are audited.
+After the export process of Li, Ayache and Delingette, "Data Exfiltration by Compression Attack"
+(MELBA 2025:032, figure 14): collect the model and its loss, check the loss against the utility
+task, fine-tune until every parameter has changed, check the parameters. The paper fine-tunes on the
+training data, and this gate on held-out images. The paper gives no thresholds; those here are in
+:class:`GateSettings`. Beyond the paper, the values of the model as it came are audited.
 
 A gate takes away the places that fine-tuning does not touch. It does not claim that nothing is
 left in those that it moves: a payload may ride on changes larger than the fine-tuning's.

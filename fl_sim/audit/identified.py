@@ -1,6 +1,6 @@
 """The network of a checkpoint: as its user states it, as the file says, or as what explains it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from fl_sim.models import check, skeleton, state_model
 from fl_sim.models.base import MODELS, ModelSpec
 
 State = dict[str, torch.Tensor]
+MASK, ORIGINAL = "_mask", "_orig"
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,26 @@ class Identified:
         match: how the network explains the file; ``None`` where none does.
         words: the network in words.
         findings: about what the file says of itself.
+        masks: pruning masks by the file's names; they belong to a weight and are no entries.
     """
 
     match: Match | None
     words: str
     findings: tuple[Finding, ...] = ()
+    masks: State = field(default_factory=dict)
 
     def renamed(self, state: State) -> State:
         """Return a state by the network's names; what it does not have keeps its own."""
+        state = {self._whole(n): t for n, t in state.items() if n not in self.masks}
         if self.match is None:
             return state
         names = {file: own for own, file in self.match.names.items()}
         return {names.get(name, name): tensor for name, tensor in state.items()}
+
+    def _whole(self, name: str) -> str:
+        """Return the name of a weight before it was pruned."""
+        whole = name.removesuffix(ORIGINAL)
+        return whole if whole + MASK in self.masks else name
 
     def in_file(self, state: State) -> State:
         """Return a state of the network by the names that its file had for it."""
@@ -55,9 +64,13 @@ class Identified:
 
     def shown(self, finding: Finding) -> Finding:
         """Return a finding with the name that its tensor has in the file."""
-        if self.match is None or finding.tensor is None:
-            return finding
-        return replace(finding, tensor=self.match.names.get(finding.tensor, finding.tensor))
+        return replace(finding, tensor=self.name_in_file(finding.tensor))
+
+    def name_in_file(self, name: str | None) -> str | None:
+        """Return the name that an entry of the network has in the file."""
+        if name is not None and self.match is not None:
+            name = self.match.names.get(name, name)
+        return name + ORIGINAL if name and name + MASK in self.masks else name
 
 
 def identified(checkpoint: Checkpoint, network: ModelSpec | Statement | None = None) -> Identified:
@@ -66,7 +79,37 @@ def identified(checkpoint: Checkpoint, network: ModelSpec | Statement | None = N
     Raises:
         FlSimError: if a stated network does not exist or cannot be built.
     """
-    state = checkpoint.state
+    state, masks = unmasked(checkpoint.state)
+    found = _identified(checkpoint, state, network)
+    return replace(found, masks=masks, findings=(*found.findings, *map(_of_mask, masks.items())))
+
+
+def unmasked(state: State) -> tuple[State, State]:
+    """Return a state with pruned weights by their own names, and the masks apart.
+
+    ``torch.nn.utils.prune`` keeps a weight as ``weight_orig`` and multiplies it by ``weight_mask``.
+    """
+    masks = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.endswith(MASK)
+        and (whole := state.get(name.removesuffix(MASK) + ORIGINAL)) is not None
+        and whole.shape == tensor.shape
+    }
+    names = {name.removesuffix(MASK) + ORIGINAL: name.removesuffix(MASK) for name in masks}
+    return {names.get(n, n): t for n, t in state.items() if n not in masks}, masks
+
+
+def _of_mask(item: tuple[str, torch.Tensor]) -> Finding:
+    name, mask = item
+    pruned = int((mask == 0).sum())
+    what = f"A pruning mask: {pruned} of {mask.numel()} weights stand in the file and are not used."
+    return Finding("file", "note", what, name, {"weights": float(pruned)})
+
+
+def _identified(
+    checkpoint: Checkpoint, state: State, network: ModelSpec | Statement | None
+) -> Identified:
     if isinstance(network, ModelSpec):
         return Identified(fitting(state, network), f"{_words(network)}, as given")
     stated = network or Statement()
@@ -158,6 +201,11 @@ def identified_artifact(
         raise FlSimError(
             f"The file {file} lacks {len(missing)} entries of the network '{match.spec.name}', "
             f"such as '{missing[0]}'; state the network that it is of with --model."
+        )
+    if known.masks:
+        raise FlSimError(
+            f"Weights of {file} are kept with pruning masks, such as '{next(iter(known.masks))}'; "
+            f"make the pruning permanent (torch.nn.utils.prune.remove) and save it again."
         )
     if checkpoint.layouts:
         name, layout = next(iter(checkpoint.layouts.items()))

@@ -1,12 +1,10 @@
 """What is audited, and what a check says of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fl_sim.carriers.dead import dead_weights
@@ -144,10 +142,3 @@ class Subject:
         network = build(self.spec)
         network.load_state_dict(self.own | {n: t for n, t in self.state.items() if n in self.own})
         return network.eval()
-
-    def weights(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Return the weights with two dimensions or more, flattened, as float32."""
-        for name, tensor in self.state.items():
-            wide = tensor.is_floating_point() and tensor.dim() >= 2 and tensor.numel() >= FEWEST
-            if wide:
-                yield name, tensor.float().contiguous().view(-1).numpy()

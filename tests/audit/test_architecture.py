@@ -125,8 +125,23 @@ def test_a_type_that_the_network_does_not_explain_is_a_finding() -> None:
     spec = ModelSpec(name="cnn", channels=3, size=12, classes=4)
     state = state_of(build(spec, seed=1))
     half = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-    found = [f for f in audit(Checkpoint(half), spec).findings if f.check == "types"]
+    found = [f for f in audit(Checkpoint(half), spec).findings if f.check == "dtypes"]
     assert [(f.tensor, f.level) for f in found] == [(None, "note")]
     mixed = {**state, "3.weight": state["3.weight"].double()}
-    found = [f for f in audit(Checkpoint(mixed), spec).findings if f.check == "types"]
+    found = [f for f in audit(Checkpoint(mixed), spec).findings if f.check == "dtypes"]
     assert [(f.tensor, f.level) for f in found] == [("3.weight", "suspicious")]
+
+
+def test_pruning_masks_belong_to_their_weights() -> None:
+    from torch.nn.utils import prune
+
+    spec = ModelSpec(name="cnn", channels=3, size=12, classes=4)
+    model = build(spec, seed=1)
+    prune.l1_unstructured(model.get_submodule("3"), "weight", amount=0.5)
+    report = audit(Checkpoint(state_of(model)), spec)
+    assert report.outcome == "clean", report.findings
+    (found,) = [f for f in report.findings if f.tensor == "3.weight_mask"]
+    assert found.evidence["weights"] == round(0.5 * model.get_submodule("3").weight.numel())  # type: ignore[union-attr, operator]
+    assert "3.weight_orig" in [row.name for row in report.tensors]
+    lone = state_of(build(spec, seed=1)) | {"3.weight_mask": torch.ones(3)}
+    assert audit(Checkpoint(lone), spec).outcome == "carries"
