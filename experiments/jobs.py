@@ -6,20 +6,20 @@ several attacks start from the same (``training``); any cell may need the floor 
 hash of everything that its outcome depends on, so that another grid in the same folder finds it.
 """
 
-import json
 import resource
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from experiments.claim import claimed
 from experiments.floor import digest_of, floor_ingredients
 from experiments.grid import Cell, Grid
+from experiments.outcomes import Kind, Outcome, note
 from experiments.scenario import MeasureSettings, Scenario
 from experiments.standing import TRAINED, is_finished, sweep_run
 from fl_sim import __version__
@@ -31,7 +31,6 @@ from fl_sim.registry import import_plugins
 from fl_sim.rehearsal import AttackerSettings
 from fl_sim.training import computing_threads
 
-Kind = Literal["outside", "training", "floor", "upload", "cell"]
 WEIGHTS = "weights.safetensors"
 TRACEBACK = "error.txt"
 
@@ -64,24 +63,6 @@ class Job:
             return is_finished(self.folder)
         marks = {"training": WEIGHTS, "upload": TRAINED}
         return self.kind not in marks or (self.folder / marks[self.kind]).exists()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Args:
-        key, kind: of the job.
-        wall: seconds from its start to its end.
-        cpu: seconds that its process and the children it waited for computed.
-        error: what went wrong, in one line; ``None`` if it went well.
-    """
-
-    key: str
-    kind: Kind
-    wall: float
-    cpu: float
-    error: str | None = None
 
 
 def plan_jobs(grid: Grid, out: Path, data_root: Path | None) -> list[Job]:
@@ -133,40 +114,6 @@ def work(job: Job, out: Path, data_root: Path | None) -> Outcome:
     )
     note(outcome, out)
     return outcome
-
-
-def note(outcome: Outcome, out: Path) -> None:
-    """Write down what became of a job."""
-    path = out / "jobs" / f"{outcome.key}.json"
-    write_atomically(path, (json.dumps(asdict(outcome)) + "\n").encode())
-
-
-def noted(jobs: Iterable[Job], out: Path) -> dict[str, Outcome]:
-    """Return what became of jobs, by key, of those that have ended in this or an earlier sweep."""
-    read = {job.key: _read_note(out / "jobs" / f"{job.key}.json") for job in jobs}
-    return {key: outcome for key, outcome in read.items() if outcome is not None}
-
-
-def all_noted(out: Path) -> list[Outcome]:
-    """Return what became of the jobs of all sweeps in this folder, by key."""
-    read = map(_read_note, sorted((out / "jobs").glob("*.json")))
-    return [outcome for outcome in read if outcome is not None]
-
-
-def _read_note(path: Path) -> Outcome | None:
-    """Return what became of a job; of one whose note is damaged, nothing is known."""
-    try:
-        content = json.loads(path.read_bytes())
-        error = content["error"]
-        return Outcome(
-            key=str(content["key"]),
-            kind=content["kind"],
-            wall=float(content["wall"]),
-            cpu=float(content["cpu"]),
-            error=None if error is None else str(error),
-        )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
 
 
 class _Planned:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.claim import claimed
 from experiments.grid import Grid
-from experiments.jobs import Job, Outcome, all_noted, note, noted, plan_jobs
+from experiments.jobs import Job, plan_jobs
+from experiments.outcomes import Outcome, all_noted, note, noted
 from experiments.standing import is_finished
 from experiments.tables import CELL, LABEL, compare, presented, summarise
 from experiments.workers import Here, Workers, ray_workers
@@ -208,7 +209,7 @@ class Schedule:
         self._jobs = {job.key: job for job in jobs}
         self._outcomes = {
             key: outcome
-            for key, outcome in noted(jobs, out).items()
+            for key, outcome in noted(self._jobs, out).items()
             if outcome.error is None and self._jobs[key].finished
         }
         known = set(self._outcomes)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.jobs import Job, Outcome, note, work
+from experiments.jobs import Job, work
+from experiments.outcomes import Outcome, note
 from fl_sim.data.cache import cache_folder
 from fl_sim.engine.cluster import ray_running
 from fl_sim.errors import FlSimError

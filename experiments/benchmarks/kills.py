@@ -140,18 +140,7 @@ def one_kill(
     """
     name, memory = f"run-{kill.number:03d}", set(os.listdir(SHARED_MEMORY))
     program = start(out, name, engine, place)
-    began = time.monotonic()
-    victim = None
-    while program.process.poll() is None and victim is None:
-        if program.spent >= kill.share * total:
-            victim = choose(kill.kind, program, draws)
-        time.sleep(0.01)
-    if victim is not None:
-        kill.moment, kill.victim = time.monotonic() - began, title(victim)
-        if kill.kind == "group":
-            os.killpg(program.process.pid, signal.SIGKILL)
-        else:
-            os.kill(victim, signal.SIGKILL)
+    strike(kill, program, total, draws)
     kill.said = _end(program)
     spent = program.spent
     kill.exit_status = program.process.returncode
@@ -176,6 +165,22 @@ def one_kill(
         kill.equal = one.equals(two)
     shutil.rmtree(out / name, ignore_errors=True)
     return spent
+
+
+def strike(kill: Kill, program: Program, total: float, draws: random.Random) -> None:
+    """Kill when it is time, if the program has not ended before."""
+    began, victim = time.monotonic(), None
+    while program.process.poll() is None and victim is None:
+        if program.spent >= kill.share * total:
+            victim = choose(kill.kind, program, draws)
+        time.sleep(0.01)
+    if victim is None:
+        return
+    kill.moment, kill.victim = time.monotonic() - began, title(victim)
+    if kill.kind == "group":
+        os.killpg(program.process.pid, signal.SIGKILL)
+    else:
+        os.kill(victim, signal.SIGKILL)
 
 
 def start(out: Path, name: str, engine: str, temporary: Path) -> Program:
@@ -219,7 +224,7 @@ def choose(kind: str, program: Program, draws: random.Random) -> int | None:
 
 
 def below(parent: int) -> list[Process]:
-    """Return the processes that descend from one, without those that only watch over it."""
+    """Return the processes that descend from one."""
     children: dict[int, list[Process]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (fields := _status(int(entry))) is not None:
