@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from experiments.centralized import mark_trained
 from experiments.scenario import Scenario
+from experiments.standing import TABLE, TRAINED, damaged, proven
 from experiments.study import Study
-from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import writing
 from fl_sim.results import read_table
 
 _FREE = {"defense", "measure", "threads", "device", "plugins"}
@@ -28,27 +30,36 @@ def adopt_trained(study: Study, trained: Path) -> None:
     Raises:
         FlSimError: if that run has not ended its training, or trained something else.
     """
-    if (study.out / "trained").exists():
+    if (study.out / TRAINED).exists():
         return
     if study.scenario.federation is not None:
         raise FlSimError(
             "A federation defends during training; only a data lake's model is adopted."
         )
-    if not (trained / "trained").exists():
+    if not (trained / TRAINED).exists():
         raise FlSimError(f"The run in {trained} has no trained model; let it finish first.")
-    known = json.loads((trained / "scenario.json").read_text(encoding="utf-8"))["scenario"]
-    _require_same(study.scenario, known, trained)
+    _require_same(study.scenario, _scenario_of(trained), trained)
+    proven(trained, TRAINED)
     for folder in ("artifacts", "keys", "images"):
-        (study.out / folder).mkdir(exist_ok=True)
+        with writing(study.out / folder):
+            (study.out / folder).mkdir(exist_ok=True)
     for path in [*trained.glob("artifacts/upload*"), *trained.glob("artifacts/sent-*")]:
         _share(path, study.out / "artifacts" / path.name)
-    rows = read_table(trained / "results.csv")
+    rows = read_table(trained / TABLE)
     rows = rows[rows["stage"].str.startswith("upload")]
-    study.results.drop_rounds(0)
+    study.return_to(None)
     records = rows[list(_COLUMNS)].to_dict("records")
     study.results.add({str(k): v for k, v in record.items()} for record in records)
     study.adopt_pictures(trained)
-    write_atomically(study.out / "trained", b"")
+    mark_trained(study)
+
+
+def _scenario_of(trained: Path) -> dict[str, Any]:
+    path = trained / "scenario.json"
+    try:
+        return dict(json.loads(path.read_bytes())["scenario"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise damaged(path, trained) from None
 
 
 def _share(path: Path, other: Path) -> None:
@@ -56,11 +67,12 @@ def _share(path: Path, other: Path) -> None:
 
     A sweep has many runs of one model, and would otherwise keep it many times.
     """
-    other.unlink(missing_ok=True)
-    try:
-        os.link(path, other)
-    except OSError:
-        shutil.copyfile(path, other)
+    with writing(other):
+        other.unlink(missing_ok=True)
+        try:
+            os.link(path, other)
+        except OSError:
+            shutil.copyfile(path, other)
 
 
 def _before_release(scenario: dict[str, Any]) -> dict[str, Any]:

@@ -113,13 +113,13 @@ def gate(
     """
     from experiments.console import make_progress
     from experiments.scenario import apply_override
-    from fl_sim.artifact import write_atomically
     from fl_sim.audit.architecture import Statement
     from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
     from fl_sim.audit.identified import identified_artifact
     from fl_sim.checkpoints import read_checkpoint
     from fl_sim.data import load_dataset
     from fl_sim.data.splits import HeldOutSettings, divide
+    from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
 
@@ -191,11 +191,11 @@ def audit(
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
     from experiments.console import make_progress
-    from fl_sim.artifact import write_atomically
     from fl_sim.audit.architecture import Statement
     from fl_sim.audit.auditor import audit_file
     from fl_sim.audit.page import write_page
     from fl_sim.audit.report import OUTCOMES
+    from fl_sim.files import write_atomically
 
     console = Console()
     stated = Statement(model, classes, channels, size, stem)
@@ -216,7 +216,8 @@ def write_model(out: Path, spec: "ModelSpec", state: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import save
 
-    from fl_sim.artifact import write_artifact, write_atomically
+    from fl_sim.artifact import write_artifact
+    from fl_sim.files import write_atomically
     from fl_sim.models import skeleton
 
     if out.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt"):

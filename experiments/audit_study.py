@@ -21,7 +21,7 @@ from rich.console import Console
 
 from experiments.console import make_progress, print_table
 from experiments.figures import MARKERS, write_table
-from fl_sim.artifact import Artifact, write_atomically
+from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
 from fl_sim.audit.auditor import audit
 from fl_sim.audit.gate import GateSettings, pass_gate
@@ -31,6 +31,7 @@ from fl_sim.choice import Choice
 from fl_sim.data.base import Split
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.metrics.measure import measure_leakage
 from fl_sim.models import build, state_of
 from fl_sim.progress import SILENT, Progress, piece

@@ -7,14 +7,16 @@ from typing import Any
 
 from experiments.failures import failures_logged
 from experiments.floor import record_scratch_floor
+from experiments.standing import TRAINED, damaged, proven, set_mark
 from experiments.study import State, Study
-from fl_sim.artifact import read_artifact, write_artifact, write_atomically
+from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.attacks.base import Attack, Inside, Plan
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import images_of
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.errors import FlSimError
 from fl_sim.faults import blaming
+from fl_sim.files import write_atomically
 from fl_sim.models import state_of
 from fl_sim.models.entries import value_problem
 from fl_sim.randomness import Stream
@@ -67,9 +69,8 @@ def train_and_attack(study: Study, weights: Path | None = None) -> State:
 
     before = _trained_before(study)
     if before is not None:
-        study.results.keep(lambda row: row["stage"] != "release")
         return before
-    study.results.drop_rounds(0)
+    study.return_to(None)
     trained, said = _train(study, attack, plan) if weights is None else _read(study, weights)
     study.record_values(0, "upload", **said)
     if attack is not None and plan is not None:
@@ -79,7 +80,7 @@ def train_and_attack(study: Study, weights: Path | None = None) -> State:
         trained = embedding.state
     study.record(0, "upload", {None: trained}, senders=scenario.attackers)
     study.save_pictures()
-    write_atomically(study.out / "trained", b"")
+    mark_trained(study)
     return trained
 
 
@@ -138,8 +139,11 @@ def _read(study: Study, path: Path) -> tuple[State, dict[str, float]]:
     """Return a network as :func:`_train` does; its file need not have the entries' order."""
     model = study.initial_model()
     model.load_state_dict(read_artifact(path).state)
-    said = json.loads(_said_of(path).read_text(encoding="utf-8"))
-    return state_of(model), {str(name): float(value) for name, value in said.items()}
+    try:
+        said = json.loads(_said_of(path).read_bytes())
+        return state_of(model), {str(name): float(value) for name, value in said.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        raise damaged(_said_of(path), path.parent) from None
 
 
 def _said_of(path: Path) -> Path:
@@ -150,12 +154,28 @@ def _stream(study: Study) -> Stream:
     return Stream(study.scenario.seed, ("hospital", 0))
 
 
+def mark_trained(study: Study) -> None:
+    """Note that a run's training and the measuring of its trained model have ended."""
+    files = [_upload(study), *(study.out / "artifacts").glob("sent-*.safetensors")]
+    set_mark(study.out, TRAINED, study.results.stand(), files)
+
+
 def _trained_before(study: Study) -> State | None:
-    """Return the trained model of an interrupted run, if its training and measuring had ended."""
-    if not (study.out / "trained").exists():
+    """Return the trained model of an interrupted run, if its training and measuring had ended.
+
+    What the run had measured since is dropped.
+    """
+    stand = proven(study.out, TRAINED)
+    if stand is None:
         return None
-    study.restore_pictures()
-    return read_artifact(study.out / "artifacts" / "upload.safetensors").state
+    if study.targets:
+        study.restore_pictures()
+    study.results.rewind(stand)
+    return read_artifact(_upload(study)).state
+
+
+def _upload(study: Study) -> Path:
+    return study.out / "artifacts" / "upload.safetensors"
 
 
 def example(out: Path | None = None) -> Any:

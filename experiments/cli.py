@@ -1,10 +1,14 @@
 """The command line, ``fl-sim``: every command is a function here or in a module beside this."""
 
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import click
 import typer
@@ -16,6 +20,7 @@ from experiments.report_cli import report
 from experiments.shipped import GRIDS, SCENARIOS, find
 from experiments.sweep_cli import sweep
 from fl_sim.errors import FlSimError
+from fl_sim.files import reason
 
 INTERRUPTED = 130
 
@@ -149,33 +154,71 @@ def _run(
 
 
 def main(program: typer.Typer = app) -> None:
-    """Entry point: one sentence and exit code 2 for what a user can mend."""
+    """Entry point: one sentence and exit code 2 for what a user can mend.
+
+    After Ctrl-C, SIGTERM or SIGHUP, one sentence and 128 plus the signal's number.
+    """
     # CompressAI's import; nothing that a user of this program could mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    with _ending_in_words() as received:
+        try:
+            # Not standalone, so that Ctrl-C can be answered in words; typer makes it a code.
+            code = program(standalone_mode=False)
+            if code == INTERRUPTED:
+                raise KeyboardInterrupt
+            sys.exit(code if isinstance(code, int) else 0)
+        except FlSimError as error:
+            _fail(str(error))
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _interrupted(received)
+        except OSError as error:
+            if received:  # the terminal may be gone
+                _interrupted(received)
+            if (why := reason(error)) is None:
+                raise
+            _fail(f"{error.filename or 'A file'}: {why}; mend that and give the command again.")
+
+
+@contextmanager
+def _ending_in_words() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; yields which of them has come."""
+    received: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)  # a second one ends it at once
+        raise KeyboardInterrupt
+
+    # One that is ignored, as under nohup, stays so.
+    handled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, on_signal)
     try:
-        # Not standalone, so that Ctrl-C can be answered in words; typer makes it a return code.
-        code = program(standalone_mode=False)
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
-    except FlSimError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}")
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("Interrupted; the same command continues where it stopped.", file=sys.stderr)
-        # Threads of an engine that is shutting down must not hold up the terminal.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
+        yield received
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _escaped(error: FlSimError) -> str:
+def _fail(sentence: str) -> NoReturn:
     from rich.markup import escape
 
-    return escape(str(error))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(sentence)}")
+    sys.exit(2)
+
+
+def _interrupted(received: list[int]) -> NoReturn:
+    with suppress(OSError):
+        print("Interrupted; the same command continues where it stopped.", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Threads of an engine that is shutting down must not hold up the terminal.
+    os._exit(128 + received[0] if received else INTERRUPTED)
 
 
 if __name__ == "__main__":

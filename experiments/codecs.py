@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fl_sim.artifact import write_atomically
 from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec, FitReport
 from fl_sim.codecs.files import load_codec, save_codec
@@ -17,6 +16,7 @@ from fl_sim.data import data_root as find_data_root
 from fl_sim.data import load_dataset
 from fl_sim.data.base import Dataset, Split
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.metrics.compression import measure_compression
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, numpy_generator

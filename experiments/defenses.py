@@ -20,8 +20,8 @@ from experiments.pictures import draw_blocks
 from experiments.shipped import GRIDS, find
 from experiments.study import load_pictures
 from experiments.tables import summarise
-from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.statistics import pareto_front
 
 if TYPE_CHECKING:

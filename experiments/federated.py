@@ -1,13 +1,13 @@
 """A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
-from safetensors.torch import load_file, save
 
 from clients.app import client_app
 from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
@@ -15,8 +15,8 @@ from clients.settings import HospitalSettings
 from experiments.failures import failures_logged
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
+from experiments.standing import Standing, damaged, read_sealed, write_sealed
 from experiments.study import State, Study, mean_rows
-from fl_sim.artifact import write_atomically
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
@@ -166,8 +166,8 @@ class _Rounds:
         }
         content = {f"model/{n}": t for n, t in state.items()}
         content |= {f"server/{n}": t for n, t in server.items()}
-        content["round"] = torch.tensor(server_round)
-        write_atomically(self._checkpoint, save(content))
+        note = {"round": server_round, **asdict(self._study.standing())}
+        write_sealed(self._checkpoint, content, note)
         self._study.progress.step(f"round {server_round}")
 
     def failed(self, server_round: int, hospital: int, reason: str) -> None:
@@ -176,17 +176,23 @@ class _Rounds:
         self._study.warn(f"Round {server_round}: hospital {hospital} was left out: {reason}")
 
     def resume(self, initial: State) -> tuple[int, State]:
-        """Return the round to run next and its broadcast; drop rows of an unfinished round."""
+        """Return the round to run next and its broadcast; drop rows of an unfinished round.
+
+        Raises:
+            FlSimError: if the checkpoint is damaged, or the table does not belong to it.
+        """
         if not self._checkpoint.exists():
-            self._study.results.drop_rounds(1)
+            self._study.return_to(None)
             return 1, initial
-        saved = load_file(self._checkpoint)
-        finished = int(saved.pop("round"))
+        saved, note = read_sealed(self._checkpoint, self._study.out)
+        try:
+            finished, standing = int(note["round"]), Standing.of(note)
+        except (LookupError, TypeError, ValueError):
+            raise damaged(self._checkpoint, self._study.out) from None
+        self._study.return_to(standing)
         self.strategy.load_resume_state(
             {n.removeprefix("server/"): t.numpy() for n, t in saved.items() if n[:7] == "server/"}
         )
-        self._study.results.drop_rounds(finished + 1)
-        self._study.restore_pictures()
         return finished + 1, {
             n.removeprefix("model/"): t for n, t in saved.items() if n[:6] == "model/"
         }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fl_sim.artifact import write_atomically
+from fl_sim.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,9 @@ import torch
 from experiments.scenario import Scenario
 from experiments.study import DEFAULT_THREADS, Study
 from fl_sim import __version__
-from fl_sim.artifact import locked, write_atomically
 from fl_sim.data.cache import cache_folder
+from fl_sim.errors import FlSimError
+from fl_sim.files import built_once, write_atomically
 from fl_sim.models import build
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, TrainingSettings, train
@@ -31,12 +32,17 @@ def scratch_floor(study: Study) -> dict[str, float]:
     files = [file.sha256 for file in study.case.files]
     ingredients = floor_ingredients(study.scenario, files, study.device)
     path = cache_folder() / "scratch-floors" / f"{digest_of(ingredients)[:32]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock")):
+    with built_once(path):
         if not path.exists():
             content = {"ingredients": ingredients, "utility": _train_from_scratch(study)}
             write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    return dict(json.loads(path.read_text(encoding="utf-8"))["utility"])
+    try:
+        known = json.loads(path.read_bytes())["utility"]
+        return {str(metric): float(value) for metric, value in known.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise FlSimError(
+            f"The cached floor {path} is damaged; delete that file, and it is made anew."
+        ) from None
 
 
 def floor_ingredients(scenario: Scenario, files: list[str], device: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from experiments.sweep import SweepResult, sweep
 from experiments.tables import labels_of, wide
-from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.progress import SILENT, Progress
 
 if TYPE_CHECKING:

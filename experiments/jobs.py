@@ -6,30 +6,31 @@ several attacks start from the same (``training``); any cell may need the floor 
 hash of everything that its outcome depends on, so that another grid in the same folder finds it.
 """
 
-import json
 import resource
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from experiments.claim import claimed
 from experiments.floor import digest_of, floor_ingredients
 from experiments.grid import Cell, Grid
+from experiments.outcomes import Kind, Outcome, note
 from experiments.scenario import MeasureSettings, Scenario
+from experiments.standing import TRAINED, is_finished, sweep_run
 from fl_sim import __version__
-from fl_sim.artifact import locked, write_atomically
 from fl_sim.attacks.base import Attack
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.registry import import_plugins
 from fl_sim.rehearsal import AttackerSettings
 from fl_sim.training import computing_threads
 
-Kind = Literal["outside", "training", "floor", "upload", "cell"]
 WEIGHTS = "weights.safetensors"
 TRACEBACK = "error.txt"
 
@@ -58,26 +59,10 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether what it makes is there, as far as a file in its folder tells."""
-        marks = {"training": WEIGHTS, "upload": "trained", "cell": "finished"}
+        if self.kind == "cell":
+            return is_finished(self.folder)
+        marks = {"training": WEIGHTS, "upload": TRAINED}
         return self.kind not in marks or (self.folder / marks[self.kind]).exists()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Args:
-        key, kind: of the job.
-        wall: seconds from its start to its end.
-        cpu: seconds that its process and the children it waited for computed.
-        error: what went wrong, in one line; ``None`` if it went well.
-    """
-
-    key: str
-    kind: Kind
-    wall: float
-    cpu: float
-    error: str | None = None
 
 
 def plan_jobs(grid: Grid, out: Path, data_root: Path | None) -> list[Job]:
@@ -117,9 +102,7 @@ def work(job: Job, out: Path, data_root: Path | None) -> Outcome:
     (job.folder / TRACEBACK).unlink(missing_ok=True)
     try:
         import_plugins(job.scenario.plugins)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        # A worker may outlive a sweep that was killed by a moment, and the next is at work already.
-        with locked(job.folder / ".job.lock"), computing_threads(1):
+        with computing_threads(1):
             _do(job, data_root)
     except FlSimError as problem:
         error = _line(str(problem))
@@ -131,22 +114,6 @@ def work(job: Job, out: Path, data_root: Path | None) -> Outcome:
     )
     note(outcome, out)
     return outcome
-
-
-def note(outcome: Outcome, out: Path) -> None:
-    """Write down what became of a job."""
-    path = out / "jobs" / f"{outcome.key}.json"
-    write_atomically(path, (json.dumps(asdict(outcome)) + "\n").encode())
-
-
-def noted(jobs: Iterable[Job], out: Path) -> dict[str, Outcome]:
-    """Return what became of jobs, by key, of those that have ended in this or an earlier sweep."""
-    outcomes = {}
-    for job in jobs:
-        path = out / "jobs" / f"{job.key}.json"
-        if path.exists():
-            outcomes[job.key] = Outcome(**json.loads(path.read_text(encoding="utf-8")))
-    return outcomes
 
 
 class _Planned:
@@ -214,28 +181,30 @@ def _do(job: Job, data_root: Path | None) -> None:
     # Each imported where it is used: a process pays for what it does.
     from experiments.study import Study
 
-    if job.finished and job.kind in ("training", "upload", "cell"):
-        return
-    if job.kind == "outside":
-        attack = job.scenario.make_attack()
-        assert attack is not None
-        attack.prepare(data_root)
-    elif job.kind == "cell":
+    if job.kind == "cell":
         from experiments.run import run
 
         run(job.scenario, job.folder, data_root, trained=job.source)
-    elif job.kind == "floor":
-        from experiments.floor import scratch_floor
+        return
+    # A worker may outlive a sweep that was killed by a moment, and the next is at work already.
+    with claimed(job.folder, job.key):
+        sweep_run(job.folder)
+        if job.kind == "outside":
+            attack = job.scenario.make_attack()
+            assert attack is not None
+            attack.prepare(data_root)
+        elif job.kind == "floor":
+            from experiments.floor import scratch_floor
 
-        scratch_floor(Study(job.scenario, job.folder, data_root))
-    elif job.kind == "training":
-        from experiments.centralized import train_network
+            scratch_floor(Study(job.scenario, job.folder, data_root))
+        elif not job.finished:
+            from experiments.centralized import train_and_attack, train_network
 
-        train_network(Study(job.scenario, job.folder, data_root), job.folder / WEIGHTS)
-    else:
-        from experiments.centralized import train_and_attack
-
-        train_and_attack(Study(job.scenario, job.folder, data_root), job.source)
+            study = Study(job.scenario, job.folder, data_root)
+            if job.kind == "training":
+                train_network(study, job.folder / WEIGHTS)
+            else:
+                train_and_attack(study, job.source)
 
 
 def _ingredients(scenario: Scenario, files: list[str]) -> dict[str, Any]:

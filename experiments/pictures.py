@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fl_sim.artifact import write_atomically
+from fl_sim.files import write_atomically
 
 ROW_NAMES = {
     "upload": "as uploaded",

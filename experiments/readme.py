@@ -19,8 +19,8 @@ from rich.console import Console
 from experiments.grid_study import provenance, start
 from experiments.readme_tables import TABLES, Column, Format, ReadmeTable
 from experiments.tables import to_markdown
-from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
+from fl_sim.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.claim import claimed
 from experiments.result import Result
 from experiments.scenario import Scenario
+from experiments.standing import sweep_run
 from experiments.study import Study
 from fl_sim.data import data_root as find_data_root
 from fl_sim.progress import SILENT, Progress
@@ -24,8 +26,9 @@ def run(
 ) -> Result:
     """Run a scenario to its end.
 
-    A run that was interrupted continues; one that had ended is not run again. The same scenario
-    gives the same table on the same machine, bit for bit except ``seconds``.
+    A run that was interrupted continues; one that had ended is not run again; where another process
+    runs it in the same folder, this waits for that one's end. The same scenario gives the same
+    table on the same machine, bit for bit except ``seconds``.
 
     Args:
         scenario: a scenario, its keys and values, or the path of a TOML file.
@@ -48,23 +51,30 @@ def run(
         scenario = Scenario.from_mapping(scenario)
     root = find_data_root(Path(data_root) if data_root is not None else None)
     folder = Path(out) if out is not None else default_folder(scenario)
-    study = Study(scenario, folder, root, progress)
-    if not study.finished:
-        if trained is not None:
-            from experiments.adoption import adopt_trained
-
-            adopt_trained(study, Path(trained))
-        if scenario.federation is None:
-            from experiments.centralized import run_centralized
-
-            run_centralized(study)
-        else:
-            # Flower costs seconds to import, which a centralized run does not pay.
-            from experiments.federated import run_federated
-
-            run_federated(study, grid)
-        study.finish()
+    with claimed(folder, f"{scenario.identity}, seed {scenario.seed}"):
+        sweep_run(folder)
+        study = Study(scenario, folder, root, progress)
+        if not study.finished:
+            _work_off(study, grid, Path(trained) if trained is not None else None)
+            study.finish()
+        study.tidy()
     return Result(scenario, folder)
+
+
+def _work_off(study: Study, grid: "Grid | None", trained: Path | None) -> None:
+    if trained is not None:
+        from experiments.adoption import adopt_trained
+
+        adopt_trained(study, trained)
+    if study.scenario.federation is None:
+        from experiments.centralized import run_centralized
+
+        run_centralized(study)
+    else:
+        # Flower costs seconds to import, which a centralized run does not pay.
+        from experiments.federated import run_federated
+
+        run_federated(study, grid)
 
 
 def default_folder(scenario: Scenario) -> Path:

@@ -5,24 +5,30 @@ comes from that file and the key's file.
 """
 
 import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
+from experiments.origin import note_origin
 from experiments.scenario import NONE, Scenario
-from fl_sim import __version__
+from experiments.standing import (
+    FINISHED,
+    TABLE,
+    Standing,
+    damaged,
+    proven,
+    read_sealed,
+    set_mark,
+    write_sealed,
+)
 from fl_sim.artifact import (
     Artifact,
     artifact_bytes,
@@ -30,7 +36,6 @@ from fl_sim.artifact import (
     read_artifact,
     read_key,
     write_artifact,
-    write_atomically,
     write_key,
 )
 from fl_sim.attacks.base import ATTACKS, Extraction, Plan
@@ -40,6 +45,7 @@ from fl_sim.data.base import Split
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract, survival_by_place
+from fl_sim.files import Stand, write_atomically
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
 from fl_sim.metrics.utility import utility
@@ -54,8 +60,9 @@ from fl_sim.results import Results
 from fl_sim.training import computing_threads, predict
 
 State = dict[str, torch.Tensor]
-PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray", "medmnist", "scikit-image", "pandas")
 LOGGED_TEST_IMAGES = 1000
+REPORTS = "defense.jsonl"
+PICTURES = Path("images") / "recovered.safetensors"
 # All cores, or what OMP_NUM_THREADS says; noted before anything sets another number.
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -90,8 +97,11 @@ class Study:
         data_root: folder of data files.
         progress: where long work reports.
 
+    Who may write in ``out`` meanwhile holds it by :func:`experiments.claim.claimed`.
+
     Raises:
-        FlSimError: if a data file is missing, or ``out`` holds the run of another scenario.
+        FlSimError: if a data file is missing, ``out`` holds the run of another scenario or of
+            other data, or its ``scenario.json`` is damaged.
     """
 
     def __init__(
@@ -104,9 +114,10 @@ class Study:
         self.case: Case = open_case(scenario.case, data_root, progress)
         if scenario.training.dp is not None:
             check_private(build(self.case.spec), self.case.spec)
-        self._claim_folder()
+        threads = scenario.threads or DEFAULT_THREADS
+        note_origin(scenario, list(self.case.files), threads, out)
         self.results = Results(
-            out / "results.csv",
+            out / TABLE,
             {
                 "scenario": scenario.identity,
                 "seed": scenario.seed,
@@ -123,6 +134,7 @@ class Study:
         self._defense = scenario.make_defense()
         self._pictures: dict[str, torch.Tensor] = {}
         self._sent: dict[int, Sent] = {}
+        self._reports = b""
 
     def add_target(self, hospital: int, data: Split, plan: Plan) -> None:
         """Note what an attacker steals, and write his key to its file."""
@@ -237,12 +249,8 @@ class Study:
             held_out_images=float(report.images),
             **report.figures,
         )
-        path = self.out / "defense.jsonl"
-        known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        # A round that an interrupted run had reported is reported anew.
-        kept = [line for line in known if json.loads(line)["round"] < server_round]
-        kept.append(json.dumps({"round": server_round, **asdict(report)}))
-        write_atomically(path, ("\n".join(kept) + "\n").encode())
+        self._reports += (json.dumps({"round": server_round, **asdict(report)}) + "\n").encode()
+        write_atomically(self.out / REPORTS, self._reports)
 
     def warn(self, message: str) -> None:
         """Say something that a user should know but that does not end the run."""
@@ -261,21 +269,55 @@ class Study:
                 columns=self.scenario.measure.columns,
                 title=f"{self.case.name}, {self.scenario.model.name}: {self.scenario.identity}",
             )
+        set_mark(self.out, FINISHED, self.results.stand())
+
+    @property
+    def finished(self) -> bool:
+        """Whether this folder holds the finished run of this scenario.
+
+        Raises:
+            FlSimError: if it does, and the table is not as it was then.
+        """
+        return proven(self.out, FINISHED, whole=True) is not None
+
+    def tidy(self) -> None:
+        """Remove the model files of a finished run that the scenario does not keep."""
         if self.scenario.measure.keep == "release":
             for artifact in (self.out / "artifacts").glob("*.safetensors"):
                 if artifact.stem != "release":
                     artifact.unlink()
-        write_atomically(self.out / "finished", b"")
 
-    @property
-    def finished(self) -> bool:
-        """Whether this folder holds the finished run of this scenario."""
-        return (self.out / "finished").exists()
+    def standing(self) -> Standing:
+        """Return what a checkpoint has to say about the files that go with it."""
+        reports = Stand.of(self.out / REPORTS)
+        return Standing(self.results.stand(), reports, bool(self._pictures))
+
+    def return_to(self, standing: Standing | None) -> None:
+        """Bring the folder's files back to where a checkpoint stands, or to the beginning.
+
+        Args:
+            standing: what :meth:`standing` said then.
+
+        Raises:
+            FlSimError: if one of them is not what it was; nothing has been changed then.
+        """
+        if standing is None:
+            self.results.rewind(None)
+            return
+        for name, stand in ((TABLE, standing.table), (REPORTS, standing.reports)):
+            if not stand.begins(self.out / name):
+                raise damaged(self.out / name, self.out)
+        if standing.pictures:
+            self.restore_pictures()
+        self.results.rewind(standing.table)
+        standing.reports.cut(self.out / REPORTS)
+        if standing.reports.size:
+            self._reports = (self.out / REPORTS).read_bytes()
 
     def save_pictures(self) -> None:
         """Write the recovered images of the stages measured so far."""
         if self._pictures:
-            write_atomically(self.out / "images" / "recovered.safetensors", save(self._pictures))
+            write_sealed(self.out / PICTURES, self._pictures)
 
     def adopt_pictures(self, other: Path) -> None:
         """Take up another run's recovered images as they were before its release."""
@@ -287,8 +329,12 @@ class Study:
         self.save_pictures()
 
     def restore_pictures(self) -> None:
-        """Take up the recovered images of an interrupted run's stages."""
-        self._pictures = load_pictures(self.out)
+        """Take up the recovered images of an interrupted run's stages, in their order.
+
+        Raises:
+            FlSimError: if their file is damaged or missing.
+        """
+        self._pictures, _ = read_sealed(self.out / PICTURES, self.out)
 
     def threads(self) -> AbstractContextManager[None]:
         """Run the server's or data owner's own computation on this run's threads."""
@@ -459,40 +505,10 @@ class Study:
             name = f"round-{server_round:03d}-{name}"
         return self.out / "artifacts" / f"{name}.safetensors"
 
-    def _claim_folder(self) -> None:
-        """Write ``scenario.json``; refuse a folder that another scenario has been run in."""
-        path = self.out / "scenario.json"
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if (known["identity"], known["scenario"]["seed"]) != (
-                self.scenario.identity,
-                self.scenario.seed,
-            ):
-                raise FlSimError(
-                    f"The folder {self.out} holds the run of another scenario "
-                    f"({known['identity']}, seed {known['scenario']['seed']}); give another --out."
-                )
-            return
-        content = {
-            "identity": self.scenario.identity,
-            "scenario": self.scenario.model_dump(mode="json"),
-            "data": [asdict(file) for file in self.case.files],
-            "versions": {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}},
-            "machine": {
-                "python": platform.python_version(),
-                "system": platform.platform(),
-                "cpus": os.cpu_count(),
-                "threads": self.scenario.threads or DEFAULT_THREADS,
-                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            },
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
 
 def load_pictures(out: Path) -> dict[str, torch.Tensor]:
     """Read a run's recovered images by ``"<stage>/<extraction>"``, and ``"original"``."""
-    path = out / "images" / "recovered.safetensors"
+    path = out / PICTURES
     return load_file(path) if path.exists() else {}
 
 

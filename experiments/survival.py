@@ -14,11 +14,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from fl_sim.artifact import read_artifact, read_key, write_atomically
+from fl_sim.artifact import read_artifact, read_key
 from fl_sim.attacks.dec.route import ATTACK, Route
 from fl_sim.carriers.dead import forward_order
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
+from fl_sim.files import write_atomically
 from fl_sim.results import STAGES, read_table
 
 if TYPE_CHECKING:

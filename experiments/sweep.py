@@ -4,17 +4,20 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.claim import claimed
 from experiments.grid import Grid
-from experiments.jobs import Job, Outcome, note, noted, plan_jobs
+from experiments.jobs import Job, plan_jobs
+from experiments.outcomes import Outcome, all_noted, note, noted
+from experiments.standing import is_finished
 from experiments.tables import CELL, LABEL, compare, presented, summarise
 from experiments.workers import Here, Workers, ray_workers
-from fl_sim.artifact import write_atomically
 from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError
+from fl_sim.files import sweep_temporaries, write_atomically
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.results import read_table
 
@@ -39,8 +42,9 @@ def sweep(
 
     Cells run side by side, each in a process of its own on one thread. What has ended is not run
     again: a sweep that was killed continues with the same call, and a grid that has grown runs
-    what is new. A cell that fails is noted and the others go on; the next call tries it again. The
-    table is that of single runs, bit for bit except ``seconds``.
+    runs what is new; one that works in the same folder already is waited for. A cell that fails is
+    noted and the others go on; the next call tries it again. The table is that of single runs, bit
+    for bit except ``seconds``.
 
     Args:
         grid: a grid, its keys and values, the path of a grid file, or the name of a shipped one.
@@ -72,22 +76,26 @@ def sweep(
     root = root.absolute() if root is not None else None
     result = SweepResult(grid, folder)
     jobs = plan_jobs(grid, folder, root)
-    write_atomically(folder / "grid.json", grid.as_json().encode())
-    schedule = Schedule(jobs, folder)
-    if schedule.open:
-        began = time.time()
-        pool: AbstractContextManager[Workers] = nullcontext(Here(folder, root))
-        if workers != 0:
-            pool = ray_workers(folder, root, workers, ray_address, gpus_per_cell)
-        slots, ready = 1, began
-        try:
-            with pool as crew:
-                slots, ready = crew.slots, time.time()
-                schedule.work_off(crew, progress)
-        finally:
-            if schedule.done:
-                _note_session(result, schedule, slots, began, ready)
-    result.write()
+    with claimed(folder, f"the sweep {grid.name}"):
+        # In the cells' folders, a worker may be at work that has outlived its sweep by a moment.
+        own = [*folder.glob(".*"), *(folder / "jobs").glob(".*")]
+        sweep_temporaries(own, spare_living=True)
+        write_atomically(folder / "grid.json", grid.as_json().encode())
+        schedule = Schedule(jobs, folder)
+        if schedule.open:
+            began = time.time()
+            pool: AbstractContextManager[Workers] = nullcontext(Here(folder, root))
+            if workers != 0:
+                pool = ray_workers(folder, root, workers, ray_address, gpus_per_cell)
+            slots, ready = 1, began
+            try:
+                with pool as crew:
+                    slots, ready = crew.slots, time.time()
+                    schedule.work_off(crew, progress)
+            finally:
+                if schedule.done:
+                    _note_session(result, schedule, slots, began, ready)
+        result.write()
     return result
 
 
@@ -115,7 +123,7 @@ class SweepResult:
         parts = []
         for cell in self.grid.cells:
             folder = self.out / "cells" / cell.name
-            if (folder / "finished").exists():
+            if is_finished(folder):
                 part = read_table(folder / "results.csv")
                 labels = {LABEL + axis: label for axis, label in cell.labels.items()}
                 for place, (column, text) in enumerate({CELL: cell.name, **labels}.items()):
@@ -130,10 +138,7 @@ class SweepResult:
         """A row a failed cell: ``cell``, its labels, ``seed`` and ``error``."""
         import pandas as pd
 
-        outcomes = {
-            path.stem: json.loads(path.read_text(encoding="utf-8"))["error"]
-            for path in (self.out / "jobs").glob("*.json")
-        }
+        outcomes = {outcome.key: outcome.error for outcome in all_noted(self.out)}
         rows = [
             {CELL: c.name, **c.labels, "seed": c.scenario.seed, "error": outcomes[c.name]}
             for c in self.grid.cells
@@ -146,10 +151,7 @@ class SweepResult:
         """What each job took: ``job``, ``kind``, ``wall`` and process ``cpu`` seconds."""
         import pandas as pd
 
-        rows = [
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((self.out / "jobs").glob("*.json"))
-        ]
+        rows = [asdict(outcome) for outcome in all_noted(self.out)]
         frame = pd.DataFrame(rows, columns=["key", "kind", "wall", "cpu", "error"])
         return frame.rename(columns={"key": "job"})
 
@@ -207,7 +209,7 @@ class Schedule:
         self._jobs = {job.key: job for job in jobs}
         self._outcomes = {
             key: outcome
-            for key, outcome in noted(jobs, out).items()
+            for key, outcome in noted(self._jobs, out).items()
             if outcome.error is None and self._jobs[key].finished
         }
         known = set(self._outcomes)
@@ -335,9 +337,10 @@ def _note_session(
     is lower where other programs want the cores.
     """
     path = result.out / "sweep.json"
-    sessions = []
-    if path.exists():
-        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    try:
+        sessions = list(json.loads(path.read_bytes())["sessions"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        sessions = []
     wall = time.time() - began
     busy = sum(outcome.wall for outcome in schedule.done)
     computing = sum(outcome.cpu for outcome in schedule.done)

@@ -22,7 +22,8 @@ from experiments.console import make_progress, print_table
 from experiments.figures import write_table
 from experiments.result import Result
 from experiments.run import run
-from fl_sim.artifact import read_artifact, write_atomically
+from fl_sim.artifact import read_artifact
+from fl_sim.files import write_atomically
 from fl_sim.metrics.weights import MANTISSA_BITS, weight_change
 from fl_sim.models import build, layers
 from fl_sim.progress import SILENT, Progress

@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.jobs import Job, Outcome, note, work
+from experiments.jobs import Job, work
+from experiments.outcomes import Outcome, note
 from fl_sim.data.cache import cache_folder
-from fl_sim.engine.ray import init_args, ray_environment, root
+from fl_sim.engine.cluster import ray_running
 from fl_sim.errors import FlSimError
 
 RETRIES = 3
 """How often a job is begun again whose process was killed."""
-_STARTS = 3
-"""How often Ray is started here: a busy machine may exceed its own patience of 30 seconds."""
 _OBJECT_STORE = 80 << 20
 """Bytes, about Ray's least: jobs hand each other files, not objects."""
 
@@ -121,52 +120,20 @@ def ray_workers(
     Raises:
         FlSimError: if Ray cannot be started or joined, or has no room for one job.
     """
-    import ray
-
-    began = not ray.is_initialized()
-    with ray_environment():
-        # Float sums depend on the number of threads, whatever the user's own setting is.
-        os.environ["OMP_NUM_THREADS"] = "1"
-        try:
-            if began:
-                _start(workers, address, gpus)
-        except Exception as error:
-            raise FlSimError(f"Ray could not be started: {root(error)}") from error
-        try:
-            yield OnRay(out, data_root, _slots(workers, gpus), gpus)
-        finally:
-            if began:
-                ray.shutdown()
+    arguments: dict[str, Any] = {}
+    if address is None:
+        arguments = {"num_cpus": workers or cores(), "object_store_memory": _OBJECT_STORE}
+        if gpus == 0:
+            arguments["num_gpus"] = 0
+    # Float sums depend on the number of threads, whatever the user's own setting is.
+    variables = {"OMP_NUM_THREADS": "1", "FL_SIM_CACHE": str(cache_folder())}
+    with ray_running(address, variables, **arguments):
+        yield OnRay(out, data_root, _slots(workers, gpus), gpus)
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _start(workers: int | None, address: str | None, gpus: float) -> None:
-    import ray
-
-    arguments = init_args(address, verbose=False)
-    if address is None:
-        arguments |= {
-            "num_cpus": workers or cores(),
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE,
-        }
-        if gpus == 0:
-            arguments["num_gpus"] = 0
-    else:
-        variables = {"OMP_NUM_THREADS": "1", "FL_SIM_CACHE": str(cache_folder())}
-        arguments["runtime_env"] = {"env_vars": variables}
-    for attempt in range(_STARTS):
-        try:
-            ray.init(**arguments)
-            return
-        except Exception:
-            ray.shutdown()
-            if address is not None or attempt == _STARTS - 1:
-                raise
 
 
 def _slots(workers: int | None, gpus: float) -> int:

@@ -4,13 +4,7 @@ Both are safetensors files with a JSON header, so loading one executes nothing. 
 only channel: extraction gets these two files and nothing else.
 """
 
-import fcntl
-import hashlib
 import json
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.models.base import ModelSpec
 from fl_sim.settings import parse
 
@@ -123,36 +118,6 @@ def read_key(path: Path) -> Key:
     """
     tensors, header = _read(path, "fl_sim.key", "key file")
     return Key(str(header["attack"]), tensors, dict(header["settings"]))
-
-
-def checksum(path: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file so that it is there whole or not at all. Returns ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold off other processes by a lock file; the system frees it when the process dies."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _serialised(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:

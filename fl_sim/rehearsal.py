@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from fl_sim.artifact import Artifact, further_entries, locked, write_atomically
+from fl_sim.artifact import Artifact, further_entries
 from fl_sim.attacks.base import Attack, Inside, Plan
 from fl_sim.carriers.base import State
 from fl_sim.data.base import Split, Task
@@ -28,6 +28,7 @@ from fl_sim.data.cache import cache_folder
 from fl_sim.data.partitions import HospitalShare
 from fl_sim.defenses.base import Defense, Release
 from fl_sim.errors import FlSimError
+from fl_sim.files import built_once, write_atomically
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
@@ -176,8 +177,7 @@ def rehearse(
     )
     path = cache_folder() / "rehearsals" / f"{outside.spec.name}-{play.digest()}.safetensors"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock")):
+        with built_once(path):
             if not path.is_file():
                 write_atomically(path, save(_packed(play.perform())))
     except OSError as error:

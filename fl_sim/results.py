@@ -3,13 +3,13 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fl_sim.artifact import locked, write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import Stand, cut, locked, write_atomically, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,6 @@ class Results:
         self.path = path
         self.common = dict(common or {})
         _check_columns(self.common)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._repair()
 
@@ -82,38 +81,22 @@ class Results:
             _append("".join(lines).encode(), self.path)
         return len(lines)
 
-    def has(self, **selectors: Value) -> bool:
-        """Return whether any row has these values in these columns."""
-        _check_columns(selectors)
+    def stand(self) -> Stand:
+        """Return how far the table has come."""
         with self._locked():
-            return any(_matches(row, selectors) for row in self._rows())
+            return Stand.of(self.path)
 
-    def keep(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
-        """Rewrite the file, whole or not at all, with the rows for which ``predicate`` holds.
+    def rewind(self, stand: Stand | None) -> None:
+        """Cut off what was added since, or all rows.
 
-        Args:
-            predicate: gets a row by column name, ``seed``, ``clients`` and ``round`` as integers
-                and ``value`` as a float.
-
-        Returns:
-            Number of rows dropped.
+        Raises:
+            FlSimError: if the table does not begin as it did then.
         """
         with self._locked():
-            rows = list(self._rows())
-            kept = [row for row in rows if predicate(row)]
-            if len(kept) < len(rows):
-                lines = "".join(_line(row) for row in kept)
-                write_atomically(self.path, _HEADER + lines.encode())
-        return len(rows) - len(kept)
-
-    def drop_rounds(self, first: int, **selectors: Value) -> int:
-        """Drop the rows of round ``first`` and later ones that have these values; to resume there.
-
-        Returns:
-            Number of rows dropped.
-        """
-        _check_columns(selectors)
-        return self.keep(lambda row: row["round"] < first or not _matches(row, selectors))
+            if stand is None:
+                write_atomically(self.path, _HEADER)
+            else:
+                stand.cut(self.path)
 
     def table(self) -> "pd.DataFrame":
         """Return the whole table: integers, ``value`` as float64 exactly as added, else strings."""
@@ -131,16 +114,8 @@ class Results:
         self.table().to_parquet(buffer, index=False)
         return write_atomically(path, buffer.getvalue())
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        with open(self.path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                typed: dict[str, Any] = dict(row)
-                typed.update({name: int(row[name]) for name in _INTEGERS})
-                typed["value"] = float(row["value"])
-                yield typed
-
     def _locked(self) -> AbstractContextManager[None]:
-        """Hold off other processes; the lock lies beside, since ``keep`` replaces the table."""
+        """Hold off other processes; the lock lies beside, since the table may be replaced."""
         return locked(self.path.with_name(f".{self.path.name}.lock"))
 
     def _repair(self) -> None:
@@ -152,7 +127,7 @@ class Results:
         if not whole:
             write_atomically(self.path, _HEADER)
         elif len(whole) < len(content):
-            os.truncate(self.path, len(whole))
+            cut(self.path, len(whole))
 
 
 def read_table(path: Path) -> "pd.DataFrame":
@@ -250,10 +225,6 @@ def _check_columns(values: Mapping[str, Value]) -> None:
             )
 
 
-def _matches(row: Mapping[str, Any], selectors: Mapping[str, Value]) -> bool:
-    return all(row[name] == value for name, value in selectors.items())
-
-
 def _line(row: Mapping[str, Value]) -> str:
     _check_columns(row)
     missing = [name for name in COLUMNS if name not in row]
@@ -291,16 +262,13 @@ def _torn(path: Path) -> bool:
 
 def _append(content: bytes, path: Path) -> None:
     """Append and make durable; where the disk is full, leave the file as it was."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        size = os.fstat(handle).st_size
+    with writing(path), open(path, "ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         try:
-            written = os.write(handle, content)
+            written = 0
             while written < len(content):
-                written += os.write(handle, content[written:])
-            os.fsync(handle)
+                written += file.write(content[written:])
+            os.fsync(file.fileno())
         except OSError:
-            os.ftruncate(handle, size)
+            os.ftruncate(file.fileno(), size)
             raise
-    finally:
-        os.close(handle)

@@ -7,15 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fl_sim.artifact import (
-    Key,
-    checksum,
-    read_artifact,
-    read_key,
-    write_artifact,
-    write_atomically,
-    write_key,
-)
+from fl_sim.artifact import Key, read_artifact, read_key, write_artifact, write_key
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec
@@ -65,18 +57,3 @@ def test_weights_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
     path = write_artifact(tmp_path / "m.safetensors", SPEC, {"w": torch.zeros(1)})
     with pytest.raises(FlSimError, match="do not fit the model 'cnn'"):
         read_artifact(path).model()
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_atomically(tmp_path / "file", b"old")
-    before = checksum(path)
-
-    def full(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert checksum(path) == before and [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -67,7 +67,6 @@ def test_names_come_back_exactly(tmp_path: Path, name: str) -> None:
     results = Results(tmp_path / "r.csv", COMMON)
     results.add([row("m", 1.0, attack=name)], **PLACE)
     assert results.table()["attack"].tolist() == [name]
-    assert results.has(attack=name)
 
 
 def test_copies(tmp_path: Path) -> None:
@@ -101,8 +100,6 @@ def test_wrong_rows_are_refused_and_none_is_written(
 def test_unknown_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FlSimError, match="no column"):
         Results(tmp_path / "r.csv", {"attacks": "x"})
-    with pytest.raises(FlSimError, match="no column"):
-        Results(tmp_path / "r.csv").has(attacks="x")
 
 
 def test_another_file_is_not_touched(tmp_path: Path) -> None:
@@ -143,21 +140,32 @@ def test_a_line_torn_by_another_process_is_cut_off_too(tmp_path: Path) -> None:
     assert results.table()["scenario"].tolist() == ["a", "a"]
 
 
-def test_has_keep_and_drop_rounds(tmp_path: Path) -> None:
+def test_a_table_is_rewound_to_where_it_stood(tmp_path: Path) -> None:
     results = Results(tmp_path / "r.csv", COMMON)
-    for scenario in ("a", "b"):
-        for number in (1, 2, 3):
-            results.add([row("m", 0.1 * number, scenario=scenario)], round=number, stage="upload")
-    assert results.has(scenario="a", round=3)
-    assert not results.has(scenario="a", round=4)
-    assert results.drop_rounds(2, scenario="a") == 2
-    assert not results.has(scenario="a", round=2)
-    assert results.has(scenario="b", round=3)
-    assert results.keep(lambda row: row["value"] > 0.15) == 2
-    assert results.table()["value"].tolist() == [0.2, 0.1 * 3]
-    assert results.keep(lambda row: True) == 0
-    results.add([row("m", 9.0)], **PLACE)
-    assert len(results.table()) == 3
+    results.add([row("m", 0.1)], **PLACE)
+    stand = results.stand()
+    results.add([row("m", 0.2), row("m", 0.3)], **PLACE)
+    results.rewind(stand)
+    assert results.table()["value"].tolist() == [0.1]
+    results.rewind(stand)  # nothing has been added since
+    results.add([row("m", 0.4)], **PLACE)
+    assert results.table()["value"].tolist() == [0.1, 0.4]
+    results.rewind(None)
+    assert len(results.table()) == 0
+
+
+@pytest.mark.parametrize("damage", ["shorter", "edited", "missing"])
+def test_a_table_that_is_not_what_it_was_is_not_rewound(tmp_path: Path, damage: str) -> None:
+    results = Results(tmp_path / "r.csv", COMMON)
+    results.add([row("m", 0.25), row("m", 0.5)], **PLACE)
+    stand, whole = results.stand(), results.path.read_bytes()
+    damaged = {"shorter": whole[:-1], "edited": whole.replace(b"0.25", b"0.75"), "missing": b""}
+    results.path.write_bytes(damaged[damage])
+    if damage == "missing":
+        results.path.unlink()
+    with pytest.raises(FlSimError, match=r"r\.csv"):
+        results.rewind(stand)
+    assert damage == "missing" or results.path.read_bytes() == damaged[damage]
 
 
 def test_without_timings_two_equal_runs_are_equal(tmp_path: Path) -> None:
@@ -245,9 +253,8 @@ def test_two_processes_may_write_to_one_table(tmp_path: Path) -> None:
     here = Results(path, {**COMMON, "scenario": "c"})
     for number in range(20):
         here.add([row("m", 1.0)], round=number, stage="upload")
-        here.keep(lambda row: row["scenario"] != "c" or row["round"] % 2 == 0)
     for process in writers:
         process.communicate(timeout=60)
         assert process.returncode == 0
     counts = here.table().groupby("scenario").size().to_dict()
-    assert counts == {"a": 12000, "b": 12000, "c": 10}
+    assert counts == {"a": 12000, "b": 12000, "c": 20}

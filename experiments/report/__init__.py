@@ -5,8 +5,8 @@ from pathlib import Path
 
 from experiments.report.page import Page, build_page, render
 from experiments.report.sources import read_sources
-from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 
 __all__ = ["write_report", "write_tables"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from fl_sim.artifact import checksum
 from fl_sim.audit.architecture import Statement
 from fl_sim.audit.bits import check_bits
 from fl_sim.audit.content import check_content
@@ -24,6 +23,7 @@ from fl_sim.audit.special import check_special
 from fl_sim.audit.subject import Subject, Unchecked
 from fl_sim.audit.values import check_values
 from fl_sim.checkpoints import LEVELS, UNSEEN, Checkpoint, Finding, read_checkpoint
+from fl_sim.files import checksum
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress, piece
 

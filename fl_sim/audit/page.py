@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fl_sim.artifact import write_atomically
 from fl_sim.audit.report import BLIND, AuditReport
+from fl_sim.files import write_atomically
 
 
 def write_page(path: Path, report: AuditReport) -> Path:

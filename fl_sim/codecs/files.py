@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fl_sim.artifact import write_atomically
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 from fl_sim.settings import parse
 
 _HEADER = "fl_sim.codec"

@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fl_sim.artifact import locked
 from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.data import load_dataset
 from fl_sim.data.base import Dataset
 from fl_sim.data.cache import cache_folder
+from fl_sim.files import built_once
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 
@@ -41,8 +41,7 @@ def trained_codec(
     path = (
         cache_folder() / "codecs" / f"{codec.name}-{_digest(codec, external, dataset)}.safetensors"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock")):
+    with built_once(path):
         if not path.is_file():
             train, _ = dataset.train.tensors()
             validation, _ = dataset.validation.tensors()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.artifact import locked, write_atomically
 from fl_sim.errors import FlSimError
+from fl_sim.files import built_once, sync_folder, write_atomically
 from fl_sim.progress import SILENT, Progress, piece
 
 _CHUNK = 256
@@ -60,8 +60,7 @@ def cached_images(
     path = folder / f"{key}.npy"
     if not path.is_file():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f"{key}.lock"):
+            with built_once(path):
                 if not path.is_file():
                     _build(path, shape, rows)
         except OSError as error:
@@ -95,7 +94,7 @@ def _build(
     del images
     _sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    sync_folder(path.parent)
     mark.unlink(missing_ok=True)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from fl_sim.artifact import write_atomically
 from fl_sim.data.base import Split, Task
 from fl_sim.data.cache import cache_folder
 from fl_sim.errors import FlSimError, unknown_name
+from fl_sim.files import write_atomically
 from fl_sim.randomness import derive_seed, numpy_generator
 from fl_sim.settings import Settings
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fl_sim.engine.base import ENGINES, EngineSettings
+from fl_sim.engine.cluster import leave, ray_running, root
 from fl_sim.engine.quiet import quiet_flower
 from fl_sim.errors import FlSimError
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
-_LEFT_BEHIND = ("PYTHONPATH", "PYTHONBREAKPOINT")  # set by Flower and Ray and never taken back
+_PATIENCE_SECONDS = 10.0
+"""How long SIGTERM and SIGHUP wait for hospitals at work; who sends them may soon send SIGKILL."""
 
 
 class _Stopped(Exception):
@@ -46,7 +49,8 @@ def run_ray(
     """Run a federation on Ray; see :func:`fl_sim.engine.base.run`.
 
     Ctrl-C ends the server's side at its next wait for replies, and Ray once the hospitals at work
-    have finished; a second Ctrl-C leaves at once.
+    have finished; a second Ctrl-C leaves at once. SIGTERM and SIGHUP do the same where the process
+    answers them, as the command line does.
 
     Raises:
         FlSimError: if Ray cannot be started or lacks the resources for one hospital.
@@ -60,7 +64,14 @@ def run_ray(
     outcome: _Outcome[T] = _Outcome()
     server_app = ServerApp()
     server_app.main()(_server_main(_on_own_time(main, settings), outcome, stop))
-    with quiet_flower(settings.verbose), ray_environment(), _interruptible(stop) as interrupted:
+    # Workers find modules where this process finds them. Float sums depend on the number of
+    # threads, whatever the user's own setting is.
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with (
+        quiet_flower(settings.verbose),
+        _interruptible(stop) as received,
+        ray_running(settings.ray_address, variables, settings.verbose, received),
+    ):
         try:
             run_simulation(
                 server_app, client_app, hospitals, backend_config=backend_config(settings)
@@ -71,7 +82,8 @@ def run_ray(
                 raise FlSimError(f"The Ray engine broke down: {root(error)}") from error
         finally:
             stop.set()
-    if interrupted.is_set():
+    if received:
+        signal.raise_signal(received[0])
         raise KeyboardInterrupt
     if outcome.error is not None:
         raise outcome.error
@@ -81,7 +93,6 @@ def run_ray(
 def backend_config(settings: EngineSettings) -> dict[str, Any]:
     """Return the settings as Flower's Ray backend wants them (JSON values only)."""
     return {
-        "init_args": init_args(settings.ray_address, settings.verbose),
         "client_resources": {
             "num_cpus": settings.cpus_per_hospital,
             "num_gpus": settings.gpus_per_hospital,
@@ -91,17 +102,6 @@ def backend_config(settings: EngineSettings) -> dict[str, Any]:
             "max_restarts": -1,
             "max_task_retries": 1,
         },
-    }
-
-
-def init_args(address: str | None, verbose: bool) -> dict[str, Any]:
-    """Return arguments for ``ray.init``, to join the cluster at an address or start one quietly."""
-    level = logging.INFO if verbose else logging.ERROR
-    return {
-        # Without an address Ray would join any cluster that runs on this machine.
-        "address": address or "local",
-        "logging_level": logging.getLevelName(level).lower(),
-        "log_to_driver": verbose,
     }
 
 
@@ -176,57 +176,43 @@ def hospitals_at_once(settings: EngineSettings) -> int:
 
 
 @contextmanager
-def _interruptible(stop: threading.Event) -> Iterator[threading.Event]:
-    """Let Ctrl-C set ``stop`` and the event that is yielded; a second one ends the process.
+def _interruptible(stop: threading.Event) -> Iterator[list[int]]:
+    """Let Ctrl-C, SIGTERM and SIGHUP set ``stop``, and be noted in the list that is yielded.
 
-    A KeyboardInterrupt in the middle of Flower's runtime would shut Ray down under threads that
-    wait for it, and they would keep the process alive for ever.
+    A second one ends the process; SIGTERM and SIGHUP do so after some seconds by themselves. A
+    KeyboardInterrupt in the middle of Flower's runtime would shut Ray down under threads that wait
+    for it, and they would keep the process alive for ever.
     """
-    interrupted = threading.Event()
+    received: list[int] = []
+    leaving = threading.Timer(_PATIENCE_SECONDS, leave)
+    leaving.daemon = True
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            os._exit(128 + number)  # Ray's processes end with this one
-        interrupted.set()
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)  # Ray's processes are cleared by what watches this one
+        received.append(number)
         stop.set()
-        _log.warning("Waiting for the hospitals at work; press Ctrl-C again to leave at once.")
+        if number == signal.SIGINT:
+            _log.warning("Waiting for the hospitals at work; press Ctrl-C again to leave at once.")
+        else:
+            leaving.args = ["Interrupted", 128 + number]
+            leaving.start()
 
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # only the main thread can handle signals
+        yield received  # only the main thread can handle signals
         return
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    # What ends a process at once, or is ignored as under nohup, stays so.
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, on_signal)
     try:
-        yield interrupted
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def ray_environment() -> Iterator[None]:
-    """Set what Ray's processes inherit, and take back what Flower and Ray leave in this one."""
-    wanted = {
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice; hospitals ask for devices
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    before = {name: os.environ.get(name) for name in (*wanted, *_LEFT_BEHIND)}
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
-
-
-def root(error: BaseException) -> BaseException:
-    """Return the error that an error came from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+        leaving.cancel()
+        for number, handler in handled.items():
+            signal.signal(number, handler)
 
 
 ENGINES.register("ray", "hospitals in parallel processes, here or on a cluster")(run_ray)

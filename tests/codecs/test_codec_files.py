@@ -12,10 +12,10 @@ from codec_kit import LEARNED, images, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fl_sim.artifact import checksum
 from fl_sim.codecs.base import CODECS
 from fl_sim.codecs.files import codec_from, load_codec, save_codec
 from fl_sim.errors import FlSimError
+from fl_sim.files import checksum
 
 DECODING = """
 import sys

@@ -1,10 +1,14 @@
 import logging
 import os
+import signal
+import threading
+import time
 
 import pytest
 from federation_kit import LATE, Recorder, client_app, halve, initial, same, settings, strategy
 
 from fl_sim.engine import EngineSettings, guard, run
+from fl_sim.engine import ray as ray_engine
 from fl_sim.engine.ray import backend_config, hospitals_at_once
 from fl_sim.engine.records import from_record, to_record
 
@@ -13,9 +17,6 @@ def test_resources_are_given_in_full():
     config = backend_config(EngineSettings(cpus_per_hospital=0.5, gpus_per_hospital=0.25))
     assert config["client_resources"]["num_cpus"] == 0.5
     assert config["client_resources"]["num_gpus"] == 0.25
-    assert config["init_args"]["address"] == "local"
-    joined = backend_config(EngineSettings(ray_address="ray://head:10001"))
-    assert joined["init_args"]["address"] == "ray://head:10001"
 
 
 def test_before_ray_is_there_one_hospital_is_counted_on():
@@ -25,6 +26,36 @@ def test_before_ray_is_there_one_hospital_is_counted_on():
 def test_hospitals_compute_where_gpus_are_given():
     assert EngineSettings().device == "cpu"
     assert EngineSettings(gpus_per_hospital=0.5).device == "cuda"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_a_program_answers_stop_the_servers_side(monkeypatch, number):
+    left, stop = [], threading.Event()
+    monkeypatch.setattr(ray_engine, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(ray_engine, "leave", lambda *end: left.append(end))
+    before = signal.signal(number, lambda *_: None)
+    own = signal.getsignal(number)
+    try:
+        with ray_engine._interruptible(stop) as received:
+            assert not stop.is_set()
+            os.kill(os.getpid(), number)
+            assert stop.is_set() and received == [number]
+            while not left and number != signal.SIGINT:  # Ctrl-C waits for as long as it takes
+                time.sleep(0.01)
+        assert signal.getsignal(number) is own
+    finally:
+        signal.signal(number, before)
+    assert left == ([] if number == signal.SIGINT else [("Interrupted", 128 + number)])
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_signals_that_are_ignored_or_end_a_program_at_once_do_so_still(handler):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with ray_engine._interruptible(threading.Event()):
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.ray

@@ -14,10 +14,11 @@ import experiments.study as study_module
 from experiments.pictures import write_images
 from experiments.run import run
 from experiments.study import Study
-from fl_sim.artifact import checksum, read_artifact
+from fl_sim.artifact import read_artifact
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
+from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
 
 SMALL: dict[str, Any] = {

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fl_sim.artifact import checksum
 from fl_sim.attacks.base import AttackSettings
 from fl_sim.carriers.base import CARRIERS, Carrier
 from fl_sim.choice import Choice
@@ -14,6 +13,7 @@ from fl_sim.codecs.base import CODECS
 from fl_sim.coding.base import CODES
 from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.errors import FlSimError
+from fl_sim.files import checksum
 
 CODEC_FILE = ".safetensors"
 UNCODED = "none"

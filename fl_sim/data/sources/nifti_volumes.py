@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.artifact import write_atomically
 from fl_sim.data.base import DataFile
 from fl_sim.data.cache import cache_folder
 from fl_sim.data.files import describe_file
 from fl_sim.data.sources.nifti_files import Collection, Volume
 from fl_sim.errors import FlSimError
+from fl_sim.files import write_atomically
 
 _SURVEY_VERSION = 1
 _THREADS = 4  # a label volume of LiTS takes 200 MB
