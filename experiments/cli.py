@@ -8,7 +8,6 @@ from typing import Annotated
 
 import click
 import typer
-from rich.console import Console
 
 from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
@@ -103,9 +102,9 @@ def run(
 @app.command(name="list")
 def list_components() -> None:
     """List datasets, models, attacks, defences, restorations, strategies, scenarios and grids."""
-    from experiments.console import print_components
+    from experiments.console import make_console, print_components
 
-    print_components(Console(), SCENARIOS, GRIDS)
+    print_components(make_console(), SCENARIOS, GRIDS)
 
 
 @app.command()
@@ -117,12 +116,13 @@ def extract(
     ] = Path("recovered"),
 ) -> None:
     """Play the receiver: read images back from a model file with the attacker's key."""
+    from experiments.console import make_console, plain
     from experiments.pictures import write_images
     from fl_sim.extraction import extract as read_back
 
     images = read_back(artifact, key).images
     write_images(out, images)
-    Console().print(f"{len(images)} images in {out}")
+    make_console(soft_wrap=True).print(f"{len(images)} images in {plain(out)}")
 
 
 def find_scenario(name: str) -> Path:
@@ -137,13 +137,13 @@ def find_scenario(name: str) -> Path:
 def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
-    from experiments.console import make_progress, print_result
+    from experiments.console import make_console, make_progress, plain, print_result
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
 
-    console = Console()
+    console = make_console()
     parsed = Scenario.from_toml(scenario, overrides)
-    console.print(f"[bold]{parsed.identity}[/bold], seed {parsed.seed}")
+    console.print(f"[bold]{plain(parsed.identity)}[/bold], seed {parsed.seed}", soft_wrap=True)
     result = run_scenario(parsed, out, root, make_progress(console))
     print_result(console, result)
 
@@ -159,7 +159,9 @@ def main(program: typer.Typer = app) -> None:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except FlSimError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_escaped(error)}")
+        from experiments.console import make_console, plain
+
+        make_console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {plain(error)}")
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -170,12 +172,6 @@ def main(program: typer.Typer = app) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
-
-
-def _escaped(error: FlSimError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's settings name."""
-    from rich.console import Console
-
     from experiments.cli import find_scenario
-    from experiments.console import Lines, print_result
+    from experiments.console import Lines, make_console, print_result
     from experiments.run import default_folder, run
     from experiments.scenario import Scenario
 
@@ -35,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     _wait_for_nodes(grid, scenario.federation.hospitals)
     out = str(settings.get("out") or Path.home() / "fl-sim" / default_folder(scenario))
     root = str(settings.get("data-root") or "") or None
-    print_result(Console(), run(scenario, out, root, Lines(), grid))
+    print_result(make_console(), run(scenario, out, root, Lines(), grid))
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:

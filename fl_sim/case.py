@@ -15,7 +15,7 @@ from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.models import Stem, check
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.progress import SILENT, Progress
-from fl_sim.settings import Settings, parse
+from fl_sim.settings import Seed, Settings, parse
 
 
 class ModelSettings(Settings):
@@ -52,7 +52,7 @@ class CaseSettings(Settings):
     dataset: Choice
     model: Choice
     data: HeldOutSettings = HeldOutSettings()
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
