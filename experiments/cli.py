@@ -138,13 +138,20 @@ def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
     from experiments.console import make_console, make_progress, plain, print_result
+    from experiments.preflight import remarks
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
+    from fl_sim.case import open_case
+    from fl_sim.data import data_root
 
     console = make_console()
     parsed = Scenario.from_toml(scenario, overrides)
     console.print(f"[bold]{plain(parsed.identity)}[/bold], seed {parsed.seed}", soft_wrap=True)
-    result = run_scenario(parsed, out, root, make_progress(console))
+    progress = make_progress(console)
+    # The run opens the same case; a process loads it once.
+    for remark in remarks(parsed, open_case(parsed.case, data_root(root), progress)):
+        console.print(plain(remark), soft_wrap=True)
+    result = run_scenario(parsed, out, root, progress)
     print_result(console, result)
 
 

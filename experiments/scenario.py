@@ -14,7 +14,7 @@ from experiments.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
 from fl_sim.case import CaseSettings, model_settings
 from fl_sim.choice import Choice
-from fl_sim.data import dataset_settings
+from fl_sim.data import dataset_settings, published_name
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
@@ -227,7 +227,24 @@ class Scenario(Settings):
                 "[attacker] hospital is for a data lake; in a federation [federation] malicious "
                 "says whose images are stolen."
             )
-        return parse(cls, plain, "The scenario")
+        scenario = parse(cls, plain, "The scenario")
+        scenario._refuse_attacked_outside()
+        return scenario
+
+    def _refuse_attacked_outside(self) -> None:
+        """Refuse an attacker whose data from outside are called as those that he attacks.
+
+        What they hold is compared when they are loaded, see :func:`experiments.preflight`.
+        """
+        attack = self.make_attack()
+        for external in attack.outside_data if attack else ():
+            published = {published_name(choice.name) for choice in (external, self.dataset)}
+            if external == self.dataset or (len(published) == 1 and None not in published):
+                raise FlSimError(
+                    f"[attack] external is {shown(external.name)}, the dataset that is attacked: "
+                    f"what is trained on it outside would know what is stolen inside; name "
+                    f"another dataset."
+                )
 
     @property
     def case(self) -> CaseSettings:

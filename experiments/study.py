@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from experiments.about import whose_run
+from experiments.preflight import check_ready, task_record
 from experiments.scenario import NONE, Scenario
 from fl_sim import __version__
 from fl_sim.artifact import (
@@ -102,6 +104,7 @@ class Study:
         self.data_root = data_root
         self.progress = progress
         self.case: Case = open_case(scenario.case, data_root, progress)
+        check_ready(scenario, self.case, data_root, progress)
         if scenario.training.dp is not None:
             check_private(build(self.case.spec), self.case.spec)
         self._claim_folder()
@@ -463,19 +466,17 @@ class Study:
         """Write ``scenario.json``; refuse a folder that another scenario has been run in."""
         path = self.out / "scenario.json"
         if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if (known["identity"], known["scenario"]["seed"]) != (
-                self.scenario.identity,
-                self.scenario.seed,
-            ):
+            identity, seed = whose_run(path)
+            if (identity, seed) != (self.scenario.identity, self.scenario.seed):
                 raise FlSimError(
                     f"The folder {self.out} holds the run of another scenario "
-                    f"({known['identity']}, seed {known['scenario']['seed']}); give another --out."
+                    f"({identity}, seed {seed}); give another --out."
                 )
             return
         content = {
             "identity": self.scenario.identity,
             "scenario": self.scenario.model_dump(mode="json"),
+            "task": task_record(self.case),
             "data": [asdict(file) for file in self.case.files],
             "versions": {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}},
             "machine": {

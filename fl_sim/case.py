@@ -68,6 +68,7 @@ class Case:
         public: images an attacker may use to restore; disjoint from ``train``.
         test: images for utility.
         files: what was read.
+        description: one line on the dataset.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Case:
     public: Split
     test: Split
     files: tuple[DataFile, ...]
+    description: str = ""
 
 
 def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress = SILENT) -> Case:
@@ -120,4 +122,5 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
         public=parts.public,
         test=parts.test,
         files=dataset.files,
+        description=dataset.description,
     )

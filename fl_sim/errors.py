@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 _LONGEST_NAME = 120
 _DIGITS = 40
@@ -19,7 +20,8 @@ def printable(text: str) -> str:
     are written as Python writes them (``\x1b``); letters of every language stay.
     """
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+        c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
+        for c in text
     )
 
 

@@ -34,7 +34,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     except RecursionError:
         raise _too_deep(where, "") from None
     except ValueError as error:  # JSON's own, wrong UTF-8, and integers of too many digits
-        raise FlSimError(f"{where} is no legible JSON: {printable(str(error))}.") from None
+        raise FlSimError(f"{where} cannot be read as JSON: {printable(str(error))}.") from None
     check_plain(content, where)
     return content
 

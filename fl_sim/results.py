@@ -3,13 +3,14 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_sim.artifact import locked, write_atomically
-from fl_sim.errors import FlSimError
+from fl_sim.cells import guarded, read_texts, unguarded
+from fl_sim.errors import FlSimError, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,8 @@ class Results:
     """The table as a CSV file that several processes may append to.
 
     Each :meth:`add` is one write of whole lines, on disk when it returns, so a killed run loses at
-    most the rows in flight; half a line that a killed run left is cut off on opening.
+    most the rows in flight; half a line that a killed run left is cut off on opening. A text that a
+    spreadsheet would run has an apostrophe in front in the file, see :mod:`fl_sim.cells`.
 
     Args:
         path: the CSV file; made, with its header, where there is none.
@@ -132,12 +134,14 @@ class Results:
         return write_atomically(path, buffer.getvalue())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        with open(self.path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                typed: dict[str, Any] = dict(row)
-                typed.update({name: int(row[name]) for name in _INTEGERS})
-                typed["value"] = float(row["value"])
-                yield typed
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                lines = csv.reader(file, strict=True)
+                next(lines, None)
+                for cells in lines:
+                    yield _typed(cells, self.path, lines.line_num)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _damaged(self.path, printable(str(error))) from None
 
     def _locked(self) -> AbstractContextManager[None]:
         """Hold off other processes; the lock lies beside, since ``keep`` replaces the table."""
@@ -148,7 +152,7 @@ class Results:
         whole = content[: content.rfind(b"\n") + 1]
         known = whole.startswith(_HEADER) if whole else _HEADER.startswith(content)
         if not known:
-            raise FlSimError(f"The file {self.path} is not a results table of fl-sim.")
+            raise _no_table(self.path, "its first line does not name the columns")
         if not whole:
             write_atomically(self.path, _HEADER)
         elif len(whole) < len(content):
@@ -161,26 +165,80 @@ def read_table(path: Path) -> "pd.DataFrame":
     Raises:
         FlSimError: if it is missing or not a results table.
     """
-    # Takes a second to import, and a process that only trains does not need it.
+    if not os.path.isfile(path):
+        raise FlSimError(f"The results table {printable(str(path))} does not exist.")
+    try:
+        # As text first, since pandas would fill a row that is too short with missing values.
+        texts = read_texts(path)
+    except Exception as error:  # pandas has its own for each way to be no table
+        raise _no_table(path, printable(str(error).partition("\n")[0])) from None
+    if tuple(texts.columns) != COLUMNS:
+        raise _no_table(path, "its first line does not name the columns")
+    return typed_columns(texts, COLUMNS, f"The results table {printable(str(path))}")
+
+
+def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd.DataFrame":
+    """Return a long table with the types of its columns, whatever types it was read with.
+
+    Args:
+        table: with the columns of :data:`COLUMNS`; of a sweep also a cell and labels.
+        text: the columns wanted, in their order; of those that :data:`COLUMNS` gives no type, text.
+        where: what the table is, for messages.
+
+    Raises:
+        FlSimError: naming the column that has a cell of another type.
+    """
     import pandas as pd
 
-    if not path.is_file():
-        raise FlSimError(f"The results table {path} does not exist.")
-    kinds = {name: "int64" if name in _INTEGERS else "str" for name in COLUMNS}
+    columns = {}
+    for name in text:
+        column = table[name]
+        if column.isna().any() and (name != "value" or pd.api.types.is_string_dtype(column)):
+            row = int(column.isna().to_numpy().argmax()) + 2
+            raise FlSimError(f"{where} is damaged: row {row} has nothing in '{name}'.")
+        try:
+            if name in _INTEGERS:
+                columns[name] = _whole(column)
+            elif name == "value":
+                columns[name] = column.astype("float64")
+            else:
+                columns[name] = column.astype("str")
+        except Exception as error:  # pandas and pyarrow have their own for each type
+            said = printable(str(error).partition("\n")[0])[:120]
+            raise FlSimError(f"{where} is damaged: '{name}' is no number throughout ({said}).") \
+                from None  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return a column as int64; raises ValueError where it has fractions."""
+    whole = column.astype("int64")
+    if column.dtype.kind == "f" and not bool((whole == column).all()):
+        raise ValueError("it has fractions")
+    return whole
+
+
+def _typed(cells: list[str], path: Path, line: int) -> dict[str, Any]:
+    """Return one row of the file by column."""
+    if len(cells) != len(COLUMNS):
+        raise _damaged(path, f"line {line} has {len(cells)} cells instead of {len(COLUMNS)}")
+    row: dict[str, Any] = {name: unguarded(cell) for name, cell in zip(COLUMNS, cells, strict=True)}
     try:
-        # A value that is the text "none" or "NA" is a name, not a missing one.
-        table = pd.read_csv(
-            path,
-            dtype={**kinds, "value": "float64"},
-            keep_default_na=False,
-            na_values={"value": ["nan"]},
-            float_precision="round_trip",
-        )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise FlSimError(f"The file {path} is not a results table of fl-sim: {error}.") from None
-    if tuple(table.columns) != COLUMNS:
-        raise FlSimError(f"The file {path} is not a results table of fl-sim.")
-    return table
+        row |= {name: int(row[name]) for name in _INTEGERS} | {"value": float(row["value"])}
+    except ValueError:
+        raise _damaged(path, f"line {line} has text where a number belongs") from None
+    return row
+
+
+def _damaged(path: Path, what: str) -> FlSimError:
+    return FlSimError(
+        f"The results table {printable(str(path))} is damaged: {what}; mend that line, or give "
+        f"another --out."
+    )
+
+
+def _no_table(path: Path, what: str) -> FlSimError:
+    return FlSimError(f"The file {printable(str(path))} is not a results table of fl-sim: {what}.")
 
 
 def without_timings(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -279,7 +337,7 @@ def _text(name: str, value: Value) -> str:
     # A line break inside a line would make a torn line look whole.
     if "\n" in text or "\r" in text:
         raise FlSimError(f"The results column '{name}' cannot hold a line break: {text!r}.")
-    return text
+    return guarded(text)
 
 
 def _torn(path: Path) -> bool:

@@ -55,14 +55,13 @@ class Story:
     @property
     def stolen(self) -> int:
         """How many images one attacker hid; 0 where that is not known."""
-        written = self._measured.get("upload", "images_written")
         originals = self.group.first.pictures.get("original")
         if originals is not None:
             return len(originals)
-        if written is not None:
-            return round(written.mean)
+        written = self._measured.mean("upload", "images_written")
         chance = self._measured.chance
-        return round(1 / chance) if chance > 0 else 0
+        told = 1 / chance if math.isnan(written) and chance > 0 else written
+        return round(told) if math.isfinite(told) else 0
 
     @property
     def attackers(self) -> int:
@@ -81,7 +80,7 @@ class Story:
 
         found = self._measured.get(stage, IDENTIFIED, STRONGEST)
         chance = self._measured.chance
-        if found is None or not self.stolen or not 0 < chance <= 1:
+        if found is None or not self.stolen or not 0 < chance <= 1 or not 0 <= found.mean <= 1:
             return None
         images = self.stolen * found.n
         return bool(stats.binom.sf(round(found.mean * images) - 1, images, chance) < SURE)

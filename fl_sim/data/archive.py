@@ -72,9 +72,7 @@ class Archive:
             FlSimError: if its record is damaged.
         """
         with self._archive.open(f"{name}.npy") as file:
-            array: NDArray[Any] = np.lib.format.read_array(
-                file, allow_pickle=False, max_header_size=_LONGEST_HEADER
-            )
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
             if file.read(1):  # reading to the end checks the record's checksum
                 self._refuse(f"{name} is followed by further bytes")
         return array
@@ -135,5 +133,5 @@ def _parsed(file: IO[bytes]) -> tuple[ArrayHeader, int]:
     }
     if version not in readers:
         raise ValueError(f"NumPy's format {version[0]}.{version[1]} is not known")
-    shape, _, dtype = readers[version](head, max_header_size=_LONGEST_HEADER)
+    shape, _, dtype = readers[version](head)
     return ArrayHeader(tuple(shape), dtype), head.tell()
