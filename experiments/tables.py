@@ -1,5 +1,6 @@
 """Summary tables of a sweep: from its long table to means with intervals, for people and papers."""
 
+import csv
 import io
 import math
 import re
@@ -205,7 +206,10 @@ def to_csv(frame: "pd.DataFrame") -> str:
     columns = [each_text(column, guarded) for _, column in frame.items()]
     safe = pd.concat(columns, axis=1) if columns else frame
     safe.columns = pd.Index([guarded(str(name)) for name in frame.columns])
-    safe.to_csv(buffer, index=False, lineterminator="\n")
+    # Python's writer leaves a carriage return unquoted, and a reader takes it for a line's end.
+    torn = any("\r" in text for column in columns for text in column.unique() if type(text) is str)
+    quoting = csv.QUOTE_NONNUMERIC if torn else csv.QUOTE_MINIMAL
+    safe.to_csv(buffer, index=False, lineterminator="\n", quoting=quoting)
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
 """What a file claims of a network, held against the file itself before anything is built.
 
 A header of a hundred bytes may describe a network of terabytes. Nothing is built that has more
-elements than the file's own tensors.
+than twice the elements of the file's own tensors.
 """
 
 import math
@@ -35,7 +35,7 @@ def build_claimed(spec: ModelSpec, state: Mapping[str, torch.Tensor], where: str
         The network with initial weights; whether the tensors fit it by name is not checked.
 
     Raises:
-        FlSimError: if there is no such network, or it has more elements than the file.
+        FlSimError: if there is no such network, or it has far more elements than the file.
     """
     from fl_sim.models import build
 
@@ -46,12 +46,12 @@ def build_claimed(spec: ModelSpec, state: Mapping[str, torch.Tensor], where: str
         )
     elements = sum(tensor.numel() for tensor in state.values())
     try:
-        with building_within(elements + _SLACK):
+        with building_within(2 * elements + _SLACK):
             return build(spec)
     except TooManyElements:
         raise FlSimError(
             f"{where}'s weights do not fit the model '{printable(spec.name)}' that its header "
-            f"states, which has more elements than the {elements} of the file."
+            f"states, which has far more elements than the {elements} of the file."
         ) from None
     except FlSimError:
         raise

@@ -125,30 +125,28 @@ def csv_mutated(seeds: Sequence[bytes], random: Random) -> bytes:
 
 def parquet_mutated(seeds: Sequence[bytes], random: Random) -> bytes:
     """Change values, types and names of columns of a Parquet table, its rows and its metadata."""
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    frame = pd.read_parquet(io.BytesIO(random.choice(seeds))).astype(object)
+    read = pq.read_table(io.BytesIO(random.choice(seeds)))
+    columns = [(name, read[name].to_pylist()) for name in read.column_names]
     for _ in range(random.randint(1, 3)):
-        name = random.choice(list(frame.columns))
+        place = random.randrange(len(columns))
+        name, values = columns[place]
         how = random.randrange(6)
-        if how == 0:
-            frame = frame.drop(columns=name)
+        if how == 0 and len(columns) > 1:
+            del columns[place]
         elif how == 1:
-            frame = frame.rename(columns={name: _text(_value(random))})
+            columns[place] = (_text(_value(random)), values)
         elif how == 2:
-            frame = frame.iloc[: random.choice((0, 1, 2))]
-        elif how == 3 and len(frame):
-            frame.iloc[random.randrange(len(frame)), frame.columns.get_loc(name)] = None
+            rows = random.choice((0, 1, 2))
+            columns = [(other, cells[:rows]) for other, cells in columns]
+        elif how == 3 and values:
+            values[random.randrange(len(values))] = random.choice((None, _value(random)))
         else:
-            value = _value(random)
-            frame[name] = [value] * len(frame)
-        if not len(frame.columns):
-            break
-    frame.columns = [f"{name}" for name in frame.columns]
-    arrays = [_array(frame.iloc[:, place].tolist()) for place in range(frame.shape[1])]
-    table = pa.table(arrays, names=[printable(name) for name in frame.columns])
+            columns[place] = (name, [_value(random)] * len(values))
+    arrays = [_array(values) for _, values in columns]
+    table = pa.table(arrays, names=[printable(name) for name, _ in columns])
     if random.random() < 0.5:
         junk = json.dumps(_value(random)).encode()
         table = table.replace_schema_metadata({b"pandas": junk, b"x": b"\xff\x00"})

@@ -261,6 +261,8 @@ class Story:
             return None
         values = [self._before(metric), self._measured.mean("release", metric)]
         values = [value for value in values if not math.isnan(value)]
+        if not values:  # measured, and not a number each time
+            return None
         if not self.group.defended:
             values = values[-1:]
         floor = self._measured.floor
