@@ -239,7 +239,11 @@ class Scenario(Settings):
         attack = self.make_attack()
         for external in attack.outside_data if attack else ():
             published = {published_name(choice.name) for choice in (external, self.dataset)}
-            if external == self.dataset or (len(published) == 1 and None not in published):
+            same = external.name == self.dataset.name and (
+                parse(dataset_settings(external.name), external.settings, "[attack] external")
+                == self._dataset_settings()
+            )
+            if same or (len(published) == 1 and None not in published):
                 raise FlSimError(
                     f"[attack] external is {shown(external.name)}, the dataset that is attacked: "
                     f"what is trained on it outside would know what is stolen inside; name "

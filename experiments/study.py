@@ -40,7 +40,7 @@ from fl_sim.carriers.base import Payload
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DefenseReport, Release
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.extraction import extract, survival_by_place
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
@@ -470,7 +470,7 @@ class Study:
             if (identity, seed) != (self.scenario.identity, self.scenario.seed):
                 raise FlSimError(
                     f"The folder {self.out} holds the run of another scenario "
-                    f"({identity}, seed {seed}); give another --out."
+                    f"({printable(identity)[:200]}, seed {seed}); give another --out."
                 )
             return
         content = {

@@ -1,11 +1,10 @@
 """Summary tables of a sweep: from its long table to means with intervals, for people and papers."""
 
-import csv
 import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fl_sim.cells import each_text, guarded
 from fl_sim.errors import FlSimError, did_you_mean, printable
@@ -208,7 +207,7 @@ def to_csv(frame: "pd.DataFrame") -> str:
     safe.columns = pd.Index([guarded(str(name)) for name in frame.columns])
     # Python's writer leaves a carriage return unquoted, and a reader takes it for a line's end.
     torn = any("\r" in text for column in columns for text in column.unique() if type(text) is str)
-    quoting = csv.QUOTE_NONNUMERIC if torn else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 2] = 2 if torn else 0  # all texts, or where it is needed
     safe.to_csv(buffer, index=False, lineterminator="\n", quoting=quoting)
     return buffer.getvalue()
 

@@ -197,6 +197,8 @@ def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd
             row = int(column.isna().to_numpy().argmax()) + 2
             raise FlSimError(f"{where} is damaged: row {row} has nothing in '{name}'.")
         try:
+            if name in (*_INTEGERS, "value") and not _numeric(column):
+                raise TypeError(f"its type is {column.dtype}")
             if name in _INTEGERS:
                 columns[name] = _whole(column)
             elif name == "value":
@@ -210,11 +212,18 @@ def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd
     return pd.DataFrame(columns)
 
 
+def _numeric(column: "pd.Series[Any]") -> bool:
+    """Whether a column holds numbers, or texts of them, and not lists or dates."""
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(column) or pd.api.types.is_string_dtype(column)
+
+
 def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column as int64; raises ValueError where it has fractions."""
+    """Return a column as int64; raises ValueError where it has others."""
     whole = column.astype("int64")
-    if column.dtype.kind == "f" and not bool((whole == column).all()):
-        raise ValueError("it has fractions")
+    if column.dtype.kind in "fu" and not bool((whole == column).all() and (whole >= 0).all()):
+        raise ValueError("it has fractions, or integers beyond 64 bits")
     return whole
 
 

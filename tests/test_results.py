@@ -251,3 +251,28 @@ def test_two_processes_may_write_to_one_table(tmp_path: Path) -> None:
         assert process.returncode == 0
     counts = here.table().groupby("scenario").size().to_dict()
     assert counts == {"a": 12000, "b": 12000, "c": 10}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (",0.5\n", "\n", "line 3 has 13 cells instead of 14"),
+        (",0.5\n", ",0.5,1\n", "line 3 has 15 cells"),
+        (",0.5\n", ",half\n", "line 3 has text where a number belongs"),
+        ("centralized", '"centralized', "damaged"),
+        ("centralized", "\udcff", "damaged"),
+    ],
+)
+def test_a_damaged_row_is_named_on_resuming(tmp_path: Path, old: str, new: str, words: str) -> None:
+    results = Results(tmp_path / "results.csv")
+    row: dict[str, str | int | float] = dict.fromkeys(COLUMNS, "centralized")
+    row |= {"seed": 0, "clients": 1, "round": 0, "value": 0.25}
+    results.add([row, {**row, "value": 0.5}])
+    content = results.path.read_text()
+    first, _, rest = content.rpartition(old) if old[0] == "," else content.partition(old)
+    results.path.write_bytes((first + new + rest).encode("utf-8", "surrogateescape"))
+    for read in (lambda: results.has(round=1), lambda: results.keep(lambda row: True)):
+        with pytest.raises(FlSimError, match=words) as refusal:
+            read()
+        assert "results.csv" in str(refusal.value)
+    assert results.path.read_bytes() == (first + new + rest).encode("utf-8", "surrogateescape")

@@ -320,7 +320,10 @@ def _sweep_table(folder: Path) -> "pd.DataFrame":
     path = path if path.is_file() else folder / "table.csv"
     name = printable(str(path))
     try:
-        table = _read_parquet(path) if path.suffix == ".parquet" else read_texts(path)
+        if path.suffix == ".parquet":
+            table = _read_parquet(path)
+        else:  # written with nothing for what is not a number
+            table = read_texts(path).replace({"value": {"": "nan"}})
     except FlSimError:
         raise
     except Exception as error:  # pandas and pyarrow have their own for each way to be no table
@@ -359,7 +362,8 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
                 f"file of {size} bytes does not hold."
             )
         columns = [str(name) for name in file.schema_arrow.names]
-        frame = file.read(use_threads=False).to_pandas(ignore_metadata=True)
+        table = file.read(use_threads=False).replace_schema_metadata(None)
+        frame = table.to_pandas(ignore_metadata=True)
     frame.columns = columns
     return frame
 

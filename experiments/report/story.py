@@ -152,7 +152,7 @@ class Story:
         for stage in dict.fromkeys((self._first, self._last)):
             found = self._measured.get(stage, IDENTIFIED, STRONGEST)
             similar = self._measured.get(stage, "ssim", STRONGEST)
-            if found is None or similar is None:
+            if found is None or similar is None or math.isnan(found.mean):
                 continue
             floor = self._measured.mean(stage, "ssim_floor_mean")
             where, share = self._where(stage), self._share(found.mean)
@@ -381,6 +381,8 @@ def _leaks(measured: Measurements, stage: str) -> bool:
 
 
 def _percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "–"
     text = f"{100 * share:.2g}" if 0 < share < 0.1 else f"{100 * share:.0f}"
     return f"{text}\u00a0%"
 
