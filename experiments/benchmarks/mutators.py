@@ -70,7 +70,7 @@ def json_mutated(value: Any, random: Random) -> Any:
             _, other = random.choice(places)
             parent[key] = other
         elif how == 3:
-            parent[key] = _deep(random.choice((5, 31, 40, 500)))
+            parent[key] = _deep(random.choice((5, 31, 40, 250)))
         else:
             parent[key] = _value(random)
     return content

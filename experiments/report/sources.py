@@ -305,7 +305,7 @@ def _read_sweep(folder: Path) -> list[Run]:
         labels = {axis: str(rows[LABEL + axis].iloc[0]) for axis in axes}
         runs.append(
             Run(
-                f"{folder}/cells/{name}",
+                f"{folder}/cells/{printable(name)}",
                 inside if there else None,
                 read_about(inside / "scenario.json") if there and inside is not None else {},
                 _with_identified(rows[list(COLUMNS)].reset_index(drop=True)),
@@ -363,6 +363,7 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
             )
         columns = [str(name) for name in file.schema_arrow.names]
         table = file.read(use_threads=False).replace_schema_metadata(None)
+        table.validate(full=True)  # texts that are no UTF-8 are noticed here, and not before
         frame = table.to_pandas(ignore_metadata=True)
     frame.columns = columns
     return frame

@@ -93,6 +93,12 @@ def test_a_hostile_header_is_refused_without_its_memory(tmp_path: Path, name: st
     assert _peak(lambda: _refused(path)) < 4e6
 
 
+def test_claims_that_agree_with_each_other_are_refused_too(tmp_path: Path) -> None:
+    many = 1 << 36
+    records = {"train_images": claims(f"({many}, 12, 12)"), "train_labels": claims(f"({many}, 1)")}
+    assert _peak(lambda: _refused(archive(tmp_path / "data.npz", records), "claims")) < 4e6
+
+
 def test_what_is_refused_for_its_shape_is_not_decompressed(tmp_path: Path) -> None:
     wide = npy(np.zeros((40_000, 32, 16), np.uint8))  # 20 MB in 20 kB
     path = archive(tmp_path / "data.npz", {"train_images": wide})

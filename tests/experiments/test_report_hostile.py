@@ -210,6 +210,9 @@ REFUSED: dict[str, Callable[[pa.Table], pa.Table]] = {
     "integers beyond 64 bits": _column("seed", lambda n: pa.array([2**64 - 1] * n, pa.uint64())),
     "seeds missing": _column("seed", lambda n: [None] * n),
     "names missing": _column("stage", lambda n: [None] * n),
+    "texts that are no UTF-8": _column(
+        "metric", lambda n: pa.array([b"\xff\xc3"] * n, pa.binary()).view(pa.string())
+    ),
     "lists for numbers": _column("value", lambda n: [[1.0]] * n),
 }
 
