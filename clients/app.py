@@ -2,31 +2,29 @@
 
 A message carries everything that a hospital needs: the broadcast in an ArrayRecord and, in the
 ConfigRecord ``config``, ``"hospital-settings"`` (JSON), ``"server-round"`` and, where the strategy
-or the engine sets them, ``"proximal-mu"`` and ``"device"``. An exception becomes an error reply
-whose reason begins with one sentence that names the hospital; a traceback may follow.
+or the engine sets them, ``"proximal-mu"`` and ``"device"``. Whatever is raised, by a plug-in too,
+becomes an error reply whose reason begins with one sentence; a traceback may follow.
 """
 
-import logging
-import traceback
 from functools import lru_cache
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.app.error import Error
 from flwr.clientapp import ClientApp
-from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
+from flwr.common.constant import PARTITION_ID_KEY
 
 import fl_sim.engine.records as records
 from clients.hospital import local_round
 from clients.settings import HospitalSettings
+from fl_sim.engine.guard import answering
 from fl_sim.errors import FlSimError
 from fl_sim.settings import parse
 
 client_app = ClientApp()
-_log = logging.getLogger(__name__)
 
 
 @client_app.query()
+@answering
 def query(message: Message, context: Context) -> Message:
     """Reply with this node's hospital number, ``config["hospital"]``."""
     record = ConfigRecord({"hospital": _hospital(context)})
@@ -34,18 +32,10 @@ def query(message: Message, context: Context) -> Message:
 
 
 @client_app.train()
+@answering
 def train(message: Message, context: Context) -> Message:
     """Train for one round; reply with ``arrays`` (the upload) and ``metrics``."""
-    hospital = _hospital(context)
-    try:
-        content = _train(message.content, hospital)
-    except FlSimError as error:
-        return _failure(message, f"Hospital {hospital}: {error}")
-    except Exception as error:
-        sentence = f"Hospital {hospital}: {type(error).__name__}: {error}"
-        _log.exception("Hospital %d failed.", hospital)
-        return _failure(message, f"{sentence}\n{traceback.format_exc()}")
-    return Message(content, reply_to=message)
+    return Message(_train(message.content, _hospital(context)), reply_to=message)
 
 
 def _train(content: RecordDict, hospital: int) -> RecordDict:
@@ -79,10 +69,3 @@ def _settings(text: str) -> HospitalSettings:
     import json
 
     return parse(HospitalSettings, json.loads(text), "hospital-settings")
-
-
-def _failure(message: Message, reason: str) -> Message:
-    # A reply of our own reads better than what Flower makes of an exception in a Ray actor: that
-    # is wrapped in two more exceptions and their traceback.
-    error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason)
-    return Message(error, reply_to=message)

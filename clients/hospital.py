@@ -35,6 +35,7 @@ from fl_sim.data.partitions import cached_partition
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
+from fl_sim.models.entries import is_variance
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.registry import import_plugins
@@ -49,6 +50,8 @@ from fl_sim.training import (
 
 Metrics = dict[str, float | int]
 ATTACK_VALUE = "attack-"
+ALWAYS_SAID = ("seconds", "steps", "images", "attacked")
+"""Metrics that every upload has beside ``num-examples``."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,15 @@ def hospital_data(settings: HospitalSettings, hospital: int) -> Split:
     return _case(settings).train.subset(shares[hospital])
 
 
+def dealt(settings: HospitalSettings) -> list[int]:
+    """Return how many training images each hospital has.
+
+    Raises:
+        FlSimError: if the images cannot be shared out so.
+    """
+    return [len(share) for share in _shares_of(settings)]
+
+
 def hospital_plan(settings: HospitalSettings, hospital: int) -> tuple[Split, Plan]:
     """Return a malicious hospital's images and its plan for the whole run.
 
@@ -155,18 +167,19 @@ def boosted(
 ) -> dict[str, torch.Tensor]:
     """Scale an update for model replacement: ``broadcast + boost * (trained - broadcast)``.
 
-    Float entries only; integer buffers stay as trained. A boost of 1 changes no bit.
+    Float entries only; integer buffers stay as trained. Running variances end at zero, since a
+    server refuses negative ones. A boost of 1 changes no bit.
 
     Source: Bagdasaryan et al. 2020, "How To Backdoor Federated Learning", section 4.2.
     """
     if boost == 1.0:
         return dict(trained)
-    return {
-        name: broadcast[name] + boost * (value - broadcast[name])
-        if value.is_floating_point()
-        else value
-        for name, value in trained.items()
-    }
+    state = dict(trained)
+    for name, value in trained.items():
+        if value.is_floating_point():
+            moved = broadcast[name] + boost * (value - broadcast[name])
+            state[name] = moved.clamp(min=0.0) if is_variance(name) else moved
+    return state
 
 
 def limited(
@@ -216,7 +229,7 @@ def _attack(
         if limit == "honest":
             limit = _honest_norm(run, broadcast)
         trained = limited(trained, broadcast, limit)
-    shares = [len(share) for share in _shares_of(settings)]
+    shares = dealt(settings)
     alike = settings.malicious if settings.collusion == "repeat" else (hospital,)
     averaging = Averaging(dict(broadcast), sum(shares[other] for other in alike) / sum(shares))
     embedding = attack.embed(trained, run.spec, plan, averaging)
@@ -249,7 +262,7 @@ def _metrics(
     seconds: float,
 ) -> Metrics:
     metrics: Metrics = {
-        "num-examples": len(_shares_of(settings)[hospital]),
+        "num-examples": dealt(settings)[hospital],
         "seconds": seconds,
         "steps": report.steps,
         "images": report.images,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,20 +11,54 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fl_sim.audit.auditor import AuditReport
     from fl_sim.audit.gate_report import GateReport
+    from fl_sim.audit.report import AuditReport, TensorSummary
     from fl_sim.models.base import ModelSpec
 
 REFUSED = 1
+STATUS = {"clean": 0, "carries": 1, "suspicious": 3, "unchecked": 4}
+"""Exit status by outcome of an audit; 2 is wrong use."""
+
 _SHOWN = 12
+_COLOURS = {"clean": "green", "unchecked": "cyan", "suspicious": "yellow", "carries": "red"}
 
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the report here.", show_default=False)
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="The network it is of: a registered name, any classifier of torchvision, or "
+        "package.module:function; otherwise the file's word, or what explains the file.",
+        show_default=False,
+    ),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        help="Outputs of the network; otherwise told by shapes.", show_default=False, min=1
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Channels of its images; otherwise told by shapes.", show_default=False),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of its images in pixels, which shapes rarely tell.", show_default=False, min=1
+    ),
+]
+StemChoice = Annotated[
+    Literal["default", "small"] | None,
+    typer.Option(help="Its stem; otherwise told by shapes.", show_default=False),
+]
 
 
 def gate(
-    model: Annotated[Path, typer.Argument(help="A model file of fl-sim (safetensors).")],
+    model_file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A model file; whatever fl-sim audit reads.")
+    ],
     dataset: Annotated[
         str, typer.Option(help="A registered dataset or .npz file; its validation split is used.")
     ],
@@ -33,7 +67,11 @@ def gate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the cleaned model here, if it is approved.", show_default=False),
+        typer.Option(
+            help="Write the cleaned model here, if it is approved: .safetensors, or .pth for a "
+            "state dictionary of torch's.",
+            show_default=False,
+        ),
     ] = None,
     json_out: Json = None,
     defense: Annotated[
@@ -63,57 +101,70 @@ def gate(
         int | None, typer.Option(help="Only so many held-out images.", show_default=False)
     ] = None,
     seed: int = 0,
+    model: Model = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    size: Size = None,
+    stem: StemChoice = None,
 ) -> None:
     """Let a model leave only if its loss is the task's and all of it changes in fine-tuning.
 
-    Exit code 0: approved (and written to --out); 1: refused; 2: wrong use.
+    Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
     from experiments.console import make_progress
     from experiments.scenario import apply_override
-    from fl_sim.artifact import read_artifact, write_artifact, write_atomically
+    from fl_sim.artifact import write_atomically
+    from fl_sim.audit.architecture import Statement
     from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
+    from fl_sim.audit.identified import identified_artifact
+    from fl_sim.checkpoints import read_checkpoint
     from fl_sim.data import load_dataset
     from fl_sim.data.splits import HeldOutSettings, divide
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
 
     console = Console()
-    artifact = read_artifact(model)
+    checkpoint = read_checkpoint(model_file)
     values: dict[str, Any] = {} if defense is None else {"defense": defense}
     for override in overrides or ():
         apply_override(values, override)
     settings = parse(GateSettings, values, "[gate]")
-    loaded = load_dataset(dataset, {"size": artifact.spec.size}, data_root)
+    stated = size or (checkpoint.spec.size if checkpoint.spec and model is None else None)
+    loaded = load_dataset(dataset, {} if stated is None else {"size": stated}, data_root)
+    network: Any = Statement(
+        model, classes, channels or loaded.channels, loaded.size, stem
+    )  # what the data tell of a network, its images' size above all
+    artifact, known = identified_artifact(checkpoint, network, str(model_file))
     held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
     report, state = pass_gate(
         artifact, held_out, loaded.task, settings, Stream(seed),
         declared=Declaration(declared or loaded.task.kind), progress=make_progress(console),
+        found=(*checkpoint.findings, *known.findings),
     )  # fmt: skip
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
+    console.print(f"Network: {escape(known.words)}")
     _print_gate(console, report)
     if state is None:
         raise typer.Exit(REFUSED)
     if out is not None:
-        write_artifact(out, artifact.spec, state)
+        write_model(out, artifact.spec, known.in_file(state))
         console.print(f"Cleaned model {escape(str(out))}")
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(help="A checkpoint: .safetensors, .pt or .pth.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The registered network it is of; otherwise the file's word, or a guess.",
-            show_default=False,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint: safetensors, .pt or .pth of any age, TorchScript, .npz, a pickle, "
+            "or a folder of shards."
         ),
-    ] = None,
-    classes: Annotated[
-        int | None, typer.Option(help="Outputs of the network.", show_default=False)
-    ] = None,
-    channels: Annotated[int, typer.Option(help="Of its images.")] = 3,
-    size: Annotated[int, typer.Option(help="Side of its images in pixels.")] = 28,
-    stem: Annotated[str, typer.Option(help="default or small.")] = "default",
+    ],
+    model: Model = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    size: Size = None,
+    stem: StemChoice = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -122,6 +173,13 @@ def audit(
             show_default=False,
         ),
     ] = None,
+    fail_on: Annotated[
+        Literal["unchecked", "suspicious", "carries", "never"],
+        typer.Option(help="The mildest verdict that the exit status tells; milder ones give 0."),
+    ] = "unchecked",
+    everything: Annotated[
+        bool, typer.Option("--all", help="List every tensor, not only those with a finding.")
+    ] = False,
     json_out: Json = None,
     html_out: Annotated[
         Path | None, typer.Option("--html", help="Also write a page here.", show_default=False)
@@ -129,34 +187,46 @@ def audit(
 ) -> None:
     """Look for hidden content in a checkpoint that nobody here made; nothing in it is run.
 
-    Ends with a verdict: clean, suspicious, or carries something. Exit code 0 whatever it is.
+    Exit status 0: clean, and every check ran; 4: nothing found, but some checks could not run; 3:
+    suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
     from experiments.console import make_progress
     from fl_sim.artifact import write_atomically
+    from fl_sim.audit.architecture import Statement
     from fl_sim.audit.auditor import audit_file
     from fl_sim.audit.page import write_page
+    from fl_sim.audit.report import OUTCOMES
 
     console = Console()
-    spec = _spec(model, classes, channels, size, stem)
-    report = audit_file(file, spec, reference, make_progress(console))
+    stated = Statement(model, classes, channels, size, stem)
+    report = audit_file(file, stated, reference, make_progress(console))
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
     if html_out is not None:
         write_page(html_out, report)
-    _print_audit(console, report)
+    _print_audit(console, report, everything)
+    if fail_on != "never" and OUTCOMES.index(report.outcome) >= OUTCOMES.index(fail_on):
+        raise typer.Exit(STATUS[report.outcome])
 
 
-def _spec(
-    model: str | None, classes: int | None, channels: int, size: int, stem: str
-) -> "ModelSpec | None":
-    from fl_sim.audit.auditor import spec_from
-    from fl_sim.errors import FlSimError
+def write_model(out: Path, spec: "ModelSpec", state: dict[str, Any]) -> None:
+    """Write a cleaned model where its user wants it: .pth and .pt as torch's state dictionary."""
+    import io
 
-    if model is None:
-        return None
-    if classes is None:
-        raise FlSimError("--model needs --classes, the number of the network's outputs.")
-    return spec_from(model, classes, channels, size, stem)
+    import torch
+    from safetensors.torch import save
+
+    from fl_sim.artifact import write_artifact, write_atomically
+    from fl_sim.models import skeleton
+
+    if out.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt"):
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(out, content.getvalue())
+    elif state.keys() == skeleton(spec).keys():
+        write_artifact(out, spec, state)
+    else:  # names that the network itself does not know
+        write_atomically(out, save({n: t.contiguous() for n, t in state.items()}))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -181,6 +251,8 @@ def _print_gate(console: Console, report: "GateReport") -> None:
         f"{report.loss_before:.3f} before, {report.loss_after:.3f} after; {report.overwritten} "
         f"weights overwritten that nothing moved"
     )
+    for what in report.left_behind[:_SHOWN]:
+        console.print(f"  left behind: {escape(what)}")
     if report.approved:
         console.print("[bold green]Approved[/]")
         return
@@ -192,27 +264,36 @@ def _print_gate(console: Console, report: "GateReport") -> None:
         console.print(f"  and {len(reasons) - _SHOWN} more, in the table")
 
 
-def _print_audit(console: Console, report: "AuditReport") -> None:
-    from fl_sim.audit.auditor import BLIND
+def _print_audit(console: Console, report: "AuditReport", everything: bool) -> None:
+    from fl_sim.audit.report import BLIND
 
-    table = _table(
-        "Tensors", "tensor ", "shape ", "deviation ", "dead ", "as in the reference ", "finding"
-    )
-    for row in report.tensors:
-        unchanged = "" if row.unchanged is None else f"{row.unchanged:.1%}"
-        table.add_row(
-            f"{escape(row.name)} ", f"{'x'.join(map(str, row.shape))} ", f"{row.deviation:.3g} ",
-            f"{row.dead or ''} ", f"{unchanged} ", row.level or "",
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"Architecture: {escape(report.architecture)}")
+    colour = _COLOURS[report.outcome]
+    console.print(f"Verdict: [bold {colour}]{escape(report.verdict)}[/]")
+    console.print(f"Network: {escape(report.architecture)}")
+    console.print(f"File: {escape(report.format)}")
     for finding in report.findings[:_SHOWN]:
         where = escape(finding.tensor or "the file")
         console.print(f"  [bold]{finding.level}[/] {where}: {escape(finding.what)}")
     if len(report.findings) > _SHOWN:
         console.print(f"  and {len(report.findings) - _SHOWN} more; see --json or --html")
-    console.print(f"Verdict: [bold]{report.verdict}[/]")
+    rows = report.tensors if everything else report.noted()
+    if rows:
+        _print_tensors(console, rows, everything)
     console.print(BLIND)
+
+
+def _print_tensors(console: Console, rows: "list[TensorSummary]", everything: bool) -> None:
+    title = "Tensors" if everything else "Tensors with a finding (--all lists every one)"
+    table = _table(
+        title, "tensor ", "shape ", "type ", "deviation ", "dead ", "as before ", "level"
+    )
+    for row in rows:
+        unchanged = "" if row.unchanged is None else f"{row.unchanged:.1%}"
+        table.add_row(
+            f"{escape(row.name)} ", f"{'x'.join(map(str, row.shape))} ", f"{row.dtype} ",
+            f"{row.deviation:.3g} ", f"{row.dead or ''} ", f"{unchanged} ", row.level or "",
+        )  # fmt: skip
+    console.print(table)
 
 
 def _number(value: float, form: str) -> str:

@@ -233,13 +233,13 @@ class _Workshop:
             initial, trained = self._honest(cell, case)
             if cell.attack == CLEAN:
                 return initial, trained, None, None
-            attack = _attack(WRITTEN[cell.attack])
+            attack = make_attack(WRITTEN[cell.attack])
             plan = attack.plan(self._inside(cell, case))
             return initial, attack.embed(trained, case.spec, plan).state, attack, plan
         table, epochs = TRAINED.get(
             cell.attack, ({"name": "dec", "scenario": "internal", "images": 16}, 2)
         )
-        attack = _attack(table)
+        attack = make_attack(table)
         plan = attack.plan(self._inside(cell, case))
         run = self._training(cell, case, {"epochs": epochs})
         initial = state_of(run.model)
@@ -270,7 +270,8 @@ class _Workshop:
         )
 
 
-def _attack(table: dict[str, Any]) -> Attack[Any]:
+def make_attack(table: dict[str, Any]) -> Attack[Any]:
+    """Return an attack from its table, as it stands in a scenario."""
     kind = ATTACKS.get(table["name"])
     settings = {key: value for key, value in table.items() if key != "name"}
     return kind(parse(kind.Settings, settings, "[attack]"))

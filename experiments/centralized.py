@@ -5,13 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.failures import failures_logged
 from experiments.floor import record_scratch_floor
 from experiments.study import State, Study
 from fl_sim.artifact import read_artifact, write_artifact, write_atomically
 from fl_sim.attacks.base import Attack, Inside, Plan
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import images_of
+from fl_sim.defenses.base import DefenseReport
+from fl_sim.errors import FlSimError
+from fl_sim.faults import blaming
 from fl_sim.models import state_of
+from fl_sim.models.entries import value_problem
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
 
@@ -22,10 +27,29 @@ def run_centralized(study: Study) -> None:
     An interrupted run continues after its training, if that had ended.
     """
     trained = train_and_attack(study)
-    released, defence = study.defend(trained, 0)
+    with failures_logged(study.out):
+        released, defence = _cleaned(study, trained)
     study.record(0, "release", {None: released})
     study.record_report(0, defence)
     record_scratch_floor(study, 0)
+
+
+def _cleaned(study: Study, trained: State) -> tuple[State, DefenseReport | None]:
+    """Let the defence clean the model, and refuse a release that it has broken.
+
+    Raises:
+        FlSimError: naming the defence, whatever it raises.
+    """
+    defense = study.scenario.defense
+    if defense is None:
+        return study.defend(trained, 0)
+    with blaming(f"The defence '{defense.name}'"):
+        released, report = study.defend(trained, 0)
+        for name in (name for name in released if name in trained):
+            problem = value_problem(name, released[name])
+            if problem and not value_problem(name, trained[name]):
+                raise FlSimError(f"The release's {problem}.")
+    return released, report
 
 
 def train_and_attack(study: Study, weights: Path | None = None) -> State:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SIGMAS = (0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-SITE = {"name": "hippocampus", "size": 64}
+VOLUMES = {"name": "hippocampus", "size": 64}
 """Sixty volumes: the first twenty are the attacker's, the others his victim's."""
 METRICS = {
     "dice": "dice",
@@ -93,7 +93,7 @@ STUDY = GridStudy(
 
 
 def cells(full: bool) -> Values:
-    """Steal hippocampus slices with a codec from another site's, or one trained inside.
+    """Steal hippocampus slices with a codec from other volumes, or one trained inside.
 
     --full: HiFiC at full width, and five seeds.
     """
@@ -101,9 +101,9 @@ def cells(full: bool) -> Values:
     if full:
         codec = {"name": "hific", "latent": 50, "hyper": 80, "residual_blocks": 0}
     return grid(
-        series(codec, {**SITE, "volumes": 20, "min_foreground": 0}, "unet"),
+        series(codec, {**VOLUMES, "volumes": 20, "min_foreground": 0}, "unet"),
         seeds=range(5) if full else (0,),
-        dataset={**SITE, "first_volume": 20},
+        dataset={**VOLUMES, "first_volume": 20},
         data={"public_images": 64},
         training={"epochs": 15, "batch_size": 32, "learning_rate": 1e-3},
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHANNELS = ((220, 320), (110, 160), (50, 80), (25, 40), (12, 20), (6, 10))
 DECODERS = {"D": 9, "D1": 0}
-SITE = {"name": "hippocampus", "size": 64, "neighbours": True}
+VOLUMES = {"name": "hippocampus", "size": 64, "neighbours": True}
 """Sixty volumes: the first twenty are the attacker's, the others his victim's."""
 METRICS = ("bpp", "p_ratio", "psnr", "ssim", "dice", "auc", "images_intact", "file_bytes")
 LABELS = {
@@ -99,7 +99,7 @@ STUDY = GridStudy(
 
 
 def cells(full: bool) -> Values:
-    """Steal hippocampus slices with HiFiC from another site's, or trained inside.
+    """Steal hippocampus slices with HiFiC from other volumes, or trained inside.
 
     --full: all six configurations at full width, and five seeds.
     """
@@ -108,12 +108,12 @@ def cells(full: bool) -> Values:
         codec |= {"width": 0.125, "lmbda": 0.05, "batch_size": 16, "max_steps": 500}
     return grid(
         200 if full else 64,
-        {**SITE, "volumes": 20, "min_foreground": 0},
+        {**VOLUMES, "volumes": 20, "min_foreground": 0},
         "unet",
         codec,
         CHANNELS if full else ((50, 80), (12, 20)),
         seeds=range(5) if full else (0,),
-        dataset={**SITE, "first_volume": 20},
+        dataset={**VOLUMES, "first_volume": 20},
         data={"public_images": 64},
         training={"epochs": 40 if full else 15, "batch_size": 32, "learning_rate": 1e-3},
     )

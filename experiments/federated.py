@@ -10,7 +10,9 @@ from flwr.serverapp import Grid
 from safetensors.torch import load_file, save
 
 from clients.app import client_app
-from clients.hospital import ATTACK_VALUE, hospital_data, hospital_plan
+from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
+from clients.settings import HospitalSettings
+from experiments.failures import failures_logged
 from experiments.floor import record_scratch_floor
 from experiments.scenario import FederationSettings
 from experiments.study import State, Study, mean_rows
@@ -24,6 +26,7 @@ from fl_sim.models import state_of
 from fl_sim.progress import piece
 from strategies.base import build_aggregator
 from strategies.defended import DefendedStrategy
+from strategies.observers import Observer
 
 
 def run_federated(study: Study, grid: Grid | None = None) -> None:
@@ -40,25 +43,14 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
     if federation is None:
         raise FlSimError("A centralized scenario cannot be run as a federation.")
     settings = study.scenario.hospital_settings(study.data_root)
-    hospital_data(settings, 0)  # an impossible partition is refused before Ray is started
+    images = dealt(settings)  # an impossible partition is refused before Ray is started
     for hospital in dict.fromkeys(map(settings.planner, study.scenario.attackers)):
         study.add_target(hospital, *hospital_plan(settings, hospital))
 
     rounds = _Rounds(study, federation)
     model = study.initial_model()
-    rounds.strategy = DefendedStrategy(
-        build_aggregator(
-            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
-        ),
-        hospitals=federation.hospitals,
-        hospital_settings_json=settings.model_dump_json(),
-        seed=study.scenario.seed,
-        cohort=federation.cohort or federation.hospitals,
-        release=study.defend if study.scenario.defense else None,
-        defend=federation.defend,
-        observer=rounds,
-        buffers=[name for name, _ in model.named_buffers()],
-    )
+    buffers = [name for name, _ in model.named_buffers()]
+    rounds.strategy = _strategy(study, settings, rounds, buffers, images)
     first_round, state = rounds.resume(state_of(model))
 
     def serve(connected: Grid) -> None:
@@ -74,10 +66,39 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
             )
 
     if first_round <= federation.rounds:
-        if grid is not None:
-            serve(grid)
-        else:
-            run_engine(federation.engine, serve, client_app, federation.hospitals)
+        with failures_logged(study.out):
+            if grid is not None:
+                serve(grid)
+            else:
+                run_engine(federation.engine, serve, client_app, federation.hospitals)
+
+
+def _strategy(
+    study: Study,
+    settings: HospitalSettings,
+    observer: Observer,
+    buffers: list[str],
+    images: list[int],
+) -> DefendedStrategy:
+    scenario = study.scenario
+    federation, defense = scenario.federation, scenario.defense
+    assert federation is not None
+    return DefendedStrategy(
+        build_aggregator(
+            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
+        ),
+        hospitals=federation.hospitals,
+        hospital_settings_json=settings.model_dump_json(),
+        seed=scenario.seed,
+        cohort=federation.cohort or federation.hospitals,
+        release=study.defend if defense else None,
+        defend=federation.defend,
+        defense=f"the defence '{defense.name}'" if defense else "",
+        observer=observer,
+        buffers=buffers,
+        dealt=images,
+        needed=ALWAYS_SAID,
+    )
 
 
 class _Rounds:

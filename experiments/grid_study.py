@@ -48,7 +48,8 @@ ALONE: Values = {
     "labels": 1.0,
     "start": "fresh",
 }
-"""The control of distillation: as many steps on the same views, with labels and no teacher."""
+"""A control of distillation: as many steps on the same views, with labels and no teacher. On the
+held-out images alone; trusted training on all images that the owner has is still missing."""
 
 SCRATCH = "auc_scratch"
 LEAK = (

@@ -1,23 +1,23 @@
 """The README's tables, generated from the tables of studies in ``experiments/results``.
 
 A table stands in the README, or in that folder's own, between ``<!-- table: NAME -->`` and
-``<!-- end -->``; :data:`TABLES` says which files, columns, headings and formats it has. ``python -m
-experiments.readme`` (or ``make tables``) writes them anew. Results come in with ``--take``, with
-where they come from.
+``<!-- end -->``; :mod:`experiments.readme_tables` says which files, columns, headings and formats
+it has. ``python -m experiments.readme`` (or ``make tables``) writes them anew. Results come in with
+``--take``, with where they come from.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from experiments.grid_study import provenance, start
+from experiments.readme_tables import TABLES, Column, Format, ReadmeTable
 from experiments.tables import to_markdown
 from fl_sim.artifact import write_atomically
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
@@ -28,239 +28,16 @@ if TYPE_CHECKING:
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
 PAGES = (README, RESULTS / "README.md")
-Format = Literal["number", "precise", "count", "percent"]
 
 _BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
 _END = "<!-- end -->"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers.
-
-    Args:
-        heading: in the README.
-        column: of the CSV; or a metric, of a sweep's summary.
-        format: ``"number"`` (two digits), ``"precise"`` (three), ``"count"`` or ``"percent"``.
-        stage: of the rows that it is taken from; all where not given.
-    """
-
-    heading: str
-    column: str
-    format: Format = "number"
-    stage: str | None = None
-
-
-@dataclass(frozen=True)
-class ReadmeTable:
-    """A table of the README: a row a group of the keys, means over what else differs (seeds).
-
-    Behind a mean of several seeds stands half of its interval where the CSV has one, else their
-    range.
-
-    Args:
-        files: CSVs in the folder of results, one below the other.
-        keys: headings by column of the CSV.
-        columns: the numbers.
-        where: values that rows must have, by column.
-        names: texts of keys that the README calls otherwise, up to a comma.
-        without: values that rows must not have, by column.
-    """
-
-    files: tuple[str, ...]
-    keys: Mapping[str, str]
-    columns: tuple[Column, ...]
-    where: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-_FOUND = "identification_correlation strongest"
-_RELEASED = (
-    Column("SSIM, raw", "ssim raw"),
-    Column("SSIM, best", "ssim strongest"),
-    Column("found by correlation", _FOUND),
-    Column("AUC", "auc", "precise"),
-)
-_SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
-_FACTORS = {"factor": "what is changed", "value": "to"}
-
-_DELIVERED = (
-    Column("intact at release", "images_intact", "count"),
-    Column("bytes a round", "bytes_a_round", "count"),
-    Column("bytes in the run", "bytes_of_run", "count"),
-    Column("bits wrong", "bit_error_rate", "percent"),
-    Column("AUC", "auc", "precise"),
-)
-_AGGREGATIONS = {
-    "": "one",
-    "alone": "one",
-    "last round": "one, in the last round",
-    "alternate rounds": "one, in every second round of three",
-    "round 1, then 4 honest": "one, in the first round of five only",
-    "honest norm": "one, at an honest norm",
-    "damped": "one, damped",
-    "4 none": "four, each for himself",
-    "4 repeat": "four, repeating",
-    "4 split": "four, sharing out the places",
-    "8 repeat": "eight, repeating",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "fedadam": "FedAdam",
-    "fedmedian": "median",
-    "fedtrimmedavg": "trimmed mean",
-    "krum": "Krum",
-    "multikrum": "Multi-Krum",
-    "normclipping": "norm clipping",
-}
-
-TABLES: dict[str, ReadmeTable] = {
-    "adaptive": ReadmeTable(
-        ("adaptive_data_lake.csv", "adaptive_federated.csv"),
-        {"attacker": "attacker", "mode": "where"},
-        (
-            Column("intact at upload", "images_intact", "count", "upload"),
-            Column("intact at release", "images_intact", "count", "release"),
-            Column("bits wrong at release", "bit_error_rate", "percent", "release"),
-            Column("AUC at upload", "auc", "precise", "upload"),
-            Column("AUC at release", "auc", "precise", "release"),
-        ),
-        names={"late signs, LDPC": "signs of late weights, LDPC"},
-    ),
-    "aggregations": ReadmeTable(
-        ("aggregations.csv",),
-        {"mode": "aggregation", "variant": "attackers"},
-        _DELIVERED,
-        {"stage": "release", "attacker": "fine lattices in dead weights"},
-        _AGGREGATIONS,
-    ),
-    "other_attackers": ReadmeTable(
-        ("aggregations.csv",),
-        {"attacker": "payload", "mode": "aggregation", "variant": "attackers"},
-        (*_DELIVERED[:3], Column("found by correlation", _FOUND), *_DELIVERED[3:]),
-        {"stage": "release"},
-        {"late signs, LDPC": "signs of late weights, LDPC", **_AGGREGATIONS},
-        {"attacker": ("fine lattices in dead weights",)},
-    ),
-    "confirm_defenses": ReadmeTable(
-        ("confirm_defenses.csv",),
-        {"variant": "data, attack", "defense": "defence"},
-        (*_RELEASED, Column("AUC from scratch", "auc_floor_scratch", "precise")),
-        {"stage": "release"},
-    ),
-    "dec_federated": ReadmeTable(
-        ("dec_federated.csv",),
-        {"series": "payload"},
-        (
-            Column("intact at upload", "images_intact", "count", "upload"),
-            Column("intact at release", "images_intact", "count", "release"),
-            Column("damaged", "images_damaged", "count", "release"),
-            Column("lost", "images_lost", "count", "release"),
-            Column("bits wrong", "bit_error_rate", "percent", "release"),
-            Column("SSIM, raw", "ssim", stage="release"),
-            Column("found by correlation", "identification_correlation", stage="release"),
-        ),
-        names={
-            "Z in low bits": "codes in the low bits",
-            "Z as entries": "codes as further entries",
-            "y in place of weights": "latents in place of late weights",
-            "y in frozen weights": "latents in frozen early weights",
-        },
-    ),
-    "dp_training": ReadmeTable(
-        ("dp_training.csv",),
-        {"training": "training", "attack": "attack"},
-        (
-            Column("epsilon", "dp_epsilon", stage="upload"),
-            Column("SSIM, best", "ssim strongest", stage="release"),
-            Column("found by correlation", _FOUND, stage="release"),
-            Column("intact", "images_intact", "count", "release"),
-            Column("AUC", "auc", "precise", "release"),
-        ),
-    ),
-    "federation_defenses": ReadmeTable(
-        ("federation_defenses.csv",),
-        {"variant": "defence"},
-        (
-            Column("SSIM, best", "ssim strongest"),
-            Column("found", _FOUND),
-            Column("AUC", "auc", "precise"),
-        ),
-        {"stage": "release"},
-    ),
-    "defenses": ReadmeTable(
-        ("defenses.csv",),
-        {"defense": "defence"},
-        (
-            Column("SSIM, raw", "Transpose: ssim raw"),
-            Column("SSIM, best", "Transpose: ssim strongest"),
-            Column("found", "Transpose: identification_correlation strongest"),
-            Column("AUC", "Transpose: auc", "precise"),
-            Column("lattices", "DEC in three places: images_intact[lattices]", "count"),
-            Column("dead", "DEC in three places: images_intact[dead]", "count"),
-            Column("low bits", "DEC in three places: images_intact[low]", "count"),
-            Column("AUC of that model", "DEC in three places: auc", "precise"),
-            Column("seconds", "Transpose: seconds", "count"),
-        ),
-    ),
-    "leaks_after_fine_tuning": ReadmeTable(
-        ("leaks_after_fine_tuning.csv",), {"defence": "defence"}, _RELEASED
-    ),
-    "paper_tables": ReadmeTable(
-        ("paper_tables.csv",),
-        {"dataset": "dataset", "attack": "attack", "defense": "defence"},
-        (
-            *_RELEASED[:2],
-            Column("SSIM published", "ssim published"),
-            Column("intact", "images_intact", "count"),
-            _RELEASED[3],
-            Column("AUC published", "auc published", "precise"),
-            _SCRATCH,
-        ),
-    ),
-    "federated_vs_centralized": ReadmeTable(
-        ("federated_vs_centralized.csv",),
-        {"where": "where", "partition": "images", "defense": "defence"},
-        (*_RELEASED, _SCRATCH),
-        {"stage": "release"},
-    ),
-    "lwlrd_ablation": ReadmeTable(("lwlrd_ablation.csv",), _FACTORS, (*_RELEASED, _SCRATCH)),
-    "held_out": ReadmeTable(
-        ("held_out.csv",),
-        {"defense": "defence", "held-out images": "held-out images"},
-        (*_RELEASED, _SCRATCH),
-    ),
-    "capacity": ReadmeTable(
-        ("capacity.csv",),
-        {"model": "model", "attack": "attack", "asked": "images", "defense": "defence"},
-        (
-            Column("hidden", "images", "count"),
-            *_RELEASED,
-            Column("intact", "images_intact", "count"),
-        ),
-        {"stage": "release"},
-    ),
-    "architectures": ReadmeTable(
-        ("architectures.csv",), {"model": "model", "defense": "defence"}, (*_RELEASED, _SCRATCH)
-    ),
-    "usability_test": ReadmeTable(
-        ("usability_test.csv",),
-        {"defense": "defence", "trained on": "trained on", "defended": "defended"},
-        (
-            Column("AUC", "auc", "precise"),
-            Column("their SSIM", "ssim"),
-            Column("AUC of the model", "auc of the model", "precise"),
-        ),
-        without={"defended": ("before",)},  # what no defence leaves
-    ),
-}
 
 
 def markdown(name: str, results: Path = RESULTS) -> str:
     """Return one table of the README.
 
     Args:
-        name: a key of :data:`TABLES`.
+        name: a key of :data:`experiments.readme_tables.TABLES`.
         results: folder of the CSVs.
 
     Raises:
@@ -409,10 +186,20 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
     ends = [f"{column.column} low", f"{column.column} high"]
     if set(ends) <= set(rows.columns):
         low, high = (float(rows[end].mean()) for end in ends)
-        half = "" if math.isnan(low) or high == low else f" ±{written((high - low) / 2)}"
-        return written(mean) + half
+        return written(mean) + _interval(low, high, column)
     shown = [written(float(end)) for end in (values.min(), values.max())]
     return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
+
+
+def _interval(low: float, high: float, column: Column) -> str:
+    """Return half of an interval; of one beyond what there can be, its ends cut off there."""
+    written, (least, most) = _text(column.format), column.bounds
+    if math.isnan(low) or high == low:
+        return ""
+    if least <= low and high <= most:
+        return f" ±{written((high - low) / 2)}"
+    ends = [written(max(low, least)), written(min(high, most))]
+    return f" ({ends[0]}-{ends[1]}, cut)" if ends[0] != ends[1] else ""
 
 
 def _text(kind: Format) -> Any:

@@ -4,7 +4,8 @@ An attacked model is fine-tuned in several ways, and both what can be extracted 
 single weight are compared with what they were:
 
 1. Recovered images look destroyed and are not: a restoration by public statistics identifies them.
-2. Most weights of the last stage do not change in a single bit: no gradient reaches them.
+2. Most weights of the last stage do not change in a single bit: no gradient reaches them, and
+   these fine-tunings have no weight decay.
 3. Signs and high mantissa bits survive, and low bits can be randomised at no cost to the task.
 
 Run ``python -m experiments.weight_changes --help``.

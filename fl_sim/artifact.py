@@ -73,6 +73,8 @@ def further_entries(state: dict[str, torch.Tensor], network: nn.Module) -> dict[
 class Key:
     """What an attacker has outside: index codes, a decoder, a carrier's seed; never an image.
 
+    Codes may tell each stolen image's label, and settings how long the payload is.
+
     Args:
         attack: registered name of the attack that can read with it.
         tensors: by name.

@@ -12,7 +12,7 @@ from fl_sim.data import load_dataset
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
-from fl_sim.models import Stem, check
+from fl_sim.models import Stem, check, state_model
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Seed, Settings, parse
@@ -29,12 +29,14 @@ class ModelSettings(Settings):
 
 
 def model_settings(name: str) -> type[ModelSettings]:
-    """Return the keys of ``[model]`` for a registered model: those of every model, and its own.
+    """Return the keys of ``[model]`` for a model: those of every model, and its own.
+
+    A scenario is its user's word, so a function that it names is imported here.
 
     Raises:
         FlSimError: if there is no such model.
     """
-    own = MODELS.get(name).settings
+    own = MODELS.get(state_model(name)).settings
     bases: tuple[Any, ...] = (ModelSettings, own)
     return cast(type[ModelSettings], create_model(own.__name__, __base__=bases))
 
@@ -44,7 +46,7 @@ class CaseSettings(Settings):
 
     Args:
         dataset: registered dataset, or the path of an ``.npz`` file, and its settings.
-        model: registered model and its settings.
+        model: its name (registered, torchvision's, or ``package.module:function``) and settings.
         data: sizes of the held-out, public and other sets.
         seed: which images are held out and public, and the initial weights.
     """

@@ -1,28 +1,46 @@
 """Errors that a user can act on: one clear sentence each."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
-from unicodedata import category
 
 _LONGEST_NAME = 120
 _DIGITS = 40
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that print nothing, or steer what prints: controls, formats, surrogates."""
 
 
 class FlSimError(ValueError):
     """What is wrong, where, and what to do, in one sentence; the command line exits with code 2."""
 
 
-def printable(text: str) -> str:
-    r"""Return a text from outside as a terminal, a page or a log may show it.
+def legible(text: str, limit: int | None = 200) -> str:
+    r"""Return text from outside as it may be printed: escapes for what steers a terminal or a page.
 
-    Control characters, line breaks, marks that turn the direction of writing and broken surrogates
-    are written as Python writes them (``\x1b``); letters of every language stay.
+    Control characters, escapes, bidirectional and zero-width marks and lone surrogates become
+    ``\x1b`` and the like; quotes, brackets and everything that prints stay.
+
+    Args:
+        text: from a file, a setting or anything else that somebody else wrote.
+        limit: most characters of the result, the last a ``…`` where text was cut; ``None`` for all.
     """
-    return "".join(
-        c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
+    head = text if limit is None else text[: limit + 1]
+    if not (head.isascii() and head.isprintable()):
+        head = "".join(_escaped(character) for character in head)
+    return head if limit is None or len(head) <= limit else head[: limit - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) in _UNSEEN:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def printable(text: str) -> str:
+    """Return a text from outside as :func:`legible` does, however long it is."""
+    return legible(text, None)
 
 
 def shown(value: Any, length: int = _LONGEST_NAME) -> str:

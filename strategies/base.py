@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fl_sim.errors import FlSimError
+from fl_sim.faults import blaming
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
 
@@ -71,10 +72,13 @@ def check_strategy(
         where: how the table is called in messages.
 
     Raises:
-        FlSimError: if there is no such strategy, a key is wrong, or it needs more uploads.
+        FlSimError: if there is no such strategy, a key is wrong, or it needs more uploads; or it
+            raises anything.
     """
     entry = STRATEGIES.get(name)
-    needed = entry.min_replies(parse(entry.settings, values, where))
+    settings = parse(entry.settings, values, where)
+    with blaming(f"The strategy '{name}'"):
+        needed = entry.min_replies(settings)
     if replies < needed:
         raise too_few(name, needed, replies)
 
@@ -90,14 +94,20 @@ def build_aggregator(
         where: how the table is called in messages.
 
     Raises:
-        FlSimError: if there is no such strategy or a key is wrong.
+        FlSimError: if there is no such strategy, a key is wrong, or it cannot be built.
     """
     entry = STRATEGIES.get(name)
     settings = parse(entry.settings, values or {}, where)
+    from flwr.serverapp.strategy import Strategy
+
+    with blaming(f"The strategy '{name}'"):
+        strategy, needed = entry.build(settings), entry.min_replies(settings)
+        if not isinstance(strategy, Strategy):
+            raise FlSimError(f"It builds a {type(strategy).__name__}, not a Flower strategy.")
     return Aggregator(
-        strategy=entry.build(settings),
+        strategy=strategy,
         name=name,
-        min_replies=entry.min_replies(settings),
+        min_replies=needed,
         server_optimizer=entry.server_optimizer,
         float64=entry.float64,
     )

@@ -1,16 +1,19 @@
-"""Which node is which hospital, and a grid that shows only those of a round's cohort."""
+"""Who trains in a round: which node is which hospital, and which of them are drawn."""
 
 import time
 from collections.abc import Iterable
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from fl_sim.engine.through import ThroughGrid
 from fl_sim.errors import FlSimError
+from fl_sim.faults import first_line
+from fl_sim.randomness import numpy_generator
+from strategies.uploads import Rejected, read_hospital
 
 
-class CohortGrid(Grid):
+class CohortGrid(ThroughGrid):
     """A grid as an inner strategy sees it: it has just the nodes that it is to ask.
 
     Args:
@@ -19,46 +22,38 @@ class CohortGrid(Grid):
     """
 
     def __init__(self, grid: Grid, nodes: Iterable[int]) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._nodes = list(nodes)
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the cohort's nodes."""
         return list(self._nodes)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push messages."""
-        return self._grid.push_messages(messages)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pull replies."""
-        return self._grid.pull_messages(message_ids)
+def cohort_size(hospitals: int, cohort: int | float) -> int:
+    """Return how many hospitals train in a round: a count, or a fraction of all, at least one.
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push messages and wait for the replies."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+    Raises:
+        FlSimError: if it is a count that is not between 1 and ``hospitals``, or a fraction that
+            is not above 0 and at most 1.
+    """
+    if isinstance(cohort, float):
+        if not 0 < cohort <= 1:
+            raise FlSimError(f"The cohort is {cohort:g}, but a fraction is above 0 and at most 1.")
+        return max(1, round(cohort * hospitals))
+    if not 1 <= cohort <= hospitals:
+        raise FlSimError(f"The cohort is {cohort}, but there are {hospitals} hospitals.")
+    return cohort
+
+
+def sample_cohort(
+    hospitals: int, cohort: int | float, seed: int, server_round: int
+) -> tuple[int, ...]:
+    """Draw the hospitals that train in a round, sorted; the same for the same arguments."""
+    size = cohort_size(hospitals, cohort)
+    generator = numpy_generator(seed, "cohort", server_round)
+    drawn = generator.choice(hospitals, size=size, replace=False)
+    return tuple(sorted(int(number) for number in drawn))
 
 
 def map_nodes(grid: Grid, hospitals: int, timeout: float) -> dict[int, int]:
@@ -81,13 +76,16 @@ def map_nodes(grid: Grid, hospitals: int, timeout: float) -> dict[int, int]:
     ]
     found: dict[int, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout):
-        if reply.has_error():
-            raise FlSimError(f"A hospital cannot be reached: {reply.error.reason}")
-        config = next(iter(reply.content.config_records.values()))
-        hospital = config["hospital"]
-        if not isinstance(hospital, int) or hospital in found:
-            raise FlSimError(f"Two nodes say that they are hospital {hospital!r}.")
-        found[hospital] = reply.metadata.src_node_id
+        node = reply.metadata.src_node_id
+        try:
+            hospital = read_hospital(reply, hospitals)
+        except Rejected as rejected:
+            raise FlSimError(
+                f"Node {node} cannot take part: {first_line(str(rejected)).rstrip('.')}."
+            ) from None
+        if hospital in found:
+            raise FlSimError(f"Two nodes say that they are hospital {hospital}.")
+        found[hospital] = node
     missing = [number for number in range(hospitals) if number not in found]
     if missing:
         raise FlSimError(

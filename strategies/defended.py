@@ -11,8 +11,9 @@ integer buffers stay integers, and a run can go on from any round.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,100 +24,27 @@ from numpy.typing import NDArray
 
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
-from fl_sim.randomness import numpy_generator
+from fl_sim.faults import WORDED, blaming, first_line
+from fl_sim.models.entries import entry_problem
 from strategies.base import Aggregator, too_few
-from strategies.cohort import CohortGrid, map_nodes
+from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
+from strategies.inner import Inner
 from strategies.merging import cast_like, for_strategy, weighted_mean
-from strategies.server_state import load_server_state, server_state, strategy_chain
+from strategies.observers import Observer, State, Unobserved
 from strategies.uploads import (
     WEIGHT,
     Rejected,
+    Terms,
     Upload,
+    check_evaluation,
     explain_failures,
     read_upload,
-    tensor_problem,
 )
 
-State = dict[str, torch.Tensor]
 Release = Callable[[State, int, State | None], tuple[State, Any]]
 Defend = Literal["every", "last"] | int
 
 _log = logging.getLogger(__name__)
-_SAMPLING = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 1.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 1,
-    "min_available_nodes": 1,
-}
-
-
-class Observer(Protocol):
-    """Who is told of each stage. Tensors are the observer's own; rounds count from 1."""
-
-    def upload(
-        self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
-    ) -> None:
-        """A hospital's upload was accepted; called in the hospitals' order.
-
-        ``state`` also has entries that nobody asked for; they are not aggregated.
-        """
-
-    def aggregate(self, server_round: int, state: State) -> None:
-        """The uploads were aggregated."""
-
-    def release(self, server_round: int, state: State, report: Any) -> None:
-        """The release is ready; ``report`` is the defence's, ``None`` where there was none.
-
-        The round is over: :meth:`DefendedStrategy.state_for_resume` belongs to this release.
-        """
-
-    def failed(self, server_round: int, hospital: int, reason: str) -> None:
-        """A hospital failed, or its upload was rejected; ``reason`` is one sentence."""
-
-
-class Unobserved:
-    """An observer that looks away; a base for those that care for some stages only."""
-
-    def upload(
-        self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
-    ) -> None:
-        """Ignore."""
-
-    def aggregate(self, server_round: int, state: State) -> None:
-        """Ignore."""
-
-    def release(self, server_round: int, state: State, report: Any) -> None:
-        """Ignore."""
-
-    def failed(self, server_round: int, hospital: int, reason: str) -> None:
-        """Ignore."""
-
-
-def cohort_size(hospitals: int, cohort: int | float) -> int:
-    """Return how many hospitals train in a round: a count, or a fraction of all, at least one.
-
-    Raises:
-        FlSimError: if it is a count that is not between 1 and ``hospitals``, or a fraction that
-            is not above 0 and at most 1.
-    """
-    if isinstance(cohort, float):
-        if not 0 < cohort <= 1:
-            raise FlSimError(f"The cohort is {cohort:g}, but a fraction is above 0 and at most 1.")
-        return max(1, round(cohort * hospitals))
-    if not 1 <= cohort <= hospitals:
-        raise FlSimError(f"The cohort is {cohort}, but there are {hospitals} hospitals.")
-    return cohort
-
-
-def sample_cohort(
-    hospitals: int, cohort: int | float, seed: int, server_round: int
-) -> tuple[int, ...]:
-    """Draw the hospitals that train in a round, sorted; the same for the same arguments."""
-    size = cohort_size(hospitals, cohort)
-    generator = numpy_generator(seed, "cohort", server_round)
-    drawn = generator.choice(hospitals, size=size, replace=False)
-    return tuple(sorted(int(number) for number in drawn))
 
 
 class DefendedStrategy(Strategy):
@@ -135,9 +63,13 @@ class DefendedStrategy(Strategy):
             defence.
         defend: ``"every"`` release, the ``"last"`` only, or every n-th. The last one, the
             export, is always defended.
+        defense: how the defence is called in messages.
         observer: told of every stage.
         buffers: names of float entries that are statistics and not weights. A strategy that takes
             server-side steps does not step these; they are averaged.
+        dealt: how many training images each hospital has, where the server knows: an upload that
+            claims another number is rejected.
+        needed: metrics that every upload must have beside ``num-examples``.
 
     Raises:
         FlSimError: if the cohort is impossible, or too small for the strategy.
@@ -153,33 +85,36 @@ class DefendedStrategy(Strategy):
         cohort: int | float = 1.0,
         release: Release | None = None,
         defend: Defend = "every",
+        defense: str = "the defence",
         observer: Observer | None = None,
         buffers: Collection[str] = (),
+        dealt: Sequence[int] | None = None,
+        needed: Collection[str] = (),
     ) -> None:
         if isinstance(inner, Strategy):
             inner = Aggregator(inner, name=type(inner).__name__)
         if isinstance(defend, int) and defend < 1:
             raise FlSimError(f"Every {defend}th release cannot be defended; give 1 or more.")
         self._aggregator = inner
-        self._inner = inner.strategy
+        self._inner = Inner(inner)
         self._hospitals = hospitals
         self._settings_json = hospital_settings_json
         self._seed = seed
         self._cohort = cohort
         self._release = release
         self._defend = defend
+        self._defense = defense
         self._observer: Observer = observer or Unobserved()
         self._buffers = frozenset(buffers)
         self._nodes: dict[int, int] = {}
         self._asked: tuple[int, ...] = ()
         self._broadcast: State = {}
         self._timeout = 3600.0
-        self._chosen: dict[int, float] = {}
+        self._dealt = dealt
+        self._needed = tuple(needed)
         size = cohort_size(hospitals, cohort)
         if size < inner.min_replies:
             raise too_few(inner.name, inner.min_replies, size)
-        self._neutralise_sampling()
-        self._watch_choice()
 
     # ---------------------------------------------------------------- the loop
 
@@ -211,8 +146,9 @@ class DefendedStrategy(Strategy):
             The last release and the metrics by round.
 
         Raises:
-            FlSimError: if no usable upload came in a round, or too few for the strategy, or the
-                aggregate or the release is not finite.
+            FlSimError: if no usable upload came in a round, or too few for the strategy; if the
+                strategy, the defence or the observer raises anything; or if the aggregate or the
+                release is not as the broadcast is, finite and without negative variances.
         """
         self._timeout = timeout
         result = Result(arrays=initial_arrays)
@@ -249,7 +185,7 @@ class DefendedStrategy(Strategy):
         FedAdam's moments or FedAvgM's momentum, for example; empty for FedAvg. With the last
         release, this is all that a later :meth:`start` needs to go on as if never interrupted.
         """
-        return server_state(self._inner)
+        return self._inner.state()
 
     def load_resume_state(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Put back what :meth:`state_for_resume` returned.
@@ -257,7 +193,7 @@ class DefendedStrategy(Strategy):
         Raises:
             FlSimError: if it belongs to another strategy.
         """
-        load_server_state(self._inner, arrays)
+        self._inner.load_state(arrays)
 
     # ------------------------------------------- Flower's contract, round by round
 
@@ -273,12 +209,8 @@ class DefendedStrategy(Strategy):
         cohort_grid = self._cohort_grid(server_round, grid)
         config["hospital-settings"] = self._settings_json
         config["server-round"] = server_round
-        for strategy in strategy_chain(self._inner):
-            if hasattr(strategy, "current_arrays"):
-                # FedAvgM would go on from its own aggregate, which the defence has since changed.
-                strategy.current_arrays = None
-        messages = list(
-            self._inner.configure_train(server_round, self._inner_view(arrays), config, cohort_grid)
+        messages = self._inner.configure_train(
+            server_round, self._inner_view(arrays), config, cohort_grid
         )
         _send_whole(messages, arrays)
         return self._in_order(messages)
@@ -292,16 +224,13 @@ class DefendedStrategy(Strategy):
             FlSimError: see :meth:`start`.
         """
         uploads = self._accept(server_round, replies)
-        self._chosen = {upload.hospital: float(upload.metrics[WEIGHT]) for upload in uploads}
+        self._inner.chosen = {u.hospital: float(u.metrics[WEIGHT]) for u in uploads}
         messages = [self._for_inner(upload, uploads) for upload in uploads]
-        arrays, metrics = self._inner.aggregate_train(server_round, messages)
-        if arrays is None:
-            raise FlSimError(
-                f"Round {server_round}: the strategy '{self._aggregator.name}' made nothing of "
-                f"{len(uploads)} uploads."
-            )
-        state = self._merge(server_round, arrays, uploads)
-        self._observer.aggregate(server_round, _clone(state))
+        expected = {k: v for k, v in self._broadcast.items() if k not in self._set_aside()}
+        combined, metrics = self._inner.aggregate_train(server_round, messages, expected)
+        state = self._merge(server_round, combined, uploads)
+        with self._observing(server_round, "aggregate"):
+            self._observer.aggregate(server_round, _clone(state))
         if metrics is not None:
             metrics.pop("hospital", None)
         return to_record(state), metrics
@@ -320,30 +249,38 @@ class DefendedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Let the inner strategy aggregate evaluation metrics, in the hospitals' order."""
-        return self._inner.aggregate_evaluate(server_round, self._sorted(replies))
+        kept, failures = [], {}
+        for hospital, message in self._by_hospital(replies).items():
+            try:
+                check_evaluation(message)
+                kept.append(message)
+            except Rejected as rejected:
+                failures[hospital] = self._sentence(hospital, str(rejected))
+        self._report(server_round, failures)
+        return self._inner.aggregate_evaluate(server_round, kept) if kept else None
 
     # ------------------------------------------------------------------ stages
 
     def _accept(self, server_round: int, replies: Iterable[Message]) -> list[Upload]:
         uploads: list[Upload] = []
         failures: dict[int, str] = {}
-        answered = set()
-        for message in self._sorted(replies):
-            hospital = self._nodes[message.metadata.src_node_id]
-            answered.add(hospital)
+        answers = self._by_hospital(replies)
+        for hospital, message in answers.items():
             try:
                 uploads.append(self._read(server_round, hospital, message))
             except Rejected as rejected:
-                failures[hospital] = _sentence(hospital, str(rejected))
+                failures[hospital] = self._sentence(hospital, str(rejected))
         for hospital in self._asked:
-            if hospital not in answered:
+            if hospital not in answers:
                 failures[hospital] = f"no reply within {self._timeout:g} seconds"
         self._report(server_round, failures)
         self._demand_enough(server_round, uploads, failures)
         return uploads
 
     def _read(self, server_round: int, hospital: int, message: Message) -> Upload:
-        state, further, metrics = read_upload(message, self._broadcast)
+        terms = Terms(self._broadcast, len(self._asked), self._needed)
+        dealt = None if self._dealt is None else self._dealt[hospital]
+        state, further, metrics = read_upload(message, terms, dealt)
         received = next(iter(message.content.array_records.values()))
         upload = Upload(
             hospital=hospital,
@@ -353,13 +290,15 @@ class DefendedStrategy(Strategy):
             integers={k: v.clone() for k, v in state.items() if not v.is_floating_point()},
             averaged={k: state[k].clone() for k in state if k in self._set_aside()},
         )
-        self._observer.upload(server_round, hospital, state | further, dict(metrics))
+        with self._observing(server_round, "upload"):
+            self._observer.upload(server_round, hospital, state | further, dict(metrics))
         return upload
 
     def _report(self, server_round: int, failures: Mapping[int, str]) -> None:
         for hospital in sorted(failures):
             _log.warning("Round %d: hospital %d: %s", server_round, hospital, failures[hospital])
-            self._observer.failed(server_round, hospital, failures[hospital])
+            with self._observing(server_round, "upload"):
+                self._observer.failed(server_round, hospital, failures[hospital])
 
     def _demand_enough(
         self, server_round: int, uploads: list[Upload], failures: Mapping[int, str]
@@ -391,11 +330,10 @@ class DefendedStrategy(Strategy):
         )
         return upload.message
 
-    def _merge(self, server_round: int, arrays: ArrayRecord, uploads: list[Upload]) -> State:
+    def _merge(self, server_round: int, combined: State, uploads: list[Upload]) -> State:
         """Put the inner strategy's result and the entries set aside together, dtypes as sent."""
-        combined = from_record(arrays)
         by_hospital = {upload.hospital: upload for upload in uploads}
-        chosen = {h: weight for h, weight in self._chosen.items() if h in by_hospital}
+        chosen = {h: weight for h, weight in self._inner.chosen.items() if h in by_hospital}
         state: State = {}
         for name, reference in self._broadcast.items():
             if name in self._set_aside():
@@ -409,7 +347,7 @@ class DefendedStrategy(Strategy):
                 state[name] = value.clone()
             else:
                 state[name] = cast_like(value, reference)
-            problem = tensor_problem(name, state[name], reference)
+            problem = entry_problem(name, state[name], reference)
             if problem:
                 raise FlSimError(
                     f"Round {server_round}: the aggregate's {problem}; lower the learning rates "
@@ -423,20 +361,23 @@ class DefendedStrategy(Strategy):
         if self._release is not None and self.is_defended(server_round, num_rounds):
             clean = server_round == 1 or self.is_defended(server_round - 1, num_rounds)
             reference = _clone(self._broadcast) if clean else None
-            state, report = self._release(_clone(aggregate), server_round, reference)
-            self._check_release(server_round, aggregate, state)
-        arrays = to_record({name: state[name] for name in aggregate})
-        self._observer.release(server_round, from_record(arrays), report)
+            with blaming(f"Round {server_round}: {self._defense}"):
+                state, report = _released(
+                    self._release(_clone(aggregate), server_round, reference), aggregate
+                )
+        arrays = to_record(state)
+        with self._observing(server_round, "release"):
+            self._observer.release(server_round, from_record(arrays), report)
         return arrays
 
-    def _check_release(self, server_round: int, aggregate: State, state: State) -> None:
-        if state.keys() != aggregate.keys():
-            names = ", ".join(sorted(state.keys() ^ aggregate.keys()))
-            raise FlSimError(f"Round {server_round}: the defence added or removed {names}.")
-        for name, reference in aggregate.items():
-            problem = tensor_problem(name, state[name], reference)
-            if problem:
-                raise FlSimError(f"Round {server_round}: the release's {problem}.")
+    def _observing(self, server_round: int, stage: str) -> AbstractContextManager[None]:
+        return blaming(f"Round {server_round}: the observer of the stage '{stage}'", WORDED)
+
+    def _sentence(self, hospital: int, reason: str) -> str:
+        _, _, rest = reason.partition("\n")
+        if rest:
+            _log.debug("Hospital %d: %s", hospital, rest)
+        return first_line(reason)
 
     def _evaluate(
         self,
@@ -471,29 +412,6 @@ class DefendedStrategy(Strategy):
             arrays, integers, float64=self._aggregator.float64, skip=self._set_aside()
         )
 
-    def _neutralise_sampling(self) -> None:
-        for strategy in strategy_chain(self._inner):
-            for attribute, value in _SAMPLING.items():
-                if hasattr(strategy, attribute):
-                    setattr(strategy, attribute, value)
-
-    def _watch_choice(self) -> None:
-        """Learn which uploads the inner strategy chose: Flower averages the metrics of just them.
-
-        Where a strategy has no such function, all uploads count by their numbers of images.
-        """
-        for strategy in strategy_chain(self._inner):
-            average = getattr(strategy, "train_metrics_aggr_fn", None)
-            if average is not None:
-                strategy.train_metrics_aggr_fn = _Watched(average, self._note_choice)
-
-    def _note_choice(self, contents: list[RecordDict], weight_key: str) -> None:
-        chosen = {}
-        for content in contents:
-            metrics = next(iter(content.metric_records.values()))
-            chosen[int(cast(int, metrics["hospital"]))] = float(cast(float, metrics[weight_key]))
-        self._chosen = chosen
-
     # -------------------------------------------------------------------- nodes
 
     def _cohort_grid(self, server_round: int, grid: Grid) -> CohortGrid:
@@ -507,25 +425,14 @@ class DefendedStrategy(Strategy):
         self._asked = tuple(self._nodes[m.metadata.dst_node_id] for m in ordered)
         return ordered
 
-    def _sorted(self, replies: Iterable[Message]) -> list[Message]:
-        known = [m for m in replies if m.metadata.src_node_id in self._nodes]
-        return sorted(known, key=lambda m: self._nodes[m.metadata.src_node_id])
-
-
-class _Watched:
-    """A metrics average that first tells someone what is averaged."""
-
-    def __init__(
-        self,
-        average: Callable[[list[RecordDict], str], MetricRecord],
-        note: Callable[[list[RecordDict], str], None],
-    ) -> None:
-        self._average = average
-        self._note = note
-
-    def __call__(self, contents: list[RecordDict], weight_key: str) -> MetricRecord:
-        self._note(contents, weight_key)
-        return self._average(contents, weight_key)
+    def _by_hospital(self, replies: Iterable[Message]) -> dict[int, Message]:
+        """Return the first reply of each hospital that was asked, in the hospitals' order."""
+        found: dict[int, Message] = {}
+        for message in replies:
+            hospital = self._nodes.get(message.metadata.src_node_id)
+            if hospital in self._asked:
+                found.setdefault(hospital, message)
+        return {hospital: found[hospital] for hospital in sorted(found)}
 
 
 def _send_whole(messages: list[Message], arrays: ArrayRecord) -> None:
@@ -545,11 +452,21 @@ def _send_whole(messages: list[Message], arrays: ArrayRecord) -> None:
         message.content = whole[id(message.content)]
 
 
-def _sentence(hospital: int, reason: str) -> str:
-    first, _, rest = reason.partition("\n")
-    if rest:
-        _log.debug("Hospital %d: %s", hospital, rest)
-    return first.removeprefix(f"Hospital {hospital}: ")
+def _released(answer: Any, aggregate: State) -> tuple[State, Any]:
+    """Check what a defence returned: a state like the aggregate, and a report."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Mapping)):
+        raise FlSimError("It returned no state and report.")
+    state, report = answer
+    if state.keys() != aggregate.keys():
+        names = ", ".join(sorted(map(str, state.keys() ^ aggregate.keys())))
+        raise FlSimError(f"It added or removed {names}.")
+    for name, reference in aggregate.items():
+        if not isinstance(state[name], torch.Tensor):
+            raise FlSimError(f"The release's '{name}' is a {type(state[name]).__name__}.")
+        problem = entry_problem(name, state[name], reference)
+        if problem:
+            raise FlSimError(f"The release's {problem}.")
+    return {name: state[name] for name in aggregate}, report
 
 
 def _clone(state: Mapping[str, torch.Tensor]) -> State:

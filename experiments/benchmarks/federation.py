@@ -125,7 +125,8 @@ def federate(shape: Shape, engine: str) -> Measured:
     from fl_sim.engine.records import to_record
     from fl_sim.models import build
     from strategies.base import build_aggregator
-    from strategies.defended import DefendedStrategy, Unobserved
+    from strategies.defended import DefendedStrategy
+    from strategies.observers import Unobserved
 
     class Clock(Unobserved):
         ends: list[float] = []  # noqa: RUF012

@@ -93,7 +93,9 @@ class Plan:
         indices: which of the hospital's images are stolen, ``[n]``, in the order in which they
             are to be recovered.
         targets: those images, float32 ``[n, channels, height, width]`` in [0, 1].
-        key: what the receiver needs besides the artifact; known or carried outside beforehand.
+        key: what the receiver needs besides the artifact, carried outside by other means. Not all
+            of it can be known beforehand: with some attacks it holds the label of each stolen image
+            (Transpose's codes, the memory backdoor), with others the payload's length (DEC).
         payload: what a carrier will be given to carry, where that is known before training.
     """
 

@@ -1,11 +1,17 @@
-"""Content that nobody encrypted: the signatures of files in entries and in low bits."""
+"""Content that nobody encrypted: the signatures of files and text, in entries and in low bits."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.subject import Subject
-from fl_sim.checkpoints import Finding, Level
+from fl_sim.audit.numbers import FLOAT32, Format, Mask, Words, format_of, words_of
+from fl_sim.audit.streams import Series, series_of, streams, volume
+from fl_sim.audit.subject import ALPHA, Subject
+from fl_sim.audit.text import find_text
+from fl_sim.checkpoints import Finding
 
 SIGNATURES = {
     "PNG": b"\x89PNG\r\n\x1a\n",
@@ -24,43 +30,31 @@ SIGNATURES = {
 """Seven bytes or more each: in 100 MB of random bytes one occurs by chance once in ten million
 files."""
 
-DEPTHS = (1, 2, 4, 8, 16)
-"""Low bits an element for which a stream of bytes is put together, in the order of the elements."""
-
-_SAMPLE = 1 << 16
-_LOW_ENTROPY = 7.5  # bits a byte; random bytes of a sample have 7.99
+_FEWEST_SIGNS = 64
+_MANY_ZEROS = 0.02  # random bytes have 0.004; five of gzip's eight bytes are zeros, as pruning's
 
 
 def check_content(subject: Subject) -> list[Finding]:
-    """Look for the signatures of files, and for entries of bytes with little entropy.
+    """Look for the signatures of files and for text, in whatever order of bits they were written.
 
-    A payload that is encrypted, or compressed without a header, has none.
+    Searched are the bytes of every tensor, their single bytes, and the low bits of every depth; the
+    signs of zeros and of values that are not finite; the places of the larger of two values; and
+    the small tensors of a file one after another. A payload that is encrypted, or compressed
+    without a header, is not seen.
     """
-    findings = []
-    for name, tensor in subject.state.items():
-        for where, content in _streams(tensor):
-            found = {what: content.count(magic) for what, magic in SIGNATURES.items()}
-            found = {what: count for what, count in found.items() if count}
-            if found:
-                words = ", ".join(f"{count} {what}" for what, count in found.items())
-                findings.append(
-                    Finding("content", "carries", f"Signatures of files in {where}: {words}.", name)
-                )
-        known = name in subject.own or tensor.is_floating_point()
-        if not known and tensor.numel() >= 256:
-            findings.append(_whole(name, tensor))
+    every = [*series_of(subject.state), *_hidden_bits(subject.state)]
+    total = sum(volume(series) for series in every)
+    findings: list[Finding] = []
+    told: set[tuple[str, str]] = set()
+    for series in every:
+        for kind, where, shown, places in _searched(series, total):
+            if series.name is None and (kind, shown) in told:
+                continue  # small tensors are searched together, and by kind
+            told.add((kind, shown))
+            what = f"{kind} in {series.where} {where}: {shown}."
+            evidence = {"orders of bits": float(places)}
+            findings.append(Finding("content", "carries", what, series.name, evidence))
     return findings
-
-
-def low_bits(words: NDArray[np.uint32], depth: int) -> bytes:
-    """Return the low ``depth`` bits of each word as one stream of bytes, lowest bit first."""
-    if depth == 16:
-        return words.astype("<u2").tobytes()
-    if depth == 8:
-        return words.astype(np.uint8).tobytes()
-    low = words.astype(np.uint8)[:, None]
-    bits = np.unpackbits(low, axis=1, count=depth, bitorder="little")
-    return np.packbits(bits.ravel(), bitorder="little").tobytes()
 
 
 def entropy(content: NDArray[np.uint8]) -> float:
@@ -70,22 +64,55 @@ def entropy(content: NDArray[np.uint8]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _streams(tensor: torch.Tensor) -> list[tuple[str, bytes]]:
-    flat = tensor.contiguous().view(-1)
-    if tensor.dtype == torch.float32:
-        words = flat.numpy().view(np.uint32)
-        low = [(f"its lowest {depth} bits", low_bits(words, depth)) for depth in DEPTHS]
-        return [("its bytes", words.tobytes()), *low]
-    if flat.numel() == 0:
-        return []
-    return [("its bytes", flat.view(torch.uint8).numpy().tobytes())]
+def _searched(series: Series, total: int) -> Iterator[tuple[str, str, str, int]]:
+    """Return what was found, its first place, what it is, and the number of its places."""
+    signatures: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for where, content, random in streams(series):
+        data = content.tobytes()
+        counts = {what: data.count(magic) for what, magic in SIGNATURES.items()}
+        if counts["gzip"] and data.count(b"\0") > _MANY_ZEROS * len(data):
+            counts["gzip"] = 0
+        words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        if words:
+            signatures.setdefault(where, words)
+        text = find_text(content, total, ALPHA, prose=not random)
+        if text is not None:
+            texts.setdefault(where, repr(text))
+    for kind, places in (("Signatures of files", signatures), ("Text", texts)):
+        if places:
+            where, shown = next(iter(places.items()))
+            yield kind, where, shown, len(places)
 
 
-def _whole(name: str, tensor: torch.Tensor) -> Finding:
-    """Say what a large entry of integers is: networks here have no such thing."""
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy()[:_SAMPLE]
-    bits = entropy(content)
-    kind = "text, plain pixels or code" if bits < _LOW_ENTROPY else "compressed or encrypted"
-    what = f"An entry of {tensor.numel()} integers, whose bytes look like {kind} content."
-    level: Level = "suspicious" if bits >= _LOW_ENTROPY or tensor.element_size() == 1 else "note"
-    return Finding("content", level, what, name, {"entropy, bits a byte": bits})
+def _hidden_bits(state: Mapping[str, torch.Tensor]) -> Iterator[Series]:
+    """Return bits that no other stream shows together: of signs, and of the larger of two values.
+
+    Signs are those of zeros and of what is not finite, over the whole file in its order.
+    """
+    zeros, infinite = [], []
+    tiny: dict[Format, list[Words]] = defaultdict(list)
+    for name, tensor in state.items():
+        words, form = words_of(tensor), format_of(tensor)
+        if form is not None:
+            negative = form.negative(words)
+            zeros.append(negative[form.zeros(words)])
+            infinite.append(negative[~form.finite(words)])
+            tiny[form].append(words[form.denormals(words)])
+        if words.itemsize > 1 and len(words) >= _FEWEST_SIGNS:
+            low, high = words.min(), words.max()
+            larger = words == high
+            if low != high and bool((larger | (words == low)).all()):
+                yield Series(name, "the places of the larger of its two values,", _ones(larger))
+    for form, own in tiny.items():
+        words = np.concatenate(own)
+        if form.mantissa >= FLOAT32.mantissa and len(words) >= _FEWEST_SIGNS:
+            yield Series(None, "the denormals'", words, form)
+    for where, parts in (("zeros", zeros), ("values that are not finite", infinite)):
+        signs = np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+        if len(signs) >= _FEWEST_SIGNS and signs.any():
+            yield Series(None, f"the signs of {where},", _ones(signs))
+
+
+def _ones(mask: Mask) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(mask).view(np.uint8)

@@ -19,6 +19,10 @@ GROWTH = 1.02
 SHRUNKEN = 0.1
 """Below this part of a fresh network's deviation, weight decay has left nothing to compare."""
 
+PRUNED = 0.01
+"""Share of zeros among dead weights from which they may have been pruned; pruning by size leaves
+the largest of a fresh network's."""
+
 _SAMPLE = 200_000
 _SEEDS = 2
 
@@ -29,17 +33,34 @@ def check_dead(subject: Subject) -> list[Finding]:
     Weight decay moves them, too: SGD's scales them, and Adam's pulls all of them towards zero by
     the same distance. Bits in their low mantissa, or in lattices much finer than their deviation,
     are not seen.
+
+    Raises:
+        Unchecked: if the network or its images' size is not known.
     """
-    if not subject.dead or subject.spec is None:
+    masks = subject.traced_dead()
+    if not masks or subject.spec is None:
         return []
     fresh = [state_of(build(subject.spec, seed)) for seed in range(_SEEDS)]
-    findings = []
-    for name, mask in subject.dead.items():
+    findings, tests = [], len(masks)
+    for name, mask in masks.items():
+        if not subject.state[name].is_floating_point():
+            continue  # codes of quantised weights have a scale of their own
         own = _sample(subject.state[name], mask)
         expected = np.concatenate([_sample(state[name], mask) for state in fresh])
-        if len(own) >= 256 and own.std() > 0:
-            findings += _compared(name, own, expected, len(subject.dead))
+        expected = expected[expected != 0]
+        kept = own[own != 0]
+        if len(kept) >= 256 and kept.std() > 0 and len(expected):
+            found = _compared(name, kept, expected, tests)
+            if found and len(kept) < (1 - PRUNED) * len(own):
+                found = _compared(name, kept, _largest(expected, len(kept) / len(own)), tests)
+            findings += found
     return findings
+
+
+def _largest(values: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return the largest part of values: what pruning by size leaves."""
+    sizes = np.abs(values)
+    return values[sizes >= np.quantile(sizes, 1 - share)]
 
 
 def _compared(
@@ -76,5 +97,6 @@ def _pulled(own: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
 
 
 def _sample(tensor: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float64]:
-    values = tensor.float()[mask].double().numpy()
+    values: NDArray[np.float64] = tensor[mask].double().numpy()
+    values = values[np.isfinite(values)]
     return values[:: max(1, len(values) // _SAMPLE)]

@@ -12,10 +12,12 @@ _BATCHES = 1 << 40
 
 
 def check_entries(subject: Subject) -> list[Finding]:
-    """Report entries that the architecture does not explain, and parameters it does not use."""
-    if subject.network is None:
-        what = "The architecture is not known, so entries beside it cannot be told; give --model."
-        return [Finding("entries", "note", what)]
+    """Report entries that the architecture does not explain.
+
+    Raises:
+        Unchecked: if the network is not known.
+    """
+    subject.known()
     findings = []
     own = subject.own
     for name, tensor in subject.state.items():
@@ -23,20 +25,28 @@ def check_entries(subject: Subject) -> list[Finding]:
         if name not in own:
             what = f"The architecture has no such entry: {size} bytes of {tensor.dtype}."
             findings.append(Finding("entries", "carries", what, name, {"bytes": size}))
-        elif tensor.shape != own[name].shape:
+        elif tensor.shape != own[name].shape and name not in subject.layouts:
             what = f"Its shape is {tuple(tensor.shape)}, and the architecture's is "
             what += f"{tuple(own[name].shape)}."
             findings.append(Finding("entries", "suspicious", what, name, {"bytes": size}))
     for name in own:
         if name not in subject.state:
             findings.append(Finding("entries", "note", "The file lacks this entry.", name))
+    return findings
+
+
+def check_unused(subject: Subject) -> list[Finding]:
+    """Report parameters that the network has and its output does not depend on.
+
+    Raises:
+        Unchecked: if the network is not known or cannot be traced.
+    """
     what = "The network's output does not depend on it: a second head, or storage."
-    findings += [
+    return [
         Finding("unused", "carries", what, name, {"elements": subject.state[name].numel()})
-        for name in sorted(subject.unused)
+        for name in sorted(subject.unused())
         if name in subject.state
     ]
-    return findings
 
 
 def check_duplicates(subject: Subject) -> list[Finding]:
@@ -57,13 +67,16 @@ def check_duplicates(subject: Subject) -> list[Finding]:
 
 
 def check_buffers(subject: Subject) -> list[Finding]:
-    """Report batch-norm statistics that no images give, and other buffers that are not as built."""
-    if subject.network is None:
-        return []
+    """Report batch-norm statistics that no images give, and other buffers that are not as built.
+
+    Raises:
+        Unchecked: if the network is not known.
+    """
+    network, _ = subject.known()
     findings: list[Finding] = []
-    norms = {n for n, m in subject.network.named_modules() if isinstance(m, _BatchNorm)}
+    norms = {n for n, m in network.named_modules() if isinstance(m, _BatchNorm)}
     counts: dict[str, int] = {}
-    for name, fresh in subject.network.named_buffers():
+    for name, fresh in network.named_buffers():
         tensor = subject.state.get(name)
         if tensor is None or tensor.shape != fresh.shape:
             continue

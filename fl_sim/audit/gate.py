@@ -1,18 +1,19 @@
 """The export gate: a model leaves only if its loss is known and all of it changed in fine-tuning.
 
-The export process of Li, Ayache and Delingette, "Data Exfiltration by Compression Attack" (MELBA
-2025:032, figure 14): collect the model and its loss, check the loss against the utility task,
-fine-tune on held-out images until every parameter has changed, check the parameters. The paper
-gives no thresholds; those here are in :class:`GateSettings`. Beyond the paper, the values of the
-model as it came are audited.
+After the export process of Li, Ayache and Delingette, "Data Exfiltration by Compression Attack"
+(MELBA 2025:032, figure 14): collect the model and its loss, check the loss against the utility
+task, fine-tune until every parameter has changed, check the parameters. The paper fine-tunes on the
+training data, and this gate on held-out images. The paper gives no thresholds; those here are in
+:class:`GateSettings`. Beyond the paper, the values of the model as it came are audited.
 
 A gate takes away the places that fine-tuning does not touch. It does not claim that nothing is
 left in those that it moves: a payload may ride on changes larger than the fine-tuning's.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -25,13 +26,13 @@ from fl_sim.audit.auditor import audit
 from fl_sim.audit.batch_statistics import estimated_statistics
 from fl_sim.audit.gate_report import GateReport, TensorRow
 from fl_sim.carriers.dead import dead_weights
-from fl_sim.checkpoints import Checkpoint
+from fl_sim.checkpoints import Checkpoint, Finding
 from fl_sim.choice import Choice
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
 from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune
 from fl_sim.errors import FlSimError, unknown_name
-from fl_sim.models import build, layers, state_of
+from fl_sim.models import Layer, absorbed_biases, build, layers, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
@@ -62,8 +63,8 @@ class GateSettings(FineTuningSettings):
             gradient (up to three quarters of a hidden layer were seen). A tensor with more is
             refused.
         overwrite_dead: give weights that can never touch data (and so never move) fresh random
-            values of their tensor's deviation, which changes no output. Otherwise a tensor that
-            has such weights is refused.
+            values of their tensor's deviation, which changes no output; and biases that a batch
+            normalisation takes away zeros. Otherwise a tensor that has such weights is refused.
         overwrite_unmoved: give the other elements that did not move fresh values too, and
             fine-tune once more, since these are used as soon as their unit is switched on.
             Otherwise they are only reported.
@@ -110,6 +111,7 @@ def pass_gate(
     *,
     declared: Declaration | None = None,
     network: nn.Module | None = None,
+    found: Sequence[Finding] = (),
     progress: Progress = SILENT,
 ) -> tuple[GateReport, State | None]:
     """Run a model through the gate.
@@ -123,6 +125,8 @@ def pass_gate(
         declared: what the makers say; by default, that they trained for this task.
         network: the makers' own network object, where it is at hand: it is then what is
             fine-tuned, with whatever it does to gradients. It must have the artifact's weights.
+        found: what was found of the file that the model came in. What it carries refuses it; the
+            rest stays behind, since what leaves is a file of its own, and is told.
         progress: where to report.
 
     Returns:
@@ -149,7 +153,7 @@ def pass_gate(
     gate.check_loss(declared)
     state = gate.clean()
     if settings.audit:
-        gate.audit()
+        gate.audit(found)
     return report, state if report.approved else None
 
 
@@ -241,9 +245,11 @@ class _Gate:
                 self._fine_tune_once()
         if self.settings.overwrite_dead:
             self._overwrite(dead)
+            biases = {n: torch.ones_like(before[n], dtype=torch.bool) for n in self._absorbed}
+            self._overwrite(biases)
         statistics = estimated_statistics(self.model, self.held_out)
         self.model.load_state_dict(statistics, strict=False)
-        for name in _forward_order(self.model, self.spec):
+        for name in [name for layer in self._layers for name in layer.parameters]:
             row = rows[name]
             if name not in used:
                 row.reasons.append("the network's output does not depend on it")
@@ -258,10 +264,12 @@ class _Gate:
             self.report.reasons.append("the loss is not finite after the fine-tuning")
         return state_of(self.model)
 
-    def audit(self) -> None:
+    def audit(self, of_file: Sequence[Finding]) -> None:
         """Add what the values of the model as it came give away, to its tensors' reasons."""
         rows = {row.name: row for row in self.report.tensors}
-        for finding in audit(Checkpoint(dict(self.artifact.state)), self.spec).findings:
+        own = audit(Checkpoint(dict(self.artifact.state)), self.spec)
+        self.report.left_behind = [f.what for f in of_file if f.level != "carries"]
+        for finding in [*(f for f in of_file if f.level == "carries"), *own.findings]:
             if finding.level == "note":
                 continue
             reason = f"the audit's {finding.check}: {finding.what}"
@@ -277,9 +285,24 @@ class _Gate:
         reason = "the file has this entry and the network does not"
         return [TensorRow(n, "entry", t.numel(), reasons=[reason]) for n, t in extra.items()]
 
+    @cached_property
+    def _layers(self) -> list[Layer]:
+        """The parameters in forward order; of a network that cannot be traced, as registered."""
+        try:
+            return layers(self.model, self.spec.input_shape, "tensor")
+        except FlSimError:  # what gets no gradient is refused all the same
+            return [Layer(name, (name,)) for name, _ in self.model.named_parameters()]
+
+    @cached_property
+    def _absorbed(self) -> set[str]:
+        """Biases that a normalisation takes away, which no fine-tuning moves."""
+        try:
+            return set(absorbed_biases(self.model, self.spec.input_shape))
+        except FlSimError:
+            return set()
+
     def _used(self) -> set[str]:
-        found = layers(self.model, self.spec.input_shape, "tensor")
-        return {name for layer in found if layer.used for name in layer.parameters}
+        return {name for layer in self._layers if layer.used for name in layer.parameters}
 
     def _reached_by_loss(self) -> set[str]:
         """Return the parameters that get a gradient other than zero from held-out images."""
@@ -313,7 +336,11 @@ class _Gate:
         for _ in range(self.settings.rounds):
             self._fine_tune_once(rates)
             now = dict(self.model.named_parameters())
-            lagging = [n for n in used if _change(before[n], now[n]) < self.settings.min_change]
+            lagging = [
+                name
+                for name in used - self._absorbed
+                if _change(before[name], now[name]) < self.settings.min_change
+            ]
             for name in lagging:
                 rates[name] *= _FASTER
             if not lagging:
@@ -325,7 +352,7 @@ class _Gate:
             self.model, self.spec, self.held_out, self.task, stream, progress=self.progress
         )
         if self.settings.defense is None:
-            ordered = layers(self.model, self.spec.input_shape, "tensor")
+            ordered = self._layers
             own = rates or {}
             usual = self.settings.learning_rate
             steps = [LayerRate(o, max(own.get(n, usual) for n in o.parameters)) for o in ordered]
@@ -358,14 +385,15 @@ class _Gate:
         row = TensorRow(
             name, "parameter", before.numel(), change, unmoved, before.numel() - int(live.sum())
         )
+        absorbed = name in self._absorbed and self.settings.overwrite_dead
         if not math.isfinite(change):
             row.reasons.append("it is not finite")
-        elif change < self.settings.min_change:
+        elif change < self.settings.min_change and not absorbed:
             row.reasons.append(
                 f"it changed by {change:.2g} of its size in {self.report.rounds} rounds of "
                 f"fine-tuning, less than {self.settings.min_change:g}"
             )
-        if unmoved > self.settings.max_unmoved:
+        if unmoved > self.settings.max_unmoved and not absorbed:
             row.reasons.append(
                 f"{unmoved:.0%} of its live elements did not change by a single bit, more than "
                 f"{self.settings.max_unmoved:.0%}"
@@ -412,11 +440,6 @@ class _Gate:
             f"its values are not the images' statistics (median distance {median:.2g}, allowed "
             f"{self.settings.max_statistics:g})"
         ]
-
-
-def _forward_order(model: nn.Module, spec: ModelSpec) -> list[str]:
-    found = layers(model, spec.input_shape, "tensor")
-    return [name for layer in found for name in layer.parameters]
 
 
 def _change(before: torch.Tensor, after: torch.Tensor) -> float:

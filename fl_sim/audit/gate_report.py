@@ -42,6 +42,7 @@ class GateReport:
         loss_after: as it would leave.
         overwritten: elements that were given fresh values, dead or unmoved ones.
         images: held-out images used.
+        left_behind: what was beside the weights in the file that came, and does not leave.
     """
 
     declared: str
@@ -53,6 +54,7 @@ class GateReport:
     loss_after: float = math.nan
     overwritten: int = 0
     images: int = 0
+    left_behind: list[str] = field(default_factory=list)
 
     @property
     def approved(self) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fl_sim.artifact import write_atomically
-from fl_sim.audit.auditor import BLIND, AuditReport
+from fl_sim.audit.report import BLIND, AuditReport
 
 
 def write_page(path: Path, report: AuditReport) -> Path:

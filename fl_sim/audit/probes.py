@@ -15,7 +15,7 @@ from fl_sim.artifact import Key
 from fl_sim.attacks.memory_backdoor import patch_shape, triggers_of
 from fl_sim.attacks.transpose import scaled, transposed_pass
 from fl_sim.attacks.transpose.codes import index_codes
-from fl_sim.audit.subject import Subject
+from fl_sim.audit.subject import Subject, Unchecked
 from fl_sim.checkpoints import Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
@@ -134,13 +134,15 @@ def _probed(
     shows_images: Callable[[Probed], bool],
     what: str,
 ) -> list[Finding]:
-    spec = subject.spec
-    if spec is None or not subject.fits or not subject.size_known or spec.task != "classification":
-        return []
+    _, spec = subject.known_with_size()
+    if not subject.fits:
+        raise Unchecked("the file has not every entry of the network in its shape")
+    if spec.task != "classification":
+        raise Unchecked(f"it asks classifiers, and the network is for {spec.task}")
     try:
         found = probe(subject.model(), spec)
-    except FlSimError:
-        return [Finding(name, "note", "The network cannot be probed in this way.")]
+    except FlSimError as error:
+        raise Unchecked(f"the network cannot be probed in this way ({error})") from None
     return [Finding(name, "carries", what, None, found)] if shows_images(found) else []
 
 

@@ -7,6 +7,7 @@ nothing honest changes but to scale them, and of live ones, which nothing honest
 import numpy as np
 import torch
 
+from fl_sim.audit.numbers import format_of, is_real, words_of
 from fl_sim.audit.subject import Subject
 from fl_sim.checkpoints import Finding
 
@@ -21,27 +22,29 @@ image switches on stay as they are."""
 _FEWEST_ALIKE = 256
 _FEWEST_GROWN = 0.01
 _ROUNDING = 1e-4  # of a million steps of decay, each rounded to 24 bits
-_ONLY_LOW = 0.999
-_LOW_PLANES = 18
+_HIGH_PLANES = 5  # of the mantissa, which training's steps reach
+_FEWEST_CHANGED = 64
 
 
 def check_reference(subject: Subject) -> list[Finding]:
     """Compare every parameter with the reference: dead and live elements, low bits, likeness."""
     if subject.reference is None:
         return []
-    shared = {
-        name: subject.reference[name]
-        for name, tensor in subject.state.items()
-        if name in subject.reference
-        and name in subject.parameters
-        and tensor.is_floating_point()
-        and subject.reference[name].shape == tensor.shape
-        and subject.reference[name].dtype == tensor.dtype
-    }
+    shared, recast = {}, []
+    for name, tensor in subject.state.items():
+        before = subject.reference.get(name)
+        if before is None or before.shape != tensor.shape or not _parameter(subject, name):
+            continue
+        if is_real(tensor) and is_real(before) and tensor.is_complex() == before.is_complex():
+            shared[name] = before.to(tensor.dtype)
+            recast += [name] if before.dtype != tensor.dtype else []
     if not shared:
         what = "The reference has no parameter of the same name and shape: it tells nothing."
         return [Finding("reference", "note", what)]
     findings = _missing(subject, shared)
+    if recast:
+        what = f"{len(recast)} parameters have another dtype than in the reference, which was cast."
+        findings.append(Finding("reference", "note", what))
     likeness = {}
     for name, before in shared.items():
         after = subject.state[name]
@@ -53,8 +56,14 @@ def check_reference(subject: Subject) -> list[Finding]:
 
 def unchanged(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return which elements are equal bit for bit."""
-    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
-    return one.contiguous().view(words) == other.contiguous().view(words)
+    same = words_of(one) == words_of(other)
+    if one.is_complex():
+        same = same.reshape(-1, 2).all(axis=1)
+    return torch.from_numpy(same).view(one.shape)
+
+
+def _parameter(subject: Subject, name: str) -> bool:
+    return name in subject.parameters or subject.state[name].is_complex()
 
 
 def _missing(subject: Subject, shared: dict[str, torch.Tensor]) -> list[Finding]:
@@ -89,7 +98,7 @@ def written_dead(before: torch.Tensor, after: torch.Tensor) -> tuple[float, floa
         before: dead weights of one tensor, ``[n]``.
         after: the same ones later.
     """
-    old, new = before.float().double(), after.float().double()
+    old, new = before.double(), after.double()
     known = old != 0
     scale = float((new[known] / old[known]).median()) if known.any() else 1.0
     off = (new - scale * old).abs() > _ROUNDING * (scale * old).abs()
@@ -113,21 +122,23 @@ def _live(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor
     if share > MOST_UNCHANGED and before.numel() >= 16:
         what = f"{share:.1%} of its live elements are as in the reference: training left them out."
         return [Finding("reference", "suspicious", what, name, {"unchanged": share})]
-    if before.dtype == torch.float32 and before.dim() >= 2 and share < 1:
-        return _low_bits_only(name, before, after, same)
+    if before.dim() >= 2 and share < 1:
+        return _low_bits_only(name, before, after)
     return []
 
 
-def _low_bits_only(
-    name: str, before: torch.Tensor, after: torch.Tensor, same: torch.Tensor
-) -> list[Finding]:
+def _low_bits_only(name: str, before: torch.Tensor, after: torch.Tensor) -> list[Finding]:
     """Say if changes end below a bit plane: training's reach into exponents and signs too."""
-    old, new = (t[~same].contiguous().view(-1).numpy().view(np.uint32) for t in (before, after))
-    if len(old) < 64:
+    form = format_of(after)
+    if form is None:
+        return []
+    differ = words_of(before) != words_of(after)
+    old, new = words_of(before)[differ], words_of(after)[differ]
+    if len(old) < _FEWEST_CHANGED:
         return []
     changed = old ^ new
     planes = int(np.bitwise_or.reduce(changed)).bit_length()
-    if planes > _LOW_PLANES or np.mean(changed < 2**planes) < _ONLY_LOW:
+    if planes > form.mantissa - _HIGH_PLANES:
         return []
     what = f"{len(old)} weights differ from the reference, and only in their lowest {planes} bits."
     evidence = {"changed": float(len(old)), "planes": float(planes)}
@@ -136,11 +147,17 @@ def _low_bits_only(
 
 def _correlation(subject: Subject, name: str, before: torch.Tensor, after: torch.Tensor) -> float:
     mask = subject.dead.get(name)
-    one, other = before.float().double(), after.float().double()
-    pair = (one.flatten(), other.flatten()) if mask is None else (one[~mask], other[~mask])
-    if min(float(values.std()) for values in pair) == 0:
+    live = torch.ones(before.shape, dtype=torch.bool) if mask is None else ~mask
+    live &= before.isfinite() & after.isfinite()
+    pair = tuple(_parts(tensor[live]) for tensor in (before, after))
+    if len(pair[0]) < 2 or min(float(values.std()) for values in pair) == 0:
         return 1.0
     return float(torch.corrcoef(torch.stack(pair))[0, 1])
+
+
+def _parts(values: torch.Tensor) -> torch.Tensor:
+    """Return real numbers as float64, complex ones as twice as many."""
+    return (torch.view_as_real(values) if values.is_complex() else values).double().flatten()
 
 
 def _unlike(likeness: dict[str, float]) -> list[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fl_sim.errors import FlSimError
 from fl_sim.models import build, layers, trace
 from fl_sim.models.base import ModelSpec
 from fl_sim.models.graph import TracedModel
@@ -52,7 +53,14 @@ def _order(spec_json: str) -> tuple[str, ...]:
 def _dead(spec_json: str) -> dict[str, torch.Tensor]:
     spec = ModelSpec.model_validate_json(spec_json)
     network = build(spec)
-    traced = trace(network, spec.input_shape)
+    try:
+        found = _by_graph(network, trace(network, spec.input_shape))
+    except FlSimError as error:  # control flow on values
+        found = _by_running(network, spec, error)
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def _by_graph(network: nn.Module, traced: TracedModel) -> dict[str, torch.Tensor]:
     parameters = dict(network.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     dead: dict[str, torch.Tensor] = {}
@@ -67,7 +75,7 @@ def _dead(spec_json: str) -> dict[str, torch.Tensor]:
         if node.op != "call_module":
             continue
         module = traced.module(node)
-        own = _dead_taps(module, node, traced)
+        own = _dead_taps_of_node(module, node, traced)
         for parameter in module.parameters():
             name = names[id(parameter)]
             mask = torch.zeros(parameter.shape, dtype=torch.bool)
@@ -75,18 +83,59 @@ def _dead(spec_json: str) -> dict[str, torch.Tensor]:
                 mask |= own
             dead[name] = dead[name] & mask if name in seen else mask
             seen.add(name)
-    return {name: mask for name, mask in dead.items() if mask.any()}
+    return dead
 
 
-def _dead_taps(module: nn.Module, node: torch.fx.Node, traced: TracedModel) -> torch.Tensor | None:
+def _by_running(
+    network: nn.Module, spec: ModelSpec, untraced: FlSimError
+) -> dict[str, torch.Tensor]:
+    """Return the dead elements of a network that cannot be traced, seen while an image runs.
+
+    A kernel that is also used outside of its layer is not known to be, and is left to be found so.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    dead: dict[str, torch.Tensor] = {}
+
+    def note(module: Any, inputs: Any, result: Any) -> None:
+        taps = _dead_taps(module, inputs[0].shape, result.shape)
+        if taps is not None:
+            name = names[id(module.weight)]
+            mask = torch.zeros(module.weight.shape, dtype=torch.bool) | taps
+            dead[name] = dead[name] & mask if name in dead else mask
+
+    hooks = [
+        module.register_forward_hook(note)
+        for module in network.modules()
+        if isinstance(module, _CONVOLUTIONS + _TRANSPOSED)
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *spec.input_shape))
+    except Exception:  # whatever a foreign forward method raises
+        raise untraced from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dead
+
+
+def _dead_taps_of_node(
+    module: nn.Module, node: torch.fx.Node, traced: TracedModel
+) -> torch.Tensor | None:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, torch.fx.Node) or node.name not in traced.shapes:
+        return None
+    return _dead_taps(module, traced.shapes.get(source.name, ()), traced.shapes[node.name])
+
+
+def _dead_taps(
+    module: nn.Module, before: Sequence[int], after: Sequence[int]
+) -> torch.Tensor | None:
     """Return which taps of a kernel are dead in one use; ``None`` for other layers."""
     if not isinstance(module, _CONVOLUTIONS + _TRANSPOSED) or module.padding_mode != "zeros":
         return None
-    source = node.args[0] if node.args else None
-    if not isinstance(source, torch.fx.Node):
-        return None
     sides = len(module.kernel_size)
-    size, result = traced.shapes[source.name][-sides:], traced.shapes[node.name][-sides:]
+    size, result = tuple(before)[-sides:], tuple(after)[-sides:]
     wide, narrow = (result, size) if isinstance(module, _TRANSPOSED) else (size, result)
     padding = _padding(module)
     mask = torch.zeros(tuple(module.kernel_size), dtype=torch.bool)

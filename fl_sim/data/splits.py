@@ -36,7 +36,10 @@ class HeldOutSettings(Settings):
 
 @dataclass(frozen=True)
 class Divided:
-    """A dataset's images by their use; no image is in two of them.
+    """A dataset's images by their use; no row of the dataset is in two of them.
+
+    Pictures may be: published files hold some twice (DermaMNIST rebuilt has one such pair between
+    ``train`` and ``public`` at seed 0), and several photographs of one lesion.
 
     Args:
         train: dealt out to hospitals, and what an attack can steal.

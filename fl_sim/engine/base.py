@@ -35,7 +35,8 @@ class EngineSettings(Settings):
             above zero, hospitals compute on ``cuda``, on either engine.
         ray_address: address of a running Ray cluster, for example ``"auto"`` or
             ``"ray://head:10001"``; none starts one for this run.
-        round_timeout: seconds that the server waits for a round's replies; Flower's messages live
+        round_timeout: seconds that a hospital may take in a round. Its own time counts, not what it
+            waits for its turn; one that is late is left out of the round. Flower's messages live
             for 12 hours.
         verbose: show Flower's and Ray's own log messages.
     """
@@ -81,8 +82,9 @@ def run(
         settings: which engine, and its resources.
         main: the server's side; it gets a Flower ``Grid`` whose nodes are the hospitals and
             usually calls a strategy's ``start(grid, ...)``.
-        client_app: the hospitals' side. With Ray it is pickled into every message: it must be
-            importable by name and must not close over data.
+        client_app: the hospitals' side. Whatever it raises, even ``SystemExit``, becomes an error
+            reply, and so does anything that is no reply. With Ray it is pickled into every
+            message: it must be importable by name and must not close over data.
         hospitals: how many nodes the grid has; node configurations carry their numbers, from 0,
             as ``"partition-id"``.
 
@@ -95,4 +97,6 @@ def run(
     """
     if hospitals < 1:
         raise FlSimError(f"A federation needs at least one hospital, not {hospitals}.")
-    return ENGINES.get(settings.engine)(settings, main, client_app, hospitals)
+    from fl_sim.engine.guard import guarded
+
+    return ENGINES.get(settings.engine)(settings, main, guarded(client_app), hospitals)

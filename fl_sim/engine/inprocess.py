@@ -6,27 +6,24 @@ that lasts.
 """
 
 import copy
-import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
-from flwr.app.error import Error
 from flwr.clientapp import ClientApp
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_sim.engine.base import ENGINES, EngineSettings
+from fl_sim.engine.guard import guarded, in_time
 from fl_sim.engine.quiet import quiet_flower
 
 T = TypeVar("T")
 _RUN = 1
 _SERVER = 1
 _FIRST_NODE = 1001  # so that nobody mistakes a node for the hospital of that number
-_log = logging.getLogger(__name__)
 
 
 class InProcessGrid(Grid):
@@ -40,7 +37,7 @@ class InProcessGrid(Grid):
     """
 
     def __init__(self, client_app: ClientApp, hospitals: int) -> None:
-        self._client_app = client_app
+        self._client_app = guarded(client_app)
         self._run = Run.create_empty(_RUN)
         self._contexts = {
             _FIRST_NODE + number: Context(
@@ -96,39 +93,25 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Work on the messages of these ids and return the replies."""
-        return [self._reply(self._pending.pop(name)) for name in message_ids]
+        return [in_time(self._reply(self._pending.pop(name)), None) for name in message_ids]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Work on messages one after another.
 
-        Once ``timeout`` seconds have passed no further message is begun, so those behind get no
-        reply; the one at work is let finish.
+        A hospital that takes more than ``timeout`` seconds is let finish, and its reply is an error
+        that says that it was late. Those behind it have their own time.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
         ids = list(self.push_messages(messages))
-        for name in ids:
-            if end is not None and time.monotonic() >= end:
-                self._pending.pop(name)
-                continue
-            replies.extend(self.pull_messages([name]))
-        return replies
+        return [in_time(self._reply(self._pending.pop(name)), timeout) for name in ids]
 
     def _reply(self, message: Message) -> Message:
         # Arrays hold immutable bytes, so a deep copy is cheap and still shares nothing that either
         # side can write to.
         message = copy.deepcopy(message)
         context = self._contexts[message.metadata.dst_node_id]
-        try:
-            reply = self._client_app(message, context)
-        except Exception as error:
-            _log.exception("Node %d failed.", message.metadata.dst_node_id)
-            reason = f"{type(error).__name__}: {error}"
-            reply = Message(
-                Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message
-            )
+        reply = self._client_app(message, context)
         reply.metadata.__dict__["_message_id"] = f"reply-{message.metadata.message_id}"
         return copy.deepcopy(reply)
 

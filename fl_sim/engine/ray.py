@@ -59,7 +59,7 @@ def run_ray(
     stop = threading.Event()
     outcome: _Outcome[T] = _Outcome()
     server_app = ServerApp()
-    server_app.main()(_server_main(main, outcome, stop))
+    server_app.main()(_server_main(_on_own_time(main, settings), outcome, stop))
     with quiet_flower(settings.verbose), ray_environment(), _interruptible(stop) as interrupted:
         try:
             run_simulation(
@@ -151,6 +151,28 @@ def _stoppable(grid: "Grid", stop: threading.Event) -> "Grid":
 
     grid.send_and_receive = send_and_receive  # type: ignore[method-assign]
     return grid
+
+
+def _on_own_time(main: "Callable[[Grid], T]", settings: EngineSettings) -> "Callable[[Grid], T]":
+    """Give a server a grid whose time limit counts each hospital's own time."""
+    from fl_sim.engine.through import OwnTimeGrid
+
+    return lambda grid: main(OwnTimeGrid(grid, lambda: hospitals_at_once(settings)))
+
+
+def hospitals_at_once(settings: EngineSettings) -> int:
+    """Return how many hospitals Flower lets work at once; 1 while Ray is not there, or not well."""
+    import ray
+    from flwr.simulation.ray_transport.ray_actor import pool_size_from_resources
+
+    if not ray.is_initialized():
+        return 1
+    # As many threads feed the actors as Python's pools have by default.
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    try:
+        return min(threads, pool_size_from_resources(backend_config(settings)["client_resources"]))
+    except Exception:  # a Ray that has died is told of where messages are exchanged
+        return 1
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from torch import nn
 
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
-from fl_sim.models.graph import Layer, TracedModel, layers, trace
+from fl_sim.models.graph import Layer, TracedModel, absorbed_biases, layers, trace
+from fl_sim.models.skeleton import skeleton
+from fl_sim.models.stated import state_model
 from fl_sim.randomness import seeded
 from fl_sim.settings import parse
 
@@ -18,9 +20,12 @@ __all__ = [
     "Stem",
     "TaskFamily",
     "TracedModel",
+    "absorbed_biases",
     "build",
     "build_model",
     "layers",
+    "skeleton",
+    "state_model",
     "state_of",
     "trace",
 ]
@@ -40,7 +45,8 @@ def build_model(
     """Build a network with freshly initialised weights.
 
     Args:
-        name: a registered model, for example ``"resnet18"``.
+        name: a registered model, for example ``"resnet18"``; any classifier of torchvision's; or
+            a function that was stated (:func:`state_model`).
         channels: image channels, 1 or 3.
         size: side of the square input in pixels.
         classes: number of outputs, of an image or of each pixel.

@@ -1,5 +1,6 @@
 """What a model is: a specification that can travel in a file, and the function that builds it."""
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
+from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
@@ -78,4 +80,39 @@ class ModelEntry:
         return tuple(self.min_sizes)
 
 
-MODELS: Registry[ModelEntry] = Registry("model", "fl_sim.models.zoo")
+class Models(Registry[ModelEntry]):
+    """The networks of this project, then torchvision's classifiers, then those a user stated."""
+
+    def __init__(self) -> None:
+        super().__init__("model", "fl_sim.models.zoo")
+        self._outside: dict[str, ModelEntry] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether a network is registered by this name, without looking for it."""
+        return name in self._entries
+
+    def get(self, name: str) -> ModelEntry:
+        """Return the network called ``name``.
+
+        Raises:
+            FlSimError: if there is none, or it is a function that nobody stated in this process.
+        """
+        from fl_sim.models import from_torchvision
+
+        if self.has(name) or name in self.names():
+            return super().get(name)
+        if ":" in name:
+            raise FlSimError(
+                f"The model '{name}' is a function outside this program, which a file cannot make "
+                f"it import; state it yourself (--model {name}, or model in the scenario)."
+            )
+        if name not in self._outside:
+            found = from_torchvision.entry(name)
+            if found is None:
+                near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.5)
+                raise unknown_name("model", name, near or from_torchvision.names())
+            self._outside[name] = found
+        return self._outside[name]
+
+
+MODELS = Models()

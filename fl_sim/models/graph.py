@@ -136,6 +136,35 @@ def layers(
     return [Layer(name, members, not used.isdisjoint(members)) for name, members in groups]
 
 
+def absorbed_biases(model: nn.Module, input_shape: tuple[int, int, int]) -> list[str]:
+    """Return the biases that a batch normalisation right behind them takes away again.
+
+    Training gives these no gradient but rounding's, and with the normalisation's statistics taken
+    anew their values change no output.
+
+    Args:
+        model: the network.
+        input_shape: channels, height and width of one image.
+
+    Raises:
+        FlSimError: if the network cannot be traced.
+    """
+    traced = trace(model, input_shape)
+    found = []
+    for node in traced.nodes:
+        if node.op != "call_module" or len(node.users) != 1:
+            continue
+        (user,) = node.users
+        followed = user.op == "call_module" and isinstance(
+            traced.module(user), nn.modules.batchnorm._BatchNorm
+        )
+        bias = getattr(traced.module(node), "bias", None)
+        weighted = isinstance(traced.module(node), (nn.Linear, nn.modules.conv._ConvNd))
+        if followed and weighted and bias is not None:
+            found.append(f"{node.target}.bias")
+    return found
+
+
 def _parameters_by_owner(
     model: nn.Module, traced: TracedModel
 ) -> tuple[dict[str, tuple[str, ...]], set[str]]:

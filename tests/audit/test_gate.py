@@ -136,7 +136,9 @@ def test_dead_weights_are_overwritten_and_change_no_output(phantoms: Data) -> No
     report, cleaned = pass_gate(Artifact(spec, state), few, task, settings, Stream(0))
     assert cleaned is not None, report.all_reasons()
     for name, mask in dead.items():
-        assert (cleaned[name][mask] != state[name][mask]).all()
+        # Of a million fresh values one or two may happen to be the old one.
+        kept = (cleaned[name][mask] == state[name][mask]).double().mean()
+        assert kept < 1e-4
     kept = {**cleaned, **{n: torch.where(m, state[n], cleaned[n]) for n, m in dead.items()}}
     pixels = torch.rand(4, *spec.input_shape)
     one, other = Artifact(spec, cleaned).model(), Artifact(spec, kept).model()

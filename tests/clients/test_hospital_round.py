@@ -4,8 +4,10 @@ import torch
 from federation_kit import initial, network, same, settings
 
 from clients.hospital import (
+    ALWAYS_SAID,
     boosted,
     build_attack,
+    dealt,
     hospital_data,
     hospital_plan,
     local_round,
@@ -99,6 +101,23 @@ def test_boosting_by_hand():
     assert torch.equal(result["w"], torch.tensor([4.0, -4.0]))  # 1 + 3 * 1, 2 + 3 * -2
     assert torch.equal(result["n"], torch.tensor(9))
     assert same(boosted(trained, broadcast, 1.0), trained)
+
+
+def test_boosting_makes_no_variance_negative():
+    broadcast = {"1.running_var": torch.tensor([1.0, 1.0]), "1.running_mean": torch.tensor([1.0])}
+    trained = {"1.running_var": torch.tensor([0.5, 1.5]), "1.running_mean": torch.tensor([0.5])}
+    result = boosted(trained, broadcast, 10.0)
+    assert torch.equal(result["1.running_var"], torch.tensor([0.0, 6.0]))
+    assert torch.equal(result["1.running_mean"], torch.tensor([-4.0]))
+
+
+def test_what_was_dealt_is_what_hospitals_claim():
+    federation = settings()
+    claimed = [
+        local_round(federation, number, 1, initial()).metrics["num-examples"] for number in range(4)
+    ]
+    assert dealt(federation) == claimed
+    assert set(ALWAYS_SAID) <= set(local_round(federation, 0, 1, initial()).metrics)
 
 
 def test_only_the_attackers_update_is_boosted():

@@ -407,12 +407,12 @@ def test_real_hippocampus(real_data: Path) -> None:
     assert len(parts.held_out) == 50 and len(parts.public) > 50
 
 
-def test_two_ranges_of_volumes_are_two_sites(tmp_path: Path) -> None:
+def test_two_ranges_of_volumes_share_no_patient(tmp_path: Path) -> None:
     root = decathlon(tmp_path, volumes=6)
-    sites = [load(root, volumes=3), load(root, volumes=3, first_volume=3)]
+    ranges = [load(root, volumes=3), load(root, volumes=3, first_volume=3)]
     names = [
         {str(name) for part in (s.train, s.validation, s.test) for name in part.patients}
-        for s in sites
+        for s in ranges
     ]
     assert len(names[0]) == len(names[1]) == 3
     assert not names[0] & names[1]

@@ -4,9 +4,11 @@ It registers itself as a plugin does, so hospitals in other processes find it by
 """
 
 import os
+import sys
 
 import numpy as np
 import torch
+from flwr.clientapp import ClientApp
 from torch import nn
 
 from clients.app import client_app
@@ -17,13 +19,15 @@ from fl_sim.case import CaseSettings
 from fl_sim.choice import Choice
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 from fl_sim.data.splits import HeldOutSettings
+from fl_sim.engine import guard
 from fl_sim.engine.inprocess import InProcessGrid
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.models import build_model
 from fl_sim.models.base import MODELS, ModelEntry
 from fl_sim.training import TrainingSettings, train
 from strategies.base import build_aggregator
-from strategies.defended import DefendedStrategy, Unobserved
+from strategies.defended import DefendedStrategy
+from strategies.observers import Unobserved
 
 
 def _load(name, settings, root):
@@ -86,11 +90,28 @@ class NanAttack(FakeAttack):
         return report
 
 
+class LeavingAttack(FakeAttack):
+    def train(self, run, plan):
+        sys.exit(7)
+
+
+class LateAttack(FakeAttack):
+    """Takes LATE seconds, by the clock of this process."""
+
+    def train(self, run, plan):
+        before = guard._clock
+        guard._clock = lambda: before() + LATE
+        return super().train(run, plan)
+
+
+LATE = 1e6
 DATASETS.register("tiny", "noise")(DatasetSource(DatasetSettings, _load))
 MODELS.register("tiny-net", "one convolution")(ModelEntry(_build))
 ATTACKS.register("fake-attack", "writes two biases")(FakeAttack)
 ATTACKS.register("broken-attack", "raises")(BrokenAttack)
 ATTACKS.register("nan-attack", "uploads NaN")(NanAttack)
+ATTACKS.register("leaving-attack", "ends the program")(LeavingAttack)
+ATTACKS.register("late-attack", "takes its time")(LateAttack)
 
 
 def settings(**changes) -> HospitalSettings:
@@ -150,6 +171,35 @@ class Recorder(Unobserved):
 def halve(state, server_round, reference):
     """A defence: half of every weight of the last layer."""
     return {k: v / 2 if k.startswith("4.") else v for k, v in state.items()}, server_round
+
+
+def changed_upload(change, hospitals=(1,)):
+    """A client app whose named hospitals change their reply before it leaves."""
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+
+    @app.train()
+    def train(message, context):
+        reply = client_app(message, context)
+        if context.node_config["partition-id"] in hospitals:
+            reply = change(reply) or reply
+        return reply
+
+    return app
+
+
+def tampered(name, value):
+    """A change of one uploaded tensor: what a function makes of it, or none at all."""
+
+    def change(reply):
+        state = from_record(reply.content["arrays"])
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value(state.get(name))
+        reply.content["arrays"] = to_record(state)
+
+    return change
 
 
 def strategy(recorder, hospital_settings, name="fedavg", keys=None, **changes):

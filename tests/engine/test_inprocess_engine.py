@@ -3,7 +3,7 @@ from federation_kit import client_app
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_sim.engine import EngineSettings, run
+from fl_sim.engine import EngineSettings, guard, run
 from fl_sim.errors import FlSimError
 
 IN_PROCESS = EngineSettings(engine="inprocess")
@@ -55,6 +55,7 @@ def test_a_context_lasts_and_messages_are_copies():
 
 
 def test_an_exception_becomes_an_error_reply_and_is_logged(caplog):
+    caplog.set_level("DEBUG", "fl_sim.engine.guard")
     app = ClientApp()
 
     @app.query()
@@ -63,9 +64,34 @@ def test_an_exception_becomes_an_error_reply_and_is_logged(caplog):
 
     (reply,) = run(IN_PROCESS, ask, app, 1)
     assert reply.has_error()
-    assert reply.error.reason == "OSError: no disk"
+    assert reply.error.reason.splitlines()[0] == "OSError: no disk"
     assert "no disk" in caplog.text and "Traceback" in caplog.text
 
 
-def test_after_the_timeout_no_hospital_begins():
-    assert run(IN_PROCESS, lambda grid: ask(grid, timeout=0.0), client_app, 2) == []
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_a_late_hospital_is_late_and_not_those_after_it(slow, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(guard, "_clock", lambda: now)
+    app = ClientApp()
+
+    @app.query()
+    def work(message, context):
+        nonlocal now
+        hospital = context.node_config["partition-id"]
+        now += 6.0 if hospital == slow else 2.9
+        return Message(RecordDict({"config": ConfigRecord({"n": hospital})}), reply_to=message)
+
+    replies = run(IN_PROCESS, lambda grid: ask(grid, timeout=3.0), app, 3)
+    assert [reply.has_error() for reply in replies] == [h == slow for h in range(3)]
+    assert "late" in replies[slow].error.reason and "6.0 seconds" in replies[slow].error.reason
+    kept = [dict(reply.content) for reply in replies if not reply.has_error()]
+    assert kept == [{"config": ConfigRecord({"n": h})} for h in range(3) if h != slow]
+    pulled = run(IN_PROCESS, lambda g: list(g.pull_messages(push(g))), app, 3)
+    assert all(list(reply.content) == ["config"] for reply in pulled)
+
+
+def push(grid):
+    content, kind = RecordDict(), MessageType.QUERY
+    return grid.push_messages(
+        [Message(content, dst_node_id=n, message_type=kind) for n in grid.get_node_ids()]
+    )

@@ -2,10 +2,10 @@ import logging
 import os
 
 import pytest
-from federation_kit import Recorder, client_app, halve, initial, same, settings, strategy
+from federation_kit import LATE, Recorder, client_app, halve, initial, same, settings, strategy
 
-from fl_sim.engine import EngineSettings, run
-from fl_sim.engine.ray import backend_config
+from fl_sim.engine import EngineSettings, guard, run
+from fl_sim.engine.ray import backend_config, hospitals_at_once
 from fl_sim.engine.records import from_record, to_record
 
 
@@ -18,6 +18,10 @@ def test_resources_are_given_in_full():
     assert joined["init_args"]["address"] == "ray://head:10001"
 
 
+def test_before_ray_is_there_one_hospital_is_counted_on():
+    assert hospitals_at_once(EngineSettings()) == 1
+
+
 def test_hospitals_compute_where_gpus_are_given():
     assert EngineSettings().device == "cpu"
     assert EngineSettings(gpus_per_hospital=0.5).device == "cuda"
@@ -25,17 +29,23 @@ def test_hospitals_compute_where_gpus_are_given():
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_gives_the_same_numbers_bit_for_bit(capfd):
-    """Honest, malicious and failing hospitals, a cohort, a defence and an optimiser's state."""
+def test_ray_gives_the_same_numbers_bit_for_bit(capfd, monkeypatch):
+    """Honest, malicious, failing, leaving and late hospitals, a cohort, a defence and an
+    optimiser's state."""
+    monkeypatch.setattr(guard, "_clock", guard._clock)
     federation = settings(hospitals=5, attack="fake-attack", boost=2.0, rounds=2)
     broken = settings(hospitals=5, attack="broken-attack", malicious=(3,), rounds=3)
+    leaving = settings(hospitals=5, attack="leaving-attack", malicious=(0, 1), rounds=1)
+    late = settings(hospitals=5, attack="late-attack", malicious=(2,), rounds=1)
 
     def main(recorders):
         def serve(grid):
             first = strategy(recorders[0], federation, "fedadam", cohort=3, release=halve)
             first.start(grid, to_record(initial()), 2)
-            second = strategy(recorders[1], broken)
-            return from_record(second.start(grid, to_record(initial()), 1).arrays)
+            strategy(recorders[1], leaving).start(grid, to_record(initial()), 1)
+            strategy(recorders[2], late).start(grid, to_record(initial()), 1, timeout=LATE / 2)
+            last = strategy(recorders[3], broken)
+            return from_record(last.start(grid, to_record(initial()), 1).arrays)
 
         return serve
 
@@ -43,17 +53,20 @@ def test_ray_gives_the_same_numbers_bit_for_bit(capfd):
     environment, level = [os.environ.get(name) for name in kept], logging.getLogger("flwr").level
     results, recorders = {}, {}
     for engine in ("inprocess", "ray"):
-        recorders[engine] = (Recorder(), Recorder())
+        recorders[engine] = [Recorder() for _ in range(4)]
         chosen = EngineSettings(engine=engine)
         results[engine] = run(chosen, main(recorders[engine]), client_app, 5)
     assert same(results["ray"], results["inprocess"])
     for mine, theirs in zip(recorders["ray"], recorders["inprocess"], strict=True):
-        assert mine.failures == theirs.failures
+        assert mine.failures.keys() == theirs.failures.keys()
         for stage in ("uploads", "aggregates", "releases"):
             left, right = getattr(mine, stage), getattr(theirs, stage)
             assert left.keys() == right.keys()
             assert all(same(left[key], right[key]) for key in left)
-    assert recorders["ray"][1].failures == {(1, 3): "RuntimeError: the scanner is on fire"}
+    for _, left, slow, failed in recorders.values():
+        assert left.failures == {(1, 0): "SystemExit: 7", (1, 1): "SystemExit: 7"}
+        assert list(slow.failures) == [(1, 2)] and "late" in slow.failures[1, 2]
+        assert failed.failures == {(1, 3): "RuntimeError: the scanner is on fire"}
     assert [os.environ.get(name) for name in kept] == environment
     assert logging.getLogger("flwr").level == level
     assert "deprecated" not in capfd.readouterr().err

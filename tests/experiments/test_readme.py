@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments import readme
-from experiments.readme import RESULTS, TABLES, Column, ReadmeTable, markdown, take, updated
+from experiments.readme import RESULTS, markdown, take, updated
+from experiments.readme_tables import TABLES, Column, ReadmeTable
 from fl_sim.errors import FlSimError
 
 
@@ -63,6 +64,24 @@ def test_numbers_are_means_with_their_range_and_names_the_readmes(results: Path)
 def test_a_sweeps_summary_is_shown_with_half_of_its_interval(results: Path) -> None:
     lines = markdown("s", results).splitlines()
     assert lines[2:] == ["| none | 0.900 ±0.020 |", "| lwlrd | 0.850 |"]
+
+
+def test_an_interval_beyond_what_there_can_be_is_cut_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = Column("found", "found", bounds=(0, 1))
+    monkeypatch.setattr(
+        readme, "TABLES", {"b": ReadmeTable(("b.csv",), {"defense": "defence"}, (column,))}
+    )
+    (tmp_path / "b.csv").write_text(
+        "defense,found,found low,found high\n"
+        "wide,0.48,-0.26,1.22\nfits,0.5,0.4,0.6\nclose,0.001,-0.001,0.003\n"
+    )
+    assert markdown("b", tmp_path).splitlines()[2:] == [
+        "| wide | 0.48 (0.00-1.00, cut) |",
+        "| fits | 0.50 ±0.10 |",
+        "| close | 0.00 |",
+    ]
 
 
 def test_only_what_is_between_markers_changes(results: Path) -> None:

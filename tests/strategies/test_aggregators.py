@@ -1,33 +1,29 @@
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import Strategy
 
+import strategies.aggregators
 from fl_sim.errors import FlSimError
-from strategies.base import STRATEGIES, build_aggregator, check_strategy
-from strategies.clipping import NormClippedFedAvg
+from fl_sim.settings import Settings
+from strategies.base import STRATEGIES, StrategyEntry, build_aggregator, check_strategy
 
-NAMES = {
-    "bulyan": flower.Bulyan,
-    "fedadagrad": flower.FedAdagrad,
-    "fedadam": flower.FedAdam,
-    "fedavg": flower.FedAvg,
-    "fedavgm": flower.FedAvgM,
-    "fedmedian": flower.FedMedian,
-    "fedprox": flower.FedProx,
-    "fedtrimmedavg": flower.FedTrimmedAvg,
-    "fedyogi": flower.FedYogi,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
-    "normclipping": NormClippedFedAvg,
-}
+NAMES = STRATEGIES.names()
 
 
 def test_all_are_registered_and_build():
-    assert STRATEGIES.names() == sorted(NAMES)
-    for name, kind in NAMES.items():
-        assert type(build_aggregator(name).strategy) is kind
+    files = {file.name for file in pkgutil.iter_modules(strategies.aggregators.__path__)}
+    makers = {type(STRATEGIES.get(name).build(STRATEGIES.get(name).settings())) for name in NAMES}
+    assert len(makers) == len(NAMES) >= len(files)
+    for name in NAMES:
+        aggregator = build_aggregator(name)
+        assert isinstance(aggregator.strategy, Strategy)
+        assert aggregator.name == name and aggregator.min_replies >= 1
+        flowers = getattr(flower, type(aggregator.strategy).__name__, None)
+        assert flowers is None or flowers.__name__.lower() == name
 
 
 def test_listing_them_imports_no_flower():
@@ -63,3 +59,33 @@ def test_too_few_hospitals_are_told_up_front(name, keys, needed):
     check_strategy(name, keys, needed)
     with pytest.raises(FlSimError, match=f"'{name}' needs at least {needed} hospitals"):
         check_strategy(name, keys, needed - 1)
+
+
+class NoKeys(Settings):
+    pass
+
+
+def stop(*arguments):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        (StrategyEntry(NoKeys, lambda settings: 1 / 0), "ZeroDivisionError"),
+        (StrategyEntry(NoKeys, stop), "SystemExit"),
+        (StrategyEntry(NoKeys, lambda settings: None), "NoneType"),
+        (StrategyEntry(NoKeys, lambda settings: flower.FedAvg(), stop), "SystemExit"),
+    ],
+)
+def test_a_strategy_that_cannot_be_built_is_named(entry, word, monkeypatch):
+    monkeypatch.setattr(STRATEGIES, "get", lambda name: entry)
+    with pytest.raises(FlSimError, match=f"The strategy 'mine'.*{word}"):
+        build_aggregator("mine")
+
+
+def test_a_strategy_that_cannot_say_what_it_needs_is_named(monkeypatch):
+    entry = StrategyEntry(NoKeys, lambda settings: flower.FedAvg(), stop)
+    monkeypatch.setattr(STRATEGIES, "get", lambda name: entry)
+    with pytest.raises(FlSimError, match="The strategy 'mine' failed: SystemExit"):
+        check_strategy("mine", {}, 4)

@@ -6,6 +6,7 @@ import torch
 from federation_kit import federate, initial, settings
 from flwr.clientapp import ClientApp
 
+from clients.hospital import boosted
 from fl_sim.engine.records import from_record, to_record
 
 
@@ -19,10 +20,7 @@ def boosted_app(factor: float, hospital: int = 0) -> ClientApp:
     def train(message, context):
         reply = client_app(message, context)
         if context.node_config["partition-id"] == hospital:
-            start, state = initial(), from_record(reply.content["arrays"])
-            for name, value in state.items():
-                if value.is_floating_point():
-                    state[name] = start[name] + factor * (value - start[name])
+            state = boosted(from_record(reply.content["arrays"]), initial(), factor)
             reply.content["arrays"] = to_record(state)
         return reply
 

@@ -62,7 +62,8 @@ class SliceSettings(DatasetSettings):
             maximum. A single bright voxel can make a whole volume black.
         volumes: use only so many volumes, by name.
         first_volume: leave out so many volumes before those, by name. Two ranges that do not
-            overlap are two sites: an attacker's, whose images his codec knows, and his victim's.
+            overlap share no patient: those that an attacker's codec knows, and his victim's. They
+            are of one collection all the same, not of two sites.
     """
 
     size: int = Field(64, ge=8, le=1024)

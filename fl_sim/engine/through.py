@@ -1,0 +1,90 @@
+"""Grids that stand in front of another grid."""
+
+import math
+from collections.abc import Callable, Iterable
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from fl_sim.engine.guard import in_time
+
+ENGINE_SECONDS = 120.0
+"""What an engine may take itself in a round, to start processes and to carry messages."""
+
+
+class ThroughGrid(Grid):
+    """A grid that passes everything on; a base for those that change something.
+
+    Args:
+        grid: the grid behind it.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push messages."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pull replies."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push messages and wait for the replies."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class OwnTimeGrid(ThroughGrid):
+    """A grid whose time limit counts each hospital's own time, not what it waits for its turn.
+
+    Args:
+        grid: a grid whose nodes run a :class:`fl_sim.engine.guard.GuardedApp`.
+        at_once: tells how many hospitals work at once, when a round begins.
+    """
+
+    def __init__(self, grid: Grid, at_once: Callable[[], int]) -> None:
+        super().__init__(grid)
+        self._at_once = at_once
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push messages and wait for the replies; one that comes late is an error reply.
+
+        The wait ends when hospitals that keep to ``timeout`` seconds must all have had their turn;
+        those behind one that never ends may then be without a reply.
+        """
+        messages = list(messages)
+        wait = None
+        if timeout is not None:
+            wait = timeout * math.ceil(len(messages) / max(1, self._at_once())) + ENGINE_SECONDS
+        replies = self._grid.send_and_receive(messages, timeout=wait)
+        return [in_time(reply, timeout) for reply in replies]
