@@ -7,6 +7,7 @@ from typing import Any
 
 _LONGEST_NAME = 120
 _DIGITS = 40
+_LISTED = 24
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that print nothing, or steer what prints: controls, formats, surrogates."""
@@ -60,6 +61,8 @@ def shown(value: Any, length: int = _LONGEST_NAME) -> str:
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the valid name nearest to ``name``, else all of them.
 
+    Of very many only the first are named.
+
     Args:
         name: what the user wrote.
         valid: the names that would have been accepted.
@@ -69,7 +72,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.5)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Valid names: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f" Valid names: {', '.join(names[:_LISTED])}{more}." if names else ""
 
 
 def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> FlSimError:

@@ -18,8 +18,8 @@ from fl_sim.plain import LARGEST_INTEGER, check_plain
 MOST = 1_000_000
 """Largest integer of a key that gives no bound of its own."""
 
-FURTHEST = 1e9
-"""Largest size of a float of a key that gives no bound of its own."""
+FURTHEST = 1e30
+"""Largest size of a float of a key that gives no bound of its own; float32 itself ends at 3e38."""
 
 MOST_EPOCHS = 100_000
 """Passes over the images, in any training."""

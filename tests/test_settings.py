@@ -31,7 +31,7 @@ REFUSED = {
     "counts": [[1, MOST + 1], [2**63], 3],
     "factor": [float("nan"), float("inf"), -float("inf"), 2 * FURTHEST, True, "0.5"],
     "norm": [float("inf"), float("nan"), 0, 1e300, "0.5", "honset"],
-    "amplify": [float("inf"), 1e10],
+    "amplify": [float("inf"), 1e31],
     "seed": [-1, 2**63, True],
     "name": [3, None],
 }
@@ -44,7 +44,7 @@ def test_what_cannot_run_is_refused_by_its_key(key: str, value: object) -> None:
     assert str(refusal.value).startswith("[outer]") and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e10])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e31])
 def test_so_are_keys_of_tables_inside(value: float) -> None:
     with pytest.raises(FlSimError, match="rate"):
         parse(_Outer, {"inner": {"rate": value}}, "[outer]")
@@ -79,6 +79,6 @@ def test_every_number_of_every_component_has_an_end() -> None:
             for key, field in kind.model_fields.items():
                 if field.annotation not in (int, float):
                     continue
-                for value in (float("inf"), float("nan"), 1e308, 2**62, True):
+                for value in (float("inf"), float("nan"), 1e308, 10**31, True):
                     with pytest.raises(FlSimError, match=key):
                         parse(kind, {key: value}, f"[{entry.name}]")

@@ -167,7 +167,7 @@ def test_hooks_are_called_around_each_step_in_order() -> None:
 
 def test_a_diverging_training_is_one_sentence() -> None:
     with pytest.raises(FlSimError, match="lower the learning_rate"):
-        train(_run(optimizer="sgd", learning_rate=1e9, epochs=20))
+        train(_run(optimizer="sgd", learning_rate=1e30, epochs=20))
 
 
 def test_derived_seeds_differ_by_every_part_and_repeat() -> None:

@@ -190,7 +190,7 @@ def checkpoints(folder: Path) -> Kind:
     from fl_sim.models import build_model
 
     state = build_model("cnn", 1, 16, 2).state_dict()
-    small = {name: tensor[:4] for name, tensor in state.items()}
+    small = {name: value[:4] if value.ndim else value for name, value in state.items()}
     wrapped = {"state_dict": small, "epoch": 3, "optimizer": {"step": torch.ones(3)}}
     seeds = []
     for content in (small, wrapped):

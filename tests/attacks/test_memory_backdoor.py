@@ -332,4 +332,4 @@ def test_what_cannot_be_attacked_is_one_sentence() -> None:
 
 def test_a_diverging_attack_is_one_sentence() -> None:
     with pytest.raises(FlSimError, match=r"loss became .* of \[attack\]"):
-        _attack(epochs=4, learning_rate=1e9, warmup=0.01)
+        _attack(epochs=4, learning_rate=1e30, warmup=0.01)

@@ -244,7 +244,7 @@ def test_wanting_more_images_than_there_are_is_one_sentence() -> None:
 
 
 def test_a_diverging_attack_is_one_sentence() -> None:
-    attack = Transpose(TransposeSettings(images=4, learning_rate=1e9, warmup=0.01))
+    attack = Transpose(TransposeSettings(images=4, learning_rate=1e30, warmup=0.01))
     plan = attack.plan(Inside(_data(), TASK, SPEC, STREAM))
     with pytest.raises(FlSimError, match=r"loss became .* of \[attack\]"):
         attack.train(
