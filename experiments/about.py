@@ -1,6 +1,7 @@
 """What a run says of itself, ``scenario.json``, as a file that may be damaged or a stranger's."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,19 @@ def read_about(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or not isinstance(about.get("scenario"), dict):
         raise FlSimError(f"The file {name} does not describe a run of fl-sim.")
     return about
+
+
+def whose_run(path: Path) -> tuple[str, int]:
+    """Return the identity and the seed of the run that a ``scenario.json`` describes.
+
+    Raises:
+        FlSimError: see :func:`read_about`; or if it states neither.
+    """
+    about: Mapping[str, Any] = read_about(path)
+    identity, seed = about.get("identity"), about["scenario"].get("seed")
+    if not isinstance(identity, str) or not isinstance(seed, int) or isinstance(seed, bool):
+        raise FlSimError(
+            f"The file {printable(str(path))} is damaged: it does not say which scenario and seed "
+            f"this folder holds; give another --out."
+        )
+    return identity, seed

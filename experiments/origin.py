@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from experiments.about import read_about
+from experiments.about import read_about, whose_run
 from experiments.preflight import task_record
 from experiments.scenario import Scenario
 from experiments.standing import damaged
 from fl_sim import __version__
 from fl_sim.case import Case
 from fl_sim.data.base import DataFile
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray", "medmnist", "scikit-image", "pandas")
@@ -62,14 +62,13 @@ def note_origin(scenario: Scenario, case: Case, threads: int, out: Path) -> None
 def _require_same(scenario: Scenario, data: list[DataFile], path: Path) -> None:
     out = path.parent
     try:
-        known = read_about(path)
-        identity, seed = str(known["identity"]), int(known["scenario"]["seed"])
-        checksums = {str(file["name"]): str(file["sha256"]) for file in known["data"]}
+        identity, seed = whose_run(path)
+        checksums = {str(f["name"]): str(f["sha256"]) for f in read_about(path)["data"]}
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         raise damaged(path, out) from None
     if (identity, seed) != (scenario.identity, scenario.seed):
         raise FlSimError(
-            f"The folder {out} holds the run of another scenario ({identity}, seed {seed}); give "
+            f"The folder {out} holds the run of another scenario ({printable(identity)[:200]}, seed {seed}); give "
             "another --out."
         )
     for file in data:

@@ -1,6 +1,7 @@
 """``fl-sim gate`` and ``fl-sim audit`` from the command line."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from experiments.cli import app
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
-from fl_sim.models.base import ModelSpec
+from fl_sim.models.base import MODELS, ModelSpec
 
 SPEC = ModelSpec(name="cnn", channels=3, size=12, classes=4)
 FEW = ["--dataset", "phantoms", "--images", "64", "--set", "epochs=2", "--set", "max_unmoved=0.95"]
@@ -91,6 +92,9 @@ def nothing():
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with a network of the user's own, in the current folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))  # forgets it again
+    monkeypatch.delitem(sys.modules, "users_nets", raising=False)
+    monkeypatch.delitem(sys.modules, "other_nets", raising=False)
     (tmp_path / "users_nets.py").write_text(NETS)
     return "users_nets:make"
 
