@@ -68,8 +68,8 @@ def _require_same(scenario: Scenario, data: list[DataFile], path: Path) -> None:
         raise damaged(path, out) from None
     if (identity, seed) != (scenario.identity, scenario.seed):
         raise FlSimError(
-            f"The folder {out} holds the run of another scenario ({printable(identity)[:200]}, seed {seed}); give "
-            "another --out."
+            f"The folder {out} holds the run of another scenario ({printable(identity)[:200]}, "
+            f"seed {seed}); give another --out."
         )
     for file in data:
         if checksums.get(file.name) != file.sha256:
