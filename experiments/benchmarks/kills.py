@@ -42,6 +42,7 @@ federation = {hospitals = 3, rounds = 2}
 """
 ATTEMPTS = 3
 SHARED_MEMORY = Path("/dev/shm")
+SESSION = "fl-sim-ray-"
 ACTOR = "ClientAppActor"
 _PATIENCE_SECONDS = 10.0
 _LIMIT_SECONDS = 600.0
@@ -74,15 +75,18 @@ class Program:
     """The command, running, with every process that was ever seen below it."""
 
     process: "subprocess.Popen[str]"
+    temporary: Path
     seen: set[Process] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
     spent: float = 0.0
 
     def watch(self) -> None:
-        """Note the processes below, and the CPU seconds of all, until the program ends."""
+        """Note the processes below and the CPU seconds of all, and names of temporary folders."""
         spent: dict[int, float] = {}
         while self.process.poll() is None:
             found = below(self.process.pid)
             self.seen |= set(found)
+            self.names |= set(os.listdir(self.temporary))
             for number in (self.process.pid, *(number for number, _ in found)):
                 if (fields := _status(number)) is not None:
                     spent[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -149,15 +153,18 @@ def one_kill(
     while alive(program.seen) and time.monotonic() - ended < _PATIENCE_SECONDS:
         time.sleep(0.05)
     kill.seconds_to_clear = time.monotonic() - ended
-    seen = set(program.seen)
+    seen, names = set(program.seen), set(program.names)
     while program.process.returncode != 0 and kill.resumed < ATTEMPTS:
         kill.resumed += 1
         program = start(out, name, engine, place)
         kill.said = _end(program) or kill.said
         seen |= program.seen
+        names |= program.names
     time.sleep(1.0)  # for the system to bury the dead
     kill.processes_left = len(alive(seen))
-    kill.shared_memory_left = len(set(os.listdir(SHARED_MEMORY)) - memory)
+    # The sessions of other programs that run meanwhile have names that were not seen here.
+    new = set(os.listdir(SHARED_MEMORY)) - memory
+    kill.shared_memory_left = sum(n in names or not n.startswith(SESSION) for n in new)
     if program.process.returncode == 0:
         one, two = (
             without_timings(read_table(out / which / "results.csv")) for which in ("whole", name)
@@ -199,7 +206,7 @@ def start(out: Path, name: str, engine: str, temporary: Path) -> Program:
         text=True,
         start_new_session=True,
     )
-    program = Program(process)
+    program = Program(process, temporary)
     threading.Thread(target=program.watch, daemon=True).start()
     return program
 

@@ -26,7 +26,7 @@ DAEMON_DIED = 2
 """Exit status where Ray is killed under the program."""
 _DAEMONS = ("raylet", "gcs_server")
 _WATCH_SECONDS = 0.2
-_UNWINDING_SECONDS = 1.0
+_UNWINDING_SECONDS = 0.2
 _PREFIX = "fl-sim-ray-"
 _LONGEST = 39
 """Characters of a session's folder: Ray's sockets lie in it, and Linux allows them 107."""
@@ -178,6 +178,8 @@ def leave(why: str, status: int) -> NoReturn:
     with suppress(OSError):
         print(f"{why}; the same command continues where it stopped.", file=sys.stderr, flush=True)
         sys.stdout.flush()
+    with suppress(OSError, KeyError):
+        Path(os.environ[reaper.MARK], reaper.ENDED).touch()
     os._exit(status)
 
 
@@ -215,7 +217,6 @@ def _session() -> Iterator[Path]:
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
             start_new_session=True,  # not killed with this one's group
         )
         os.environ[reaper.MARK] = str(folder)
@@ -225,6 +226,8 @@ def _session() -> Iterator[Path]:
             yield folder
         finally:
             os.environ.pop(reaper.MARK, None)
+            with suppress(OSError):
+                (folder / reaper.ENDED).touch()
             lock.close()
             watcher.wait()
     if folder.exists():  # somebody killed the watcher

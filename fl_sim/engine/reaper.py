@@ -19,6 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 
 LOCK = "lock"
+ENDED = "ended"
+"""A file of this name says that the program itself has said how it ended."""
+_KILLED = "The run was killed, or Ray under it; the same command continues where it stopped."
 MARK = "FL_SIM_RAY_SESSION"
 """Environment variable of every process of a session; its value is the session's folder."""
 SHARED_MEMORY = Path("/dev/shm")
@@ -82,11 +85,17 @@ def _writes(descriptor: Path, folder: Path) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Wait until nobody holds a session's lock, and clear the session."""
+    """Wait until nobody holds a session's lock, and clear the session.
+
+    Says how to go on where the program had no time to: some ends of Ray take it along.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the program that this one outlives
     with suppress(FileNotFoundError), open(folder / LOCK, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ENDED).exists():
+            with suppress(OSError):  # the terminal may be gone
+                print(_KILLED, file=sys.stderr, flush=True)
         clear(folder)
 
 

@@ -46,6 +46,7 @@ def _begin(place: Path) -> tuple["subprocess.Popen[str]", Path, list[int]]:
         [sys.executable, "-c", "import fl_sim.engine.cluster as c; c._LONGEST = 1000\n" + DRIVER],
         env={**os.environ, "PYTHONPATH": ROOT, "RAY_TMPDIR": str(place)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -80,6 +81,8 @@ def test_a_killed_program_leaves_no_process_and_no_file(
         assert all(map(_lives, processes)) and folder.exists()
         os.kill(driver.pid, number)  # not the group: its children are the watcher's to find
         assert driver.wait(60) == -number
+        assert driver.stderr is not None
+        assert "the same command continues" in driver.stderr.read()
         assert _wait_until(lambda: not folder.exists())
         assert not any(map(_lives, processes))
         assert not reaper.shared_memory_of(folder).exists()
@@ -140,18 +143,19 @@ def slow_ray(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_ray_that_starts_slowly_is_started_three_times(
-    place: Path, slow_ray: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    place: Path, slow_ray: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = dict(os.environ)
     with ray_running(None, {"SOME": "value"}, num_cpus=1):
         assert os.environ["SOME"] == "value"
         (running,) = place.iterdir()  # nothing is left of those that failed
-    said = capsys.readouterr().err.splitlines()
+    said = capfd.readouterr().err.splitlines()
     assert len(slow_ray) == 3 and len(said) == 2
     assert "too slow" in said[0] and "2 of 3" in said[0] and "3 of 3" in said[1]
     assert len({start["_temp_dir"] for start in slow_ray}) == 3
     assert slow_ray[2]["num_cpus"] == 1 and slow_ray[2]["_temp_dir"].startswith(str(running))
     assert list(place.iterdir()) == [] and dict(os.environ) == before
+    assert capfd.readouterr().err == ""  # nothing was killed
 
 
 def test_ray_that_never_starts_is_one_sentence(
