@@ -76,7 +76,8 @@ def _searched(series: Series, total: int) -> Iterator[tuple[str, str, str, int]]
         words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         if words:
             signatures.setdefault(where, words)
-        text = find_text(content, total, ALPHA, prose=not random)
+        # Many small tensors of a norm are one or close to it, and so their bits are no coins.
+        text = find_text(content, total, ALPHA, prose=not random or series.name is None)
         if text is not None:
             texts.setdefault(where, repr(text))
     for kind, places in (("Signatures of files", signatures), ("Text", texts)):

@@ -22,7 +22,10 @@ def check_entries(subject: Subject) -> list[Finding]:
     own = subject.own
     for name, tensor in subject.state.items():
         size = tensor.numel() * tensor.element_size()
-        if name not in own:
+        if name not in own and _is_count(tensor):
+            what = f"The architecture has no such entry: a single count, {int(tensor)}."
+            findings.append(Finding("entries", "note", what, name, {"bytes": size}))
+        elif name not in own:
             what = f"The architecture has no such entry: {size} bytes of {tensor.dtype}."
             findings.append(Finding("entries", "carries", what, name, {"bytes": size}))
         elif tensor.shape != own[name].shape and name not in subject.layouts:
@@ -33,6 +36,13 @@ def check_entries(subject: Subject) -> list[Finding]:
         if name not in subject.state:
             findings.append(Finding("entries", "note", "The file lacks this entry.", name))
     return findings
+
+
+def _is_count(tensor: torch.Tensor) -> bool:
+    """Whether an entry is one small whole number, as averages of weights keep of their steps."""
+    if tensor.numel() != 1 or tensor.is_floating_point() or tensor.is_complex():
+        return False
+    return 0 <= int(tensor) < _BATCHES
 
 
 def check_unused(subject: Subject) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Runs of text in bytes, too long for random ones."""
 
 import math
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ through all codes have 0.75, prose, tables, JSON and base64 have 0.9 and more.""
 LETTERS, SPACES = 0.45, (0.06, 0.4)
 """Share of small letters, and of white space, in prose. The high bytes of float64 and float16
 weights of trained perceptrons are letters or digits of all kinds and have none."""
+
+WORDS = 0.6
+"""Share of letters, digits and white space: prose has 0.9 and more, JSON 0.65; bytes of batch
+normalisation's weights a few steps from one had 0.57."""
+
+ENTROPY, ONE_ROW = 3.0, 0.85
+"""Least bits a character, and most characters of one row of sixteen of the code table: prose, hex
+and tables of numbers have 3.3 and more, and 0.65 at most; weights near one had 2.2, and 0.97."""
 
 _FEWEST_DISTINCT = 10
 _MOST_OF_ONE = 0.5
@@ -105,8 +114,22 @@ def _reads_like_text(text: str) -> bool:
     if not text or len(set(text)) < _FEWEST_DISTINCT:
         return False
     usual = sum(c.isalnum() or c in _PUNCTUATION for c in text)
+    words = sum(c.isalnum() or c.isspace() for c in text)
     commonest = max(text.count(c) for c in set(text))
-    return usual >= LIKENESS * len(text) and commonest <= _MOST_OF_ONE * len(text)
+    return (
+        usual >= LIKENESS * len(text)
+        and words >= WORDS * len(text)
+        and commonest <= _MOST_OF_ONE * len(text)
+        and _is_varied(text)
+    )
+
+
+def _is_varied(text: str) -> bool:
+    """Whether characters are spread as in writing: over more than one row of the code table."""
+    shares = np.array([text.count(c) for c in set(text)]) / len(text)
+    rows = Counter(ord(c) // 16 for c in text)
+    entropy = float(-(shares * np.log2(shares)).sum())
+    return entropy >= ENTROPY and max(rows.values()) <= ONE_ROW * len(text)
 
 
 def _reads_like_prose(text: str) -> bool:

@@ -71,6 +71,7 @@ class _Machine:
         self.stack: list[tuple[Node, int]] = []
         self.marks: list[tuple[list[tuple[Node, int]], int]] = []
         self.memo: dict[int, Node] = {}
+        self.first = 0
         self.names: dict[str, Global] = {}
         self.spare: Counter[str] = Counter()
         self.count = 0
@@ -163,7 +164,9 @@ class _Machine:
         pass
 
     def _put(self, argument: int, place: int) -> None:
-        if argument != len(self.memo):
+        if not self.memo:
+            self.first = min(argument, 1)  # Python 2 counted from one
+        if argument != len(self.memo) + self.first:
             self.spare["numbers of the memo out of order"] += 1 + (argument.bit_length() + 7) // 8
         self.memo[argument] = self.stack[-1][0]
 

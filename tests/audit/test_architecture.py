@@ -158,3 +158,12 @@ def test_pruning_masks_belong_to_their_weights() -> None:
     assert "3.weight_orig" in [row.name for row in report.tensors]
     lone = state_of(build(spec, seed=1)) | {"3.weight_mask": torch.ones(3)}
     assert audit(Checkpoint(lone), spec).outcome == "carries"
+
+
+def test_a_single_count_is_no_payload() -> None:
+    spec = ModelSpec(name="cnn", channels=3, size=12, classes=4)
+    averaged = state_of(build(spec, seed=1)) | {"n_averaged": torch.tensor(12)}
+    report = audit(Checkpoint(averaged), spec)
+    assert report.outcome == "clean", report.findings
+    odd = averaged | {"n_averaged": torch.tensor(-(2**62) + 12345)}
+    assert audit(Checkpoint(odd), spec).outcome == "carries"
