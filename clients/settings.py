@@ -10,9 +10,11 @@ from pydantic import Field
 
 from fl_sim.case import CaseSettings
 from fl_sim.choice import Choice
-from fl_sim.data.partitions import PartitionSettings
+from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
+
+MOST_ROUNDS = 100_000
 
 
 class HospitalSettings(Settings):
@@ -43,9 +45,9 @@ class HospitalSettings(Settings):
     """
 
     case: CaseSettings
-    hospitals: int = Field(ge=1)
+    hospitals: int = Field(ge=1, le=MOST_HOSPITALS)
     partition: PartitionSettings = PartitionSettings()
-    rounds: int = Field(ge=1)
+    rounds: int = Field(ge=1, le=MOST_ROUNDS)
     training: TrainingSettings = TrainingSettings()
     attack: Choice | None = None
     malicious: tuple[int, ...] = ()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from experiments.console import plain
 
 if TYPE_CHECKING:
     from fl_sim.audit.gate_report import GateReport
@@ -111,7 +112,7 @@ def gate(
 
     Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
-    from experiments.console import make_progress
+    from experiments.console import make_console, make_progress
     from experiments.scenario import apply_override
     from fl_sim.audit.architecture import Statement
     from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
@@ -123,7 +124,7 @@ def gate(
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
 
-    console = Console()
+    console = make_console()
     checkpoint = read_checkpoint(model_file)
     values: dict[str, Any] = {} if defense is None else {"defense": defense}
     for override in overrides or ():
@@ -143,13 +144,13 @@ def gate(
     )  # fmt: skip
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
-    console.print(f"Network: {escape(known.words)}")
+    console.print(f"Network: {plain(known.words)}")
     _print_gate(console, report)
     if state is None:
         raise typer.Exit(REFUSED)
     if out is not None:
         write_model(out, artifact.spec, known.in_file(state))
-        console.print(f"Cleaned model {escape(str(out))}")
+        console.print(f"Cleaned model {plain(str(out))}")
 
 
 def audit(
@@ -190,14 +191,14 @@ def audit(
     Exit status 0: clean, and every check ran; 4: nothing found, but some checks could not run; 3:
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
-    from experiments.console import make_progress
+    from experiments.console import make_console, make_progress
     from fl_sim.audit.architecture import Statement
     from fl_sim.audit.auditor import audit_file
     from fl_sim.audit.page import write_page
     from fl_sim.audit.report import OUTCOMES
     from fl_sim.files import write_atomically
 
-    console = Console()
+    console = make_console()
     stated = Statement(model, classes, channels, size, stem)
     report = audit_file(file, stated, reference, make_progress(console))
     if json_out is not None:
@@ -241,9 +242,9 @@ def _print_gate(console: Console, report: "GateReport") -> None:
     table = _table("Tensors", "tensor ", "elements ", "change ", "unmoved ", "dead ", "refused")
     for row in report.tensors:
         table.add_row(
-            f"{escape(row.name)} ", f"{row.elements} ", f"{_number(row.relative_change, '.2g')} ",
+            f"{plain(row.name)} ", f"{row.elements} ", f"{_number(row.relative_change, '.2g')} ",
             f"{_number(row.unmoved, '.1%')} ", f"{row.dead or ''} ",
-            escape("; ".join(row.reasons)),
+            plain("; ".join(row.reasons)),
         )  # fmt: skip
     console.print(table)
     rounds = _count(report.rounds, "round")
@@ -253,14 +254,14 @@ def _print_gate(console: Console, report: "GateReport") -> None:
         f"weights overwritten that nothing moved"
     )
     for what in report.left_behind[:_SHOWN]:
-        console.print(f"  left behind: {escape(what)}")
+        console.print(f"  left behind: {plain(what)}")
     if report.approved:
         console.print("[bold green]Approved[/]")
         return
     reasons = report.all_reasons()
     console.print(f"[bold red]Refused[/], {_count(len(reasons), 'reason')}:")
     for reason in reasons[:_SHOWN]:
-        console.print(f"  {escape(reason)}")
+        console.print(f"  {plain(reason)}")
     if len(reasons) > _SHOWN:
         console.print(f"  and {len(reasons) - _SHOWN} more, in the table")
 
@@ -269,12 +270,12 @@ def _print_audit(console: Console, report: "AuditReport", everything: bool) -> N
     from fl_sim.audit.report import BLIND
 
     colour = _COLOURS[report.outcome]
-    console.print(f"Verdict: [bold {colour}]{escape(report.verdict)}[/]")
-    console.print(f"Network: {escape(report.architecture)}")
-    console.print(f"File: {escape(report.format)}")
+    console.print(f"Verdict: [bold {colour}]{plain(report.verdict)}[/]")
+    console.print(f"Network: {plain(report.architecture)}")
+    console.print(f"File: {plain(report.format)}")
     for finding in report.findings[:_SHOWN]:
-        where = escape(finding.tensor or "the file")
-        console.print(f"  [bold]{finding.level}[/] {where}: {escape(finding.what)}")
+        where = plain(finding.tensor or "the file")
+        console.print(f"  [bold]{finding.level}[/] {where}: {plain(finding.what)}")
     if len(report.findings) > _SHOWN:
         console.print(f"  and {len(report.findings) - _SHOWN} more; see --json or --html")
     rows = report.tensors if everything else report.noted()
@@ -291,7 +292,7 @@ def _print_tensors(console: Console, rows: "list[TensorSummary]", everything: bo
     for row in rows:
         unchanged = "" if row.unchanged is None else f"{row.unchanged:.1%}"
         table.add_row(
-            f"{escape(row.name)} ", f"{'x'.join(map(str, row.shape))} ", f"{row.dtype} ",
+            f"{plain(row.name)} ", f"{'x'.join(map(str, row.shape))} ", f"{row.dtype} ",
             f"{row.deviation:.3g} ", f"{row.dead or ''} ", f"{unchanged} ", row.level or "",
         )  # fmt: skip
     console.print(table)

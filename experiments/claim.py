@@ -92,6 +92,8 @@ def _refuse_or_say(path: Path, file: IO[bytes], work: str, said: bool) -> bool:
     holder = _holder(file)
     if holder is None:  # has it since a moment
         return said
+    if _is_gone(holder):  # a child of it closes the file in a moment
+        return said
     if holder["work"] != work:
         raise FlSimError(
             f"In the folder {path.parent} process {holder['process']} on {holder['host']} runs "
@@ -105,6 +107,13 @@ def _refuse_or_say(path: Path, file: IO[bytes], work: str, said: bool) -> bool:
             flush=True,
         )
     return True
+
+
+def _is_gone(holder: dict[str, object]) -> bool:
+    """Whether a process of this machine has ended that is noted as the holder."""
+    if holder["host"] != socket.gethostname() or not isinstance(holder["process"], int):
+        return False
+    return not Path(f"/proc/{holder['process']}").exists()
 
 
 def _note(file: IO[bytes], work: str) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import click
 import typer
-from rich.console import Console
 
 from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
@@ -108,9 +107,9 @@ def run(
 @app.command(name="list")
 def list_components() -> None:
     """List datasets, models, attacks, defences, restorations, strategies, scenarios and grids."""
-    from experiments.console import print_components
+    from experiments.console import make_console, print_components
 
-    print_components(Console(), SCENARIOS, GRIDS)
+    print_components(make_console(), SCENARIOS, GRIDS)
 
 
 @app.command()
@@ -122,12 +121,13 @@ def extract(
     ] = Path("recovered"),
 ) -> None:
     """Play the receiver: read images back from a model file with the attacker's key."""
+    from experiments.console import make_console, plain
     from experiments.pictures import write_images
     from fl_sim.extraction import extract as read_back
 
     images = read_back(artifact, key).images
     write_images(out, images)
-    Console().print(f"{len(images)} images in {out}")
+    make_console(soft_wrap=True).print(f"{len(images)} images in {plain(out)}")
 
 
 def find_scenario(name: str) -> Path:
@@ -142,14 +142,21 @@ def find_scenario(name: str) -> Path:
 def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
-    from experiments.console import make_progress, print_result
+    from experiments.console import make_console, make_progress, plain, print_result
+    from experiments.preflight import remarks
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
+    from fl_sim.case import open_case
+    from fl_sim.data import data_root
 
-    console = Console()
+    console = make_console()
     parsed = Scenario.from_toml(scenario, overrides)
-    console.print(f"[bold]{parsed.identity}[/bold], seed {parsed.seed}")
-    result = run_scenario(parsed, out, root, make_progress(console))
+    console.print(f"[bold]{plain(parsed.identity)}[/bold], seed {parsed.seed}", soft_wrap=True)
+    progress = make_progress(console)
+    # The run opens the same case; a process loads it once.
+    for remark in remarks(parsed, open_case(parsed.case, data_root(root), progress)):
+        console.print(plain(remark), soft_wrap=True)
+    result = run_scenario(parsed, out, root, progress)
     print_result(console, result)
 
 
@@ -206,9 +213,9 @@ def _ending_in_words() -> Iterator[list[int]]:
 
 
 def _fail(sentence: str) -> NoReturn:
-    from rich.markup import escape
+    from experiments.console import make_console, plain
 
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(sentence)}")
+    make_console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {plain(sentence)}")
     sys.exit(2)
 
 

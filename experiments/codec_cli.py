@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True, help="Train and measure image codecs, apart from any attack."
@@ -47,10 +46,10 @@ def train(
 ) -> None:
     """Train a codec on a dataset and write it to a file, as an attacker would outside."""
     from experiments.codecs import train_codec
-    from experiments.console import make_progress
+    from experiments.console import make_console, make_progress, plain
     from experiments.scenario import apply_override
 
-    console = Console()
+    console = make_console()
     choice: dict[str, Any] = {"name": codec}
     for override in overrides or ():
         apply_override(choice, override)
@@ -59,7 +58,7 @@ def train(
     last = {name: curve[-1] for name, curve in report.curves.items() if curve}
     values = "  ".join(f"{name} {value:.4g}" for name, value in last.items())
     console.print(f"{report.steps} steps in {report.seconds:.0f} s ({report.stopped})  {values}")
-    console.print(f"Codec file {out}")
+    console.print(f"Codec file {plain(out)}", soft_wrap=True)
 
 
 @app.command()
@@ -76,7 +75,7 @@ def evaluate(
     import pandas as pd
 
     from experiments.codecs import evaluate_codec
-    from experiments.console import print_table
+    from experiments.console import make_console, print_table
     from fl_sim.errors import unknown_name
 
     splits = ("train", "validation", "test")
@@ -84,7 +83,7 @@ def evaluate(
         raise unknown_name("split", split, splits)
     table = _table(dataset, size)
     values = evaluate_codec(codec, table, split, images, seed, data_root)  # type: ignore[arg-type]
-    print_table(Console(), pd.DataFrame([values]), f"{codec} on {dataset}, {split} split")
+    print_table(make_console(), pd.DataFrame([values]), f"{codec} on {dataset}, {split} split")
 
 
 def _table(dataset: str, size: int | None) -> dict[str, Any]:

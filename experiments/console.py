@@ -3,10 +3,11 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from fl_sim.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +34,12 @@ class Bars:
 
     def __init__(self, console: Console, remaining: bool = True) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             *([TimeRemainingColumn()] if remaining else []),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )
@@ -101,10 +104,27 @@ def make_progress(console: Console, remaining: bool = True) -> Bars | Lines:
     return Bars(console, remaining) if console.is_terminal and sys.stdout.isatty() else Lines()
 
 
+def make_console(**options: Any) -> Console:
+    """Return a console that changes nothing in names: no smileys for ``:x:``, no colours by guess.
+
+    Args:
+        options: of rich's console.
+    """
+    return Console(emoji=False, highlight=False, **options)
+
+
+def plain(text: object) -> str:
+    """Return a text from outside (a name, a path, a message) for a console to show as it is.
+
+    Brackets are no markup, and control characters are written out; line breaks stay.
+    """
+    return escape("\n".join(printable(line) for line in str(text).split("\n")))
+
+
 def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
     """Print a data frame, numbers to three digits, absent values as a dash."""
     table = Table(
-        title=title,
+        title=plain(title),
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
@@ -114,9 +134,9 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "if"
         justify: JustifyMethod = "right" if numeric else "left"
-        table.add_column(str(column), justify=justify, no_wrap=True)
+        table.add_column(plain(column), justify=justify, no_wrap=True)
     for _, row in frame.iterrows():
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(plain(_cell(value)) for value in row))
     console.print(table)
 
 
@@ -170,10 +190,10 @@ def print_result(console: Console, result: "Result") -> None:
         "only public images;\nscratch: the same network trained on the held-out set alone.",
         style="dim",
     )
-    console.print(f"Table      {result.out / 'results.csv'}")
-    console.print(f"Model file {result.artifact}")
+    console.print(f"Table      {plain(result.out / 'results.csv')}")
+    console.print(f"Model file {plain(result.artifact)}")
     if result.picture.exists():
-        console.print(f"Picture    {result.picture}")
+        console.print(f"Picture    {plain(result.picture)}")
 
 
 def print_components(console: Console, scenarios: Path, grids: Path) -> None:
@@ -188,7 +208,7 @@ def print_components(console: Console, scenarios: Path, grids: Path) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
         for name, summary in entries:
-            table.add_row(name, summary)
+            table.add_row(plain(name), plain(summary))
         console.print(table)
         console.print()
 

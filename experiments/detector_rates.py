@@ -86,6 +86,7 @@ def judge(
     if detector == "gate":
         asked = _first_of_each_kind(asked, gate)
     left = [member for member in asked if member.name not in done]
+    left.sort(key=lambda member: member.path(folder).stat().st_size)  # most rows in little time
     with piece(progress, DETECTORS[detector], len(left)):
         for member in left:
             rows.append(_row(member, folder, data, detector))

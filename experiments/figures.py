@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.tables import to_csv
 from fl_sim.files import write_atomically
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def draw_lines(
 
 def write_table(path: Path, frame: "pd.DataFrame") -> Path:
     """Write a study's table as CSV, whole or not at all. Returns ``path``."""
-    return write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
+    return write_atomically(path, to_csv(frame).encode())
 
 
 def draw_bars(

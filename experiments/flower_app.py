@@ -21,12 +21,13 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's settings name."""
-    from rich.console import Console
-
     from experiments.cli import find_scenario
-    from experiments.console import Lines, print_result
+    from experiments.console import Lines, make_console, plain, print_result
+    from experiments.preflight import remarks
     from experiments.run import default_folder, run
     from experiments.scenario import Scenario
+    from fl_sim.case import open_case
+    from fl_sim.data import data_root
 
     settings = context.run_config
     scenario = Scenario.from_toml(find_scenario(str(settings.get("scenario") or "demo-federated")))
@@ -35,8 +36,12 @@ def main(grid: Grid, context: Context) -> None:
     _wait_for_nodes(grid, scenario.federation.hospitals)
     out = str(settings.get("out") or Path.home() / "fl-sim" / default_folder(scenario))
     root = str(settings.get("data-root") or "") or None
+    console = make_console()
     try:
-        print_result(Console(), run(scenario, out, root, Lines(), grid))
+        case = open_case(scenario.case, data_root(Path(root) if root else None))
+        for remark in remarks(scenario, case):
+            console.print(plain(remark), soft_wrap=True)
+        print_result(console, run(scenario, out, root, Lines(), grid))
     except FlSimError as error:
         # Flower logs the traceback of what is raised here; the sentence is all that helps.
         raise FlSimError(str(error)) from None

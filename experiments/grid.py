@@ -20,18 +20,18 @@ Values of the axis ``variant`` are tables of any keys of a scenario, for what ha
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from experiments.scenario import Scenario, apply_override
 from experiments.shipped import GRIDS, SCENARIOS, find
+from experiments.toml_file import read_toml
 from fl_sim.errors import FlSimError, did_you_mean
-from fl_sim.settings import Settings, parse
+from fl_sim.settings import Seed, Settings, parse
 
 VARIANT = "variant"
 UNLABELLED = "-"
@@ -53,7 +53,7 @@ class GridFile(Settings):
 
     base: str | None = None
     scenario: dict[str, Any] = Field(default_factory=dict)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     grid: dict[str, Any] = Field(default_factory=dict)
     cells: tuple[dict[str, Any], ...] = ()
     exclude: tuple[dict[str, Any], ...] = ()
@@ -113,12 +113,7 @@ class Grid:
         Raises:
             FlSimError: if the file is missing or wrong in any part.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FlSimError(f"The grid file {path} does not exist.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FlSimError(f"The grid file {path} cannot be read: {error}.") from None
+        values = read_toml(path, "grid")
         return cls.from_mapping(values, name=path.stem, beside=path.parent, **options)
 
     @classmethod
@@ -354,11 +349,7 @@ def _present(base: Mapping[str, Any], path: str) -> str:
 def _base(file: GridFile, beside: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if file.base is not None:
-        path = find(file.base, SCENARIOS, "scenario", beside)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FlSimError(f"The scenario file {path} cannot be read: {error}.") from None
+        values = read_toml(find(file.base, SCENARIOS, "scenario", beside), "scenario")
     for key, value in file.scenario.items():
         if key == "seed":
             raise FlSimError("[scenario] has no seed in a grid; say seeds = [0, 1, 2] at its top.")

@@ -24,6 +24,7 @@ from experiments.scenario import MeasureSettings, Scenario
 from experiments.standing import TRAINED, is_finished, sweep_run
 from fl_sim import __version__
 from fl_sim.attacks.base import Attack
+from fl_sim.case import open_case
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
@@ -190,8 +191,11 @@ def _do(job: Job, data_root: Path | None) -> None:
     with claimed(job.folder, job.key):
         sweep_run(job.folder)
         if job.kind == "outside":
+            from experiments.preflight import check_ready
+
             attack = job.scenario.make_attack()
             assert attack is not None
+            check_ready(job.scenario, open_case(job.scenario.case, data_root), data_root)
             attack.prepare(data_root)
         elif job.kind == "floor":
             from experiments.floor import scratch_floor

@@ -10,37 +10,41 @@ from pathlib import Path
 
 import torch
 
+from experiments.about import read_about, whose_run
+from experiments.preflight import task_record
 from experiments.scenario import Scenario
 from experiments.standing import damaged
 from fl_sim import __version__
+from fl_sim.case import Case
 from fl_sim.data.base import DataFile
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray", "medmnist", "scikit-image", "pandas")
 
 
-def note_origin(scenario: Scenario, data: list[DataFile], threads: int, out: Path) -> None:
-    """Write ``scenario.json``: scenario, versions, machine, and checksums of the data files.
+def note_origin(scenario: Scenario, case: Case, threads: int, out: Path) -> None:
+    """Write ``scenario.json``: scenario, task, versions, machine, checksums of the data files.
 
     Does nothing where the folder has one of the same scenario and data already.
 
     Args:
         scenario: what is run.
-        data: its data files.
+        case: its data and network.
         threads: with which it computes.
         out: folder of the run.
 
     Raises:
         FlSimError: if the folder holds another run, or its ``scenario.json`` is damaged.
     """
-    path = out / "scenario.json"
+    path, data = out / "scenario.json", list(case.files)
     if path.exists():
         _require_same(scenario, data, path)
         return
     content = {
         "identity": scenario.identity,
         "scenario": scenario.model_dump(mode="json"),
+        "task": task_record(case),
         "data": [asdict(file) for file in data],
         "versions": {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}},
         "machine": {
@@ -58,15 +62,14 @@ def note_origin(scenario: Scenario, data: list[DataFile], threads: int, out: Pat
 def _require_same(scenario: Scenario, data: list[DataFile], path: Path) -> None:
     out = path.parent
     try:
-        known = json.loads(path.read_bytes())
-        identity, seed = str(known["identity"]), int(known["scenario"]["seed"])
-        checksums = {str(file["name"]): str(file["sha256"]) for file in known["data"]}
+        identity, seed = whose_run(path)
+        checksums = {str(f["name"]): str(f["sha256"]) for f in read_about(path)["data"]}
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         raise damaged(path, out) from None
     if (identity, seed) != (scenario.identity, scenario.seed):
         raise FlSimError(
-            f"The folder {out} holds the run of another scenario ({identity}, seed {seed}); give "
-            "another --out."
+            f"The folder {out} holds the run of another scenario ({printable(identity)[:200]}, "
+            f"seed {seed}); give another --out."
         )
     for file in data:
         if checksums.get(file.name) != file.sha256:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def report(
@@ -34,10 +33,11 @@ def report(
     Of one run: the result in words, the images, leakage beside its floors, utility, cost. Several
     seeds give means with intervals, several scenarios and sweeps a comparison.
     """  # fmt: skip
+    from experiments.console import make_console, plain
     from experiments.report import write_report
 
     path = write_report(folders, out, images, tables)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"Report {path}", markup=False)
+    console = make_console(soft_wrap=True)
+    console.print(f"Report {plain(path)}")
     if tables is not None:
-        console.print(f"Tables {tables}", markup=False)
+        console.print(f"Tables {plain(tables)}")

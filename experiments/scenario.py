@@ -9,24 +9,28 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
-from clients.settings import HospitalSettings
+from clients.settings import MOST_ROUNDS, HospitalSettings
+from experiments.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
 from fl_sim.case import CaseSettings, model_settings
 from fl_sim.choice import Choice
-from fl_sim.data import dataset_settings
-from fl_sim.data.partitions import PartitionSettings
+from fl_sim.data import dataset_settings, published_name
+from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
-from fl_sim.errors import FlSimError, did_you_mean
+from fl_sim.errors import FlSimError, did_you_mean, printable, shown
+from fl_sim.plain import check_plain
 from fl_sim.registry import import_plugins
 from fl_sim.rehearsal import AttackerSettings
-from fl_sim.settings import Settings, parse
+from fl_sim.settings import MOST_EPOCHS, Seed, Settings, parse
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES, check_strategy
 
 Mode = Literal["federated", "centralized"]
 NONE = "none"
+MOST_THREADS = 1024
+_LONGEST_NAME = 80
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
@@ -53,9 +57,9 @@ class FederationSettings(Settings):
         engine: Ray or in-process, and what a hospital may use of the machine.
     """
 
-    hospitals: int = Field(4, ge=1)
+    hospitals: int = Field(4, ge=1, le=MOST_HOSPITALS)
     malicious: tuple[int, ...] = (0,)
-    rounds: int = Field(8, ge=1)
+    rounds: int = Field(8, ge=1, le=MOST_ROUNDS)
     strategy: Choice = Choice(name="fedavg")
     partition: PartitionSettings = PartitionSettings()
     cohort: int | None = Field(None, ge=1)
@@ -111,8 +115,8 @@ class MeasureSettings(Settings):
     """
 
     every: int = Field(1, ge=1)
-    scratch_epochs: int = Field(20, ge=0)
-    usability_epochs: int = Field(0, ge=0)
+    scratch_epochs: int = Field(20, ge=0, le=MOST_EPOCHS)
+    usability_epochs: int = Field(0, ge=0, le=MOST_EPOCHS)
     columns: int = Field(8, ge=1, le=64)
     keep: Literal["last", "all", "release"] = "last"
 
@@ -142,7 +146,7 @@ class Scenario(Settings):
     mode: Mode
     dataset: Choice
     model: Choice
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: HeldOutSettings = HeldOutSettings()
     training: TrainingSettings = TrainingSettings()
     attack: Choice | None = None
@@ -150,7 +154,7 @@ class Scenario(Settings):
     defense: Choice | None = None
     federation: FederationSettings | None = None
     measure: MeasureSettings = MeasureSettings()
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plugins: tuple[str, ...] = ()
 
@@ -177,12 +181,7 @@ class Scenario(Settings):
         Raises:
             FlSimError: if the file is missing or wrong in any part.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FlSimError(f"The scenario file {path} does not exist.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise FlSimError(f"The scenario file {path} cannot be read: {error}.") from None
+        values = read_toml(path, "scenario")
         for override in overrides:
             apply_override(values, override)
         return cls.from_mapping(values)
@@ -191,6 +190,7 @@ class Scenario(Settings):
     def from_mapping(cls, values: Mapping[str, Any]) -> "Scenario":
         """Build a scenario from nested mappings, as TOML gives them; see :meth:`create`."""
         plain = dict(values)
+        check_plain(plain, "The scenario")
         import_plugins(plain.get("plugins", ()))
         _refuse_unknown(plain, cls.model_fields, "The scenario")
         for key in ("mode", "dataset", "model"):
@@ -198,7 +198,7 @@ class Scenario(Settings):
                 raise FlSimError(f"The scenario lacks the key '{key}'.")
         if plain["mode"] not in get_args(Mode):
             raise FlSimError(
-                f"The scenario's 'mode' is {plain['mode']!r}."
+                f"The scenario's 'mode' is {shown(plain['mode'])}."
                 f"{did_you_mean(str(plain['mode']), get_args(Mode))}"
             )
         federated = plain["mode"] == "federated"
@@ -227,7 +227,28 @@ class Scenario(Settings):
                 "[attacker] hospital is for a data lake; in a federation [federation] malicious "
                 "says whose images are stolen."
             )
-        return parse(cls, plain, "The scenario")
+        scenario = parse(cls, plain, "The scenario")
+        scenario._refuse_attacked_outside()
+        return scenario
+
+    def _refuse_attacked_outside(self) -> None:
+        """Refuse an attacker whose data from outside are called as those that he attacks.
+
+        What they hold is compared when they are loaded, see :func:`experiments.preflight`.
+        """
+        attack = self.make_attack()
+        for external in attack.outside_data if attack else ():
+            published = {published_name(choice.name) for choice in (external, self.dataset)}
+            same = external.name == self.dataset.name and (
+                parse(dataset_settings(external.name), external.settings, "[attack] external")
+                == self._dataset_settings()
+            )
+            if same or (len(published) == 1 and None not in published):
+                raise FlSimError(
+                    f"[attack] external is {shown(external.name)}, the dataset that is attacked: "
+                    f"what is trained on it outside would know what is stolen inside; name "
+                    f"another dataset."
+                )
 
     @property
     def case(self) -> CaseSettings:
@@ -254,14 +275,17 @@ class Scenario(Settings):
         if attack is not None:
             content["attack"]["settings"] = attack.settings.identity()
         content["attacker"] = self.attacker.identity()
-        content["dataset"]["name"] = Path(self.dataset.name).name  # wherever the file lies
+        content["dataset"] = {
+            "name": Path(self.dataset.name).name,  # wherever the file lies
+            "settings": self._dataset_settings().model_dump(mode="json"),
+        }
         if content["federation"]:
             del content["federation"]["engine"]
         del content["measure"]["columns"], content["measure"]["keep"]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         parts = [
             self.mode,
-            Path(self.dataset.name).stem,
+            printable(Path(self.dataset.name).stem)[:_LONGEST_NAME],
             self.model.name,
             self.attack.name if self.attack else "honest",
             self.defense.name if self.defense else "undefended",
@@ -269,6 +293,11 @@ class Scenario(Settings):
         if self.federation:
             parts.append(self.federation.strategy.name)
         return "-".join([*parts, digest])
+
+    def _dataset_settings(self) -> Settings:
+        """Return the dataset's keys with every default, also of those that the file decides."""
+        kind = dataset_settings(self.dataset.name)
+        return parse(kind, self.dataset.settings, "[dataset]")
 
     def make_attack(self) -> Attack[Any] | None:
         """Build the attack."""
@@ -307,11 +336,11 @@ class Scenario(Settings):
 def _component(value: Any, where: str, settings_of: Any) -> Choice:
     name, settings = _split(value, where)
     checked = parse(settings_of(name), settings, where)
-    return Choice(name=name, settings=checked.model_dump(mode="json"))
+    return Choice(name=name, settings=checked.plain())
 
 
 def _optional(value: Any, where: str, settings_of: Any) -> Choice | None:
-    if value is None or (value if isinstance(value, str) else value.get("name")) == NONE:
+    if value is None or Choice.of(value, where).name == NONE:
         return None
     return _component(value, where, settings_of)
 
@@ -326,7 +355,7 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     if isinstance(value, Settings):
         return value.model_dump(exclude_unset=True)
     if not isinstance(value, Mapping):
-        raise FlSimError(f"{where} should be a table, not {value!r}.")
+        raise FlSimError(f"{where} should be a table, not {shown(value)}.")
     return value
 
 
@@ -353,7 +382,7 @@ def _federation(value: Any) -> FederationSettings:
         if owner is None:
             valid = [*FederationSettings.model_fields]
             valid += [k for p in parts.values() for k in p[2].model_fields]
-            raise FlSimError(f"[federation] has no key '{key}'.{did_you_mean(key, valid)}")
+            raise FlSimError(f"[federation] has no key {shown(key)}.{did_you_mean(key, valid)}")
         owner[1][key] = table.pop(key)
     name, settings, kind = parts["strategy"]
     checked = parse(kind, settings, "[federation] strategy").model_dump(mode="json")
@@ -383,7 +412,7 @@ def _renamed(value: Any, key: str, where: str) -> tuple[str, dict[str, Any]]:
 def _refuse_unknown(values: Mapping[str, Any], valid: Iterable[str], where: str) -> None:
     for key in values:
         if key not in valid:
-            raise FlSimError(f"{where} has no key '{key}'.{did_you_mean(key, valid)}")
+            raise FlSimError(f"{where} has no key {shown(key)}.{did_you_mean(key, valid)}")
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -394,10 +423,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise FlSimError(f"--set takes key=value, for example attack.images=32, not '{override}'.")
+        raise FlSimError(
+            f"--set takes key=value, for example attack.images=32, not {shown(override)}."
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or what no scenario may hold
         value = text.strip()
     *path, last = key.strip().split(".")
     table = values

@@ -1,8 +1,9 @@
 """Files that come with fl-sim, found by name; any other by its path."""
 
+import os
 from pathlib import Path
 
-from fl_sim.errors import FlSimError, unknown_name
+from fl_sim.errors import FlSimError, did_you_mean, printable, unknown_name
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 GRIDS = Path(__file__).parent / "grids"
@@ -20,12 +21,34 @@ def find(name: str, folder: Path, kind: str, beside: Path = Path()) -> Path:
     Raises:
         FlSimError: if there is neither; with the nearest name.
     """
-    path = beside / Path(name).expanduser()
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise FlSimError(f"The {kind} file {path} does not exist.")
+    path = beside / _expanded(name)
+    if os.path.isfile(path):
         return path
     shipped = {file.stem: file for file in folder.glob("*.toml")}
-    if name not in shipped:
-        raise unknown_name(kind, name, shipped)
-    return shipped[name]
+    if name in shipped:
+        return shipped[name]
+    if os.path.isdir(path):
+        raise FlSimError(
+            f"{printable(str(path))} is a folder; give the path of a {kind} file, which ends in "
+            f".toml."
+        )
+    if path.suffix or len(Path(name).parts) > 1 or "\\" in name:  # a path, and no name
+        raise FlSimError(f"The {kind} file {printable(str(path))} does not exist.{_near(path)}")
+    raise unknown_name(kind, name, shipped)
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~somebody", who is not known here
+        return Path(name)
+
+
+def _near(path: Path) -> str:
+    """Name the TOML file of the same folder whose name is nearest, if any is near."""
+    try:
+        names = [file.name for file in path.parent.iterdir() if file.suffix == ".toml"]
+    except (OSError, ValueError):
+        return ""
+    hint = did_you_mean(path.name, names)
+    return printable(hint) if "Did you mean" in hint else ""

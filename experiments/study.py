@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiments.origin import note_origin
+from experiments.preflight import check_ready
 from experiments.scenario import NONE, Scenario
 from experiments.standing import (
     FINISHED,
@@ -112,10 +113,11 @@ class Study:
         self.data_root = data_root
         self.progress = progress
         self.case: Case = open_case(scenario.case, data_root, progress)
+        check_ready(scenario, self.case, data_root, progress)
         if scenario.training.dp is not None:
             check_private(build(self.case.spec), self.case.spec)
         threads = scenario.threads or DEFAULT_THREADS
-        note_origin(scenario, list(self.case.files), threads, out)
+        note_origin(scenario, self.case, threads, out)
         self.results = Results(
             out / TABLE,
             {

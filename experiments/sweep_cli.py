@@ -79,15 +79,17 @@ def sweep(
     table over all cells), summary.csv, .md and .tex, failed.csv if cells failed, cells/ (the runs)
     and shared/ (trained networks that several cells start from). Exit code 1 if cells failed.
     """
-    from experiments.console import make_progress
+    from experiments.console import make_console, make_progress, plain
     from experiments.grid import Grid
     from experiments.sweep import sweep as run_sweep
 
-    console = Console()
+    console = make_console()
     device = "auto" if gpus_per_cell > 0 else "cpu"
     cells = Grid.of(grid, overrides=overrides or (), device=device)
     seeds = len({cell.scenario.seed for cell in cells.cells})
-    console.print(f"[bold]{cells.name}[/bold]: {len(cells.cells)} cells, {seeds} seeds of each")
+    console.print(
+        f"[bold]{plain(cells.name)}[/bold]: {len(cells.cells)} cells, {seeds} seeds of each"
+    )
     if cells.repeated:
         console.print(f"{cells.repeated} cells would repeat another one and are left out.")
     progress = make_progress(console, remaining=False)
@@ -100,7 +102,7 @@ def sweep(
 
 
 def _print(console: Console, result: "SweepResult") -> None:
-    from experiments.console import COLUMNS, print_table
+    from experiments.console import COLUMNS, make_console, plain, print_table
     from experiments.tables import presented
 
     failed = result.failed
@@ -110,16 +112,16 @@ def _print(console: Console, result: "SweepResult") -> None:
         shown = presented(summary, digits=2, short=True).drop(columns="stage")
         title = "At release: mean over n seeds, and half of its 95 % confidence interval"
         # A log or a pipe has no width that numbers would have to be cut for.
-        wide = console if console.is_terminal else Console(width=LOG_WIDTH)
+        wide = console if console.is_terminal else make_console(width=LOG_WIDTH)
         print_table(wide, shown.rename(columns=COLUMNS), title)
-        console.print(f"Table   {result.out / 'table.csv'}")
-        console.print(f"Summary {result.out / 'summary.csv'}, .md, .tex")
+        console.print(f"Table   {plain(result.out / 'table.csv')}")
+        console.print(f"Summary {plain(result.out / 'summary.csv')}, .md, .tex")
     shared = result.out / "shared"
     if shared.exists():
         size = sum(f.stat().st_size for f in shared.rglob("*") if f.is_file()) / 1e6
-        console.print(f"Shared  {shared} ({size:.0f} MB; needed only to add cells)")
+        console.print(f"Shared  {plain(shared)} ({size:.0f} MB; needed only to add cells)")
     for _, row in failed.iterrows():
-        console.print(f"Failed  {row['cell']}: {row['error']}", markup=False, soft_wrap=True)
+        console.print(f"Failed  {plain(row['cell'])}: {plain(row['error'])}", soft_wrap=True)
     if len(failed):
         console.print(f"{len(failed)} of {len(result.grid.cells)} cells failed; the same command "
-                      f"tries them again. List: {result.out / 'failed.csv'}")  # fmt: skip
+                      f"tries them again. List: {plain(result.out / 'failed.csv')}")  # fmt: skip

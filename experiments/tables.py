@@ -2,10 +2,12 @@
 
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from fl_sim.errors import FlSimError, did_you_mean
+from fl_sim.cells import each_text, guarded
+from fl_sim.errors import FlSimError, did_you_mean, printable
 from fl_sim.results import NO_EXTRACTION, STAGES
 from fl_sim.statistics import Interval, Method, compare_treatments, mean_interval
 
@@ -193,25 +195,43 @@ def presented(summary: "pd.DataFrame", digits: int = 3, short: bool = False) -> 
 
 
 def to_csv(frame: "pd.DataFrame") -> str:
-    """Return a table as CSV; numbers read back as they are."""
+    """Return a table as CSV; numbers read back as they are.
+
+    Texts that a spreadsheet would run get an apostrophe in front, see :mod:`fl_sim.cells`.
+    """
+    import pandas as pd
+
     buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
+    columns = [each_text(column, guarded) for _, column in frame.items()]
+    safe = pd.concat(columns, axis=1) if columns else frame
+    safe.columns = pd.Index([guarded(str(name)) for name in frame.columns])
+    # Python's writer leaves a carriage return unquoted, and a reader takes it for a line's end.
+    torn = any("\r" in text for column in columns for text in column.unique() if type(text) is str)
+    quoting: Literal[0, 2] = 2 if torn else 0  # all texts, or where it is needed
+    safe.to_csv(buffer, index=False, lineterminator="\n", quoting=quoting)
     return buffer.getvalue()
 
 
 def to_markdown(frame: "pd.DataFrame") -> str:
-    """Return a table of text as Markdown."""
-    lines = [[str(c) for c in frame.columns], ["---"] * len(frame.columns)]
-    lines += [[str(value) for value in row] for row in frame.itertuples(index=False)]
-    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    """Return a table of text as Markdown; what Markdown or HTML would take for marks is escaped."""
+    lines = [[_markdown(str(c)) for c in frame.columns], ["---"] * len(frame.columns)]
+    lines += [[_markdown(str(value)) for value in row] for row in frame.itertuples(index=False)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def to_latex(frame: "pd.DataFrame", caption: str | None = None) -> str:
     """Return a table of text as LaTeX, for the package booktabs."""
+    frame = frame.rename(columns=lambda name: printable(str(name)))
+    frame = frame.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
     style = frame.style.hide(axis="index").format(escape="latex")
     style = style.format_index(escape="latex", axis="columns")
     return str(style.to_latex(hrules=True, caption=caption, column_format="l" * frame.shape[1]))
+
+
+def _markdown(text: str) -> str:
+    text = re.sub(r"[\\`*|<&]", r"\\\g<0>", printable(text))
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # those inside a word are letters
+    return text.replace("](", "\\](")  # brackets are intervals, unless a link follows
 
 
 def _measured(frame: "pd.DataFrame") -> list[str]:

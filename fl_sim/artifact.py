@@ -5,19 +5,21 @@ only channel: extraction gets these two files and nothing else.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.files import write_atomically
 from fl_sim.models.base import ModelSpec
-from fl_sim.settings import parse
+from fl_sim.plain import parse_json
+from fl_sim.settings import Settings, parse
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class Artifact:
         name does; :func:`further_entries` tells them.
 
         Raises:
-            FlSimError: if the weights do not fit the architecture that the file states.
+            FlSimError: if the weights do not fit the architecture that the file states, which is
+                noticed before more is built than the file holds.
         """
-        from fl_sim.models import build
+        from fl_sim.claims import build_claimed
 
-        network = build(self.spec)
+        network = build_claimed(self.spec, self.state, "The model file")
         try:
             missing = network.load_state_dict(self.state, strict=False).missing_keys
         except RuntimeError:
@@ -100,7 +103,7 @@ def read_artifact(path: Path) -> Artifact:
         FlSimError: if it is missing, damaged, or not written by this program.
     """
     state, header = _read(path, "fl_sim.model", "model file")
-    return Artifact(parse(ModelSpec, header, f"The model file {path}"), state)
+    return Artifact(parse(ModelSpec, header, f"The model file {printable(str(path))}"), state)
 
 
 def write_key(path: Path, key: Key) -> Path:
@@ -113,11 +116,14 @@ def write_key(path: Path, key: Key) -> Path:
 def read_key(path: Path) -> Key:
     """Read the attacker's key.
 
+    What it tells its attack is checked by that, see :func:`fl_sim.extraction.known_key`.
+
     Raises:
         FlSimError: if it is missing, damaged, or not a key.
     """
     tensors, header = _read(path, "fl_sim.key", "key file")
-    return Key(str(header["attack"]), tensors, dict(header["settings"]))
+    known = parse(_KeyHeader, header, f"The key file {printable(str(path))}")
+    return Key(known.attack, tensors, known.settings)
 
 
 def _serialised(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
@@ -125,15 +131,43 @@ def _serialised(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> b
     return save(plain, metadata)
 
 
-def _read(path: Path, kind: str, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise FlSimError(f"The {what} {path} does not exist.")
+class _KeyHeader(Settings):
+    """What a key's header holds."""
+
+    attack: str
+    settings: dict[str, Any]
+
+
+def _read(path: Path, kind: str, what: str) -> tuple[dict[str, torch.Tensor], Any]:
+    tensors, metadata = read_safetensors(path, what)
+    name = printable(str(path))
+    if kind not in metadata:
+        raise FlSimError(f"The file {name} is not a {what} of fl-sim: its header lacks '{kind}'.")
+    return tensors, parse_json(metadata[kind], f"The header of the {what} {name}")
+
+
+def read_safetensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read a safetensors file that somebody else wrote.
+
+    Args:
+        path: of the file.
+        what: it is, for messages, for example ``"key file"``.
+
+    Returns:
+        Its tensors by name and its header's texts by name.
+
+    Raises:
+        FlSimError: if it is missing or damaged.
+    """
+    name = printable(str(path))
+    if os.path.isdir(path):
+        raise FlSimError(f"The {what} {name} is a folder; give the path of the file.")
+    if not os.path.isfile(path):
+        raise FlSimError(f"The {what} {name} does not exist.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FlSimError(f"The {what} {path} cannot be read: {error}.") from None
-    if header is None:
-        raise FlSimError(f"The file {path} is not a {what} of fl-sim: its header lacks '{kind}'.")
-    return tensors, json.loads(header)
+            metadata = dict(file.metadata() or {})
+            return {n: file.get_tensor(n) for n in file.keys()}, metadata  # noqa: SIM118
+    except Exception as error:  # safetensors' own, and torch's for types that it does not know
+        said = printable(str(error).partition("\n")[0])[:200]
+        raise FlSimError(f"The {what} {name} cannot be read: {said}.") from None

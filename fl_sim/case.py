@@ -15,7 +15,7 @@ from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.models import Stem, check, state_model
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.progress import SILENT, Progress
-from fl_sim.settings import Settings, parse
+from fl_sim.settings import Seed, Settings, parse
 
 
 class ModelSettings(Settings):
@@ -54,7 +54,7 @@ class CaseSettings(Settings):
     dataset: Choice
     model: Choice
     data: HeldOutSettings = HeldOutSettings()
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Case:
         public: images an attacker may use to restore; disjoint from ``train``.
         test: images for utility.
         files: what was read.
+        description: one line on the dataset.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Case:
     public: Split
     test: Split
     files: tuple[DataFile, ...]
+    description: str = ""
 
 
 def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress = SILENT) -> Case:
@@ -122,4 +124,5 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
         public=parts.public,
         test=parts.test,
         files=dataset.files,
+        description=dataset.description,
     )

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, shown
+from fl_sim.plain import check_plain
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
 
@@ -35,15 +36,16 @@ class Choice(Settings):
         if isinstance(value, str | Path):
             return cls(name=str(value))
         if not isinstance(value, Mapping):
-            raise FlSimError(f"{where} should be a name or a table, not {value!r}.")
+            raise FlSimError(f"{where} should be a name or a table, not {shown(value)}.")
+        check_plain(value, where)
         if set(value) == {"name", "settings"} and isinstance(value["settings"], Mapping):
-            return cls(name=value["name"], settings=dict(value["settings"]))
+            value = {**value["settings"], "name": value["name"]}
         settings = dict(value)
         if "name" not in settings:
             raise FlSimError(f"{where} lacks the key 'name'.")
         name = settings.pop("name")
         if not isinstance(name, str):
-            raise FlSimError(f"{where}: 'name' is {name!r}, but it should be a string.")
+            raise FlSimError(f"{where}: 'name' is {shown(name)}, but it should be a string.")
         return cls(name=name, settings=settings)
 
     def checked(self, registry: Registry[type[T]], where: str) -> "Choice":
@@ -53,8 +55,7 @@ class Choice(Settings):
             FlSimError: if there is no such component, or a key is wrong.
         """
         kind: Any = registry.get(self.name)
-        settings = parse(kind.Settings, self.settings, where).model_dump(mode="json")
-        return Choice(name=self.name, settings=settings)
+        return Choice(name=self.name, settings=parse(kind.Settings, self.settings, where).plain())
 
     def build(self, registry: Registry[type[T]], where: str) -> T:
         """Build the component from a registry of classes that have ``Settings``.

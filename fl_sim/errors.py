@@ -3,6 +3,11 @@
 import difflib
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
+
+_LONGEST_NAME = 120
+_DIGITS = 40
+_LISTED = 24
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that print nothing, or steer what prints: controls, formats, surrogates."""
@@ -34,20 +39,44 @@ def _escaped(character: str) -> str:
     return character
 
 
+def printable(text: str) -> str:
+    """Return all of a text from outside as it may be printed, see :func:`legible`."""
+    return legible(text, None)
+
+
+def shown(value: Any, length: int = _LONGEST_NAME) -> str:
+    """Return ``repr(value)`` for a message: printable, and not longer than ``length``.
+
+    Integers of more digits than Python writes, and values nested too deep for it, are described.
+    """
+    if isinstance(value, int) and value.bit_length() > 3 * _DIGITS:
+        return f"an integer of about {round(value.bit_length() * 0.30103)} digits"
+    try:
+        text = printable(repr(value))
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that cannot be written out"
+    return text if len(text) <= length else f"{text[: length - 4]}...{text[-1]}"
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the valid name nearest to ``name``, else all of them.
+
+    Of very many only the first are named.
 
     Args:
         name: what the user wrote.
         valid: the names that would have been accepted.
     """
     names = sorted(set(valid))
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    # Comparing a text of megabytes with every name would take minutes.
+    close = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.5)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Valid names: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f" Valid names: {', '.join(names[:_LISTED])}{more}." if names else ""
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> FlSimError:
+def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> FlSimError:
     """Build the error for a name that no ``kind`` answers to, with the nearest valid one."""
-    return FlSimError(f"There is no {kind} called '{name}'.{did_you_mean(name, valid)}")
+    hint = did_you_mean(name if isinstance(name, str) else "", valid)
+    return FlSimError(f"There is no {kind} called {shown(name)}.{hint}")

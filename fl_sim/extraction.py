@@ -1,10 +1,12 @@
 """Extraction: what the receiver does with the two files that reached him, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
-from fl_sim.artifact import read_artifact, read_key
-from fl_sim.attacks.base import ATTACKS, Extraction
+from fl_sim.artifact import Artifact, Key, read_artifact, read_key
+from fl_sim.attacks.base import ATTACKS, Attack, Extraction
 from fl_sim.carriers.base import Payload
+from fl_sim.errors import FlSimError, printable
 from fl_sim.metrics.measure import NO_EXTRACTION, Measured
 
 
@@ -21,8 +23,28 @@ def extract(artifact: Path, key: Path) -> Extraction:
     Raises:
         FlSimError: if a file is missing, damaged, or names an attack that is not installed.
     """
-    known = read_key(key)
-    return ATTACKS.get(known.attack).extract(read_artifact(artifact), known)
+    model = read_artifact(artifact)
+    attack, known = known_key(key, model)
+    return attack.extract(model, known)
+
+
+def known_key(path: Path, artifact: Artifact) -> tuple[type[Attack[Any]], Key]:
+    """Read a key, and check it against the model file that it is for.
+
+    Returns:
+        The attack that reads with it, and the key.
+
+    Raises:
+        FlSimError: if it is missing, damaged, names an attack that is not installed, or does not
+            fit the model.
+    """
+    key = read_key(path)
+    try:
+        attack = ATTACKS.get(key.attack)
+        attack.check_key(key, artifact)
+    except FlSimError as error:
+        raise FlSimError(f"The key file {printable(str(path))} cannot be used: {error}") from None
+    return attack, key
 
 
 def survival_by_place(sent: Path, arrived: Path, payload: Payload, key: Path) -> list[Measured]:
@@ -38,8 +60,7 @@ def survival_by_place(sent: Path, arrived: Path, payload: Payload, key: Path) ->
         ``carrier_error[<tensor>]``: the share of wrong bits, or the relative error of values; and
         ``carrier_error[bit <number>]`` for carriers in chosen bits.
     """
-    known = read_key(key)
-    errors = ATTACKS.get(known.attack).survival(
-        read_artifact(sent).state, read_artifact(arrived).state, payload, known
-    )
+    before = read_artifact(sent)
+    attack, known = known_key(key, before)
+    errors = attack.survival(before.state, read_artifact(arrived).state, payload, known)
     return [Measured(NO_EXTRACTION, f"carrier_error[{n}]", v) for n, v in errors.items()]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, legible
 
 LONGEST = 500
 """Characters of a cause that a sentence quotes."""
@@ -94,9 +94,7 @@ def cause(error: BaseException) -> str:
 def first_line(text: str, longest: int = LONGEST) -> str:
     """Return the first line that says something, printable and cut after ``longest`` characters."""
     line = next((line.strip() for line in text[: 100 * LONGEST].splitlines() if line.strip()), "")
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line[:longest]
-    )
+    shown = legible(line[:longest], None)
     return shown if len(line) <= longest else f"{shown}..."
 
 

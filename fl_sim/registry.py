@@ -10,13 +10,12 @@ name, and only where there is none the whole package, so a process pays for what
 """
 
 import importlib
-import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fl_sim.errors import FlSimError, unknown_name
+from fl_sim.errors import FlSimError, printable, shown, unknown_name
 
 T = TypeVar("T")
 
@@ -62,9 +61,13 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the component called ``name``.
 
+        The name may come from anybody's file: only a module that lies in the package is imported.
+
         Raises:
             FlSimError: if there is none; the message gives the nearest valid name.
         """
+        if not isinstance(name, str):
+            raise unknown_name(self.kind, name, self.names())
         if name not in self._entries:
             self._import_module_of(name)
         if name not in self._entries:
@@ -77,30 +80,62 @@ class Registry(Generic[T]):
 
     def entries(self) -> list[Entry[T]]:
         """Return all entries, sorted by name; imports the whole package."""
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
-            importlib.import_module(module.name)
+        for module in self._modules():
+            importlib.import_module(f"{self.package}.{module}")
         return [self._entries[name] for name in sorted(self._entries)]
 
     def _import_module_of(self, name: str) -> None:
-        module = f"{self.package}.{name}"
-        if name.isidentifier() and importlib.util.find_spec(module) is not None:
-            importlib.import_module(module)
+        if name in self._modules():
+            importlib.import_module(f"{self.package}.{name}")
         else:
             self.entries()
 
+    def _modules(self) -> list[str]:
+        """Return the names of the package's modules, as its folder has them."""
+        package = importlib.import_module(self.package)
+        names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        return [name for name in names if name.isidentifier() and not name.startswith("__")]
 
-def import_plugins(modules: Iterable[str]) -> None:
+
+def import_plugins(modules: Any) -> None:
     """Import modules that register components from outside this project.
 
+    Args:
+        modules: a list of dotted names.
+
     Raises:
-        FlSimError: if one cannot be imported.
+        FlSimError: if it is no such list, or a module is missing, raises or exits.
     """
+    if not isinstance(modules, list | tuple):
+        raise FlSimError(
+            f"'plugins' is {shown(modules)}, but it should be a list of modules' names."
+        )
     for module in modules:
+        parts = module.split(".") if isinstance(module, str) else [""]
+        if not all(part.isidentifier() and not part.startswith("__") for part in parts):
+            raise FlSimError(
+                f"'plugins' names {shown(module)}, which is no module's name; a plugin is named as "
+                f"in an import, for example plugins = ['my_attacks']."
+            )
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise FlSimError(f"The plugin '{module}' cannot be imported: {error}.") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's module does, sys.exit too
+            raise FlSimError(_why_not(module, error)) from error
+
+
+def _why_not(module: str, error: BaseException) -> str:
+    """Say why a plugin could not be imported."""
+    said = printable(str(error)).strip()
+    if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "?"):
+        return f"The plugin '{module}' cannot be imported: {said}; put its folder on PYTHONPATH."
+    if isinstance(error, SystemExit):
+        return f"The plugin '{module}' cannot be imported: it ends the program ({said or 'exit'})."
+    if isinstance(error, FlSimError):
+        return f"The plugin '{module}' cannot be imported: {said}"
+    kind = type(error).__name__
+    return f"The plugin '{module}' cannot be imported: {kind}{f': {said}' if said else ''}."
 
 
 def _origin(component: Any) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.restorations.base import choose
-from fl_sim.settings import Settings
+from fl_sim.settings import MOST_EPOCHS, Settings
 from fl_sim.training import LocalTraining, TrainingSettings
 
 SMALLEST = 8
@@ -68,7 +68,7 @@ class AttackerSettings(Settings):
     search: bool = False
     restorations: Literal["all"] | tuple[str, ...] = "all"
     rehearsal_images: int | None = Field(None, ge=2)
-    rehearsal_epochs: float | None = Field(None, gt=0)
+    rehearsal_epochs: float | None = Field(None, gt=0, le=MOST_EPOCHS)
     rehearsal_defenses: int = Field(4, ge=1)
     held_out_share: float = Field(0.25, gt=0, lt=1)
 

@@ -3,12 +3,13 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fl_sim.errors import FlSimError
+from fl_sim.cells import guarded, read_texts
+from fl_sim.errors import FlSimError, printable
 from fl_sim.files import Stand, cut, locked, write_atomically, writing
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Results:
     """The table as a CSV file that several processes may append to.
 
     Each :meth:`add` is one write of whole lines, on disk when it returns, so a killed run loses at
-    most the rows in flight; half a line that a killed run left is cut off on opening.
+    most the rows in flight; half a line that a killed run left is cut off on opening. A text that a
+    spreadsheet would run has an apostrophe in front in the file, see :mod:`fl_sim.cells`.
 
     Args:
         path: the CSV file; made, with its header, where there is none.
@@ -123,7 +125,7 @@ class Results:
         whole = content[: content.rfind(b"\n") + 1]
         known = whole.startswith(_HEADER) if whole else _HEADER.startswith(content)
         if not known:
-            raise FlSimError(f"The file {self.path} is not a results table of fl-sim.")
+            raise _no_table(self.path, "its first line does not name the columns")
         if not whole:
             write_atomically(self.path, _HEADER)
         elif len(whole) < len(content):
@@ -136,26 +138,70 @@ def read_table(path: Path) -> "pd.DataFrame":
     Raises:
         FlSimError: if it is missing or not a results table.
     """
-    # Takes a second to import, and a process that only trains does not need it.
+    if not os.path.isfile(path):
+        raise FlSimError(f"The results table {printable(str(path))} does not exist.")
+    try:
+        # As text first, since pandas would fill a row that is too short with missing values.
+        texts = read_texts(path)
+    except Exception as error:  # pandas has its own for each way to be no table
+        raise _no_table(path, printable(str(error).partition("\n")[0])) from None
+    if tuple(texts.columns) != COLUMNS:
+        raise _no_table(path, "its first line does not name the columns")
+    return typed_columns(texts, COLUMNS, f"The results table {printable(str(path))}")
+
+
+def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd.DataFrame":
+    """Return a long table with the types of its columns, whatever types it was read with.
+
+    Args:
+        table: with the columns of :data:`COLUMNS`; of a sweep also a cell and labels.
+        text: the columns wanted, in their order; of those that :data:`COLUMNS` gives no type, text.
+        where: what the table is, for messages.
+
+    Raises:
+        FlSimError: naming the column that has a cell of another type.
+    """
     import pandas as pd
 
-    if not path.is_file():
-        raise FlSimError(f"The results table {path} does not exist.")
-    kinds = {name: "int64" if name in _INTEGERS else "str" for name in COLUMNS}
-    try:
-        # A value that is the text "none" or "NA" is a name, not a missing one.
-        table = pd.read_csv(
-            path,
-            dtype={**kinds, "value": "float64"},
-            keep_default_na=False,
-            na_values={"value": ["nan"]},
-            float_precision="round_trip",
-        )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise FlSimError(f"The file {path} is not a results table of fl-sim: {error}.") from None
-    if tuple(table.columns) != COLUMNS:
-        raise FlSimError(f"The file {path} is not a results table of fl-sim.")
-    return table
+    columns = {}
+    for name in text:
+        column = table[name]
+        if column.isna().any() and (name != "value" or pd.api.types.is_string_dtype(column)):
+            row = int(column.isna().to_numpy().argmax()) + 2
+            raise FlSimError(f"{where} is damaged: row {row} has nothing in '{name}'.")
+        try:
+            if name in (*_INTEGERS, "value") and not _numeric(column):
+                raise TypeError(f"its type is {column.dtype}")
+            if name in _INTEGERS:
+                columns[name] = _whole(column)
+            elif name == "value":
+                columns[name] = column.astype("float64")
+            else:
+                columns[name] = column.astype("str")
+        except Exception as error:  # pandas and pyarrow have their own for each type
+            said = printable(str(error).partition("\n")[0])[:120]
+            raise FlSimError(f"{where} is damaged: '{name}' is no number throughout ({said}).") \
+                from None  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def _numeric(column: "pd.Series[Any]") -> bool:
+    """Whether a column holds numbers, or texts of them, and not lists or dates."""
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(column) or pd.api.types.is_string_dtype(column)
+
+
+def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return a column as int64; raises ValueError where it has others."""
+    whole = column.astype("int64")
+    if column.dtype.kind in "fu" and not bool((whole == column).all() and (whole >= 0).all()):
+        raise ValueError("it has fractions, or integers beyond 64 bits")
+    return whole
+
+
+def _no_table(path: Path, what: str) -> FlSimError:
+    return FlSimError(f"The file {printable(str(path))} is not a results table of fl-sim: {what}.")
 
 
 def without_timings(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -250,7 +296,7 @@ def _text(name: str, value: Value) -> str:
     # A line break inside a line would make a torn line look whole.
     if "\n" in text or "\r" in text:
         raise FlSimError(f"The results column '{name}' cannot hold a line break: {text!r}.")
-    return text
+    return guarded(text)
 
 
 def _torn(path: Path) -> bool:

@@ -1,32 +1,95 @@
-"""Settings: pydantic models that refuse unknown keys, for every component and for scenarios."""
+"""Settings: pydantic models that refuse unknown keys, for every component and for scenarios.
 
-from typing import Any, TypeVar, get_args
+What cannot run is refused by its key: no number is infinite or not a number, and a count or a
+factor without a bound of its own ends at :data:`MOST` or :data:`FURTHEST`.
+"""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
-from fl_sim.errors import FlSimError, did_you_mean
+from annotated_types import Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from fl_sim.errors import FlSimError, did_you_mean, printable, shown
+from fl_sim.plain import LARGEST_INTEGER, check_plain
+
+MOST = 1_000_000
+"""Largest integer of a key that gives no bound of its own."""
+
+FURTHEST = 1e30
+"""Largest size of a float of a key that gives no bound of its own; float32 itself ends at 3e38."""
+
+MOST_EPOCHS = 100_000
+"""Passes over the images, in any training."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+"""What randomness follows from: below 2**63."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, numbers not made out of strings."""
+    """Base of all settings: frozen, unknown keys refused, numbers finite and within reach."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_numbers(cls, values: Any) -> Any:
+        """Refuse ``true`` and texts where a number is wanted; pydantic would make numbers of them.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            wanted = {int, float} & (kinds := set(_kinds(field.annotation))) if field else set()
+            if wanted and isinstance(value, bool) and bool not in kinds:
+                raise ValueError(f"'{key}' is {str(value).lower()}, but it should be a number")
+            if wanted and isinstance(value, str) and str not in kinds and _is_number(value):
+                raise ValueError(f"'{key}' is the text {value!r}; write the number without quotes")
+        return values
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        """Refuse numbers that no computation could use, by key.
+
+        Raises:
+            ValueError: naming the key and the bound.
+        """
+        for key, field in type(self).model_fields.items():
+            if any(isinstance(bound, Le | Lt) for bound in _bounds(field)):
+                continue
+            for number in _numbers(getattr(self, key)):
+                most = MOST if isinstance(number, int) else FURTHEST
+                if abs(number) > most:
+                    raise ValueError(
+                        f"'{key}' is {shown(number)}, but input should be at most {most:g}"
+                    )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Return keys and values as JSON holds them, as a scenario keeps them."""
+        return self.model_dump(mode="json")
 
 
 S = TypeVar("S", bound=Settings)
 
 
-def parse(settings: type[S], values: dict[str, Any], where: str) -> S:
+def parse(settings: type[S], values: Any, where: str) -> S:
     """Validate ``values`` as ``settings``.
 
     Args:
         settings: the settings class.
-        values: keys and values as read from TOML.
+        values: keys and values as read from TOML or JSON.
         where: how the table is called in the message, for example ``"[attack]"``.
 
     Raises:
         FlSimError: one sentence for the first thing that is wrong, with the nearest valid key.
     """
+    check_plain(values, where)
     try:
         return settings.model_validate(values)
     except ValidationError as error:
@@ -36,7 +99,7 @@ def parse(settings: type[S], values: dict[str, Any], where: str) -> S:
 def explain(error: ValidationError, settings: type[BaseModel], where: str) -> str:
     """Say the first problem of a pydantic error in one sentence."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "value"
+    key = printable(".".join(str(part) for part in first["loc"])) or "value"
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(settings, first["loc"][:-1])
         return f"{where} has no key '{key}'.{did_you_mean(str(first['loc'][-1]), valid)}"
@@ -44,9 +107,9 @@ def explain(error: ValidationError, settings: type[BaseModel], where: str) -> st
         return f"{where} lacks the key '{key}'."
     if first["type"] == "value_error":
         text = str(first.get("ctx", {}).get("error", first["msg"]))
+        text = text if text.endswith((".", "?", "!")) else f"{text}."
         return text if text.startswith(where) else f"{where}: {text}"
-    given = first.get("input")
-    return f"{where}: '{key}' is {given!r}, but {_lower(first['msg'])}."
+    return f"{where}: '{key}' is {shown(first.get('input'))}, but {_lower(first['msg'])}."
 
 
 def _valid_keys(settings: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -63,3 +126,39 @@ def _valid_keys(settings: type[BaseModel], path: tuple[int | str, ...]) -> list[
 
 def _lower(message: str) -> str:
     return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """Yield the types that an annotation allows beside each other; literals are none."""
+    if isinstance(annotation, type):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+
+
+def _bounds(field: Any) -> Iterator[Any]:
+    """Yield what a field or an annotation says of its values' bounds, at any depth of its types."""
+    if isinstance(field, FieldInfo):
+        yield from field.metadata
+        yield from _bounds(field.annotation)
+    else:
+        yield field
+        for part in get_args(field):
+            yield from _bounds(part)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _numbers(part)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

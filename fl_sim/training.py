@@ -20,7 +20,7 @@ from fl_sim.models.base import ModelSpec
 from fl_sim.privacy import DpSettings, PrivateGradients, check_private, poisson_batches
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
-from fl_sim.settings import Settings
+from fl_sim.settings import MOST_EPOCHS, Settings
 
 PREDICTED_PIXELS = 1 << 20
 
@@ -56,7 +56,7 @@ class TrainingSettings(StepSettings):
             for. Each image's gradient is computed by itself, which takes several times longer.
     """
 
-    epochs: float = Field(8.0, gt=0)
+    epochs: float = Field(8.0, gt=0, le=MOST_EPOCHS)
     learning_rate: float = Field(3e-4, gt=0)
     dp: DpSettings | None = None
 

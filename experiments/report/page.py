@@ -28,7 +28,7 @@ from experiments.report.tabulate import (
     sent_table,
     utility_table,
 )
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.metrics.measure import STRONGEST
 from fl_sim.statistics import Interval
 
@@ -120,16 +120,28 @@ def build_page(sources: Sources, images: int) -> Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML; every text in it is escaped."""
+    return str(_environment().get_template("report.html.j2").render(page=page)) + "\n"
+
+
+@cache
+def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("experiments", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(page=page) + "\n"
+
+
+def _printable(value: Any) -> Any:
+    """Write out control characters of texts, which may come from anybody's file."""
+    from markupsafe import Markup
+
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _page_of_one(sources: Sources, measured: Measurements, images: int) -> Page:
@@ -448,7 +460,7 @@ def _place(group: Group) -> str:
         text += f", {federation.get('rounds')} rounds"
         partition = federation.get("partition")
         if isinstance(partition, dict):
-            alpha = f" {partition['alpha']}" if partition.get("scheme") == "dirichlet" else ""
+            alpha = f" {partition.get('alpha')}" if partition.get("scheme") == "dirichlet" else ""
             text += f", {plain(str(partition.get('scheme')))}{alpha} partition"
     return text
 

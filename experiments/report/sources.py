@@ -4,17 +4,19 @@ Everything read here was written by someone, perhaps elsewhere: names are text t
 executed, and what is missing or damaged is said in one sentence.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.about import read_about
 from experiments.grid import VARIANT
 from experiments.tables import CELL, LABEL, labels_of
-from fl_sim.errors import FlSimError, did_you_mean
-from fl_sim.results import COLUMNS, STAGES, read_table
+from fl_sim.cells import read_texts
+from fl_sim.errors import FlSimError, did_you_mean, printable
+from fl_sim.plain import parse_json
+from fl_sim.results import COLUMNS, STAGES, read_table, typed_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 IDENTIFIED = "identified"
 """Metric added to the tables: the better of identification by distance and by correlation."""
+
+# What a file may claim to hold, for its size: tables of long texts that repeat are small files.
+_ROWS = 1_000_000
+_BYTES = 64 << 20
+_MOST_EXPANSION = 200
 
 # What tells scenarios apart before their settings do, in the order of columns.
 _FACTS = ("attack", "defense", "mode", "dataset", "model", "aggregator")
@@ -73,18 +80,9 @@ class Run:
         Raises:
             FlSimError: if the file is damaged.
         """
-        from safetensors import SafetensorError
+        from experiments.report.pictures import read_pictures
 
-        from experiments.study import load_pictures
-
-        if self.folder is None:
-            return {}
-        try:
-            return load_pictures(self.folder)
-        except (SafetensorError, OSError) as error:
-            raise FlSimError(
-                f"The recovered images of the run in {self.folder} cannot be read: {error}."
-            ) from None
+        return {} if self.folder is None else read_pictures(self.folder)
 
     @cached_property
     def defense_log(self) -> list[dict[str, Any]]:
@@ -97,10 +95,10 @@ class Run:
             return []
         path = self.folder / "defense.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            log = [json.loads(line) for line in lines if line]
-        except (OSError, ValueError) as error:
-            raise FlSimError(f"The file {path} cannot be read: {error}.") from None
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise FlSimError(f"The file {path} cannot be read: {error.strerror}.") from None
+        log = [parse_json(line, f"A line of the file {path}") for line in lines if line]
         if not all(isinstance(entry, dict) for entry in log):
             raise FlSimError(f"The file {path} is not the log of a defence.")
         return log
@@ -292,20 +290,7 @@ def _read_run(folder: Path) -> Run:
     table = read_table(folder / "results.csv")
     if table.empty:
         raise FlSimError(f"The run in {folder} has measured nothing yet; let it run further.")
-    return Run(str(folder), folder, _about(folder), _with_identified(table))
-
-
-def _about(folder: Path) -> Mapping[str, Any]:
-    path = folder / "scenario.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FlSimError(f"The run in {folder} has lost its scenario.json.") from None
-    except (OSError, ValueError) as error:
-        raise FlSimError(f"The file {path} cannot be read: {error}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("scenario"), dict):
-        raise FlSimError(f"The file {path} does not describe a run of fl-sim.")
-    return content
+    return Run(str(folder), folder, read_about(folder / "scenario.json"), _with_identified(table))
 
 
 def _read_sweep(folder: Path) -> list[Run]:
@@ -320,9 +305,9 @@ def _read_sweep(folder: Path) -> list[Run]:
         labels = {axis: str(rows[LABEL + axis].iloc[0]) for axis in axes}
         runs.append(
             Run(
-                f"{folder}/cells/{name}",
+                f"{folder}/cells/{printable(name)}",
                 inside if there else None,
-                _about(inside) if there and inside is not None else {},
+                read_about(inside / "scenario.json") if there and inside is not None else {},
                 _with_identified(rows[list(COLUMNS)].reset_index(drop=True)),
                 labels,
             )
@@ -331,40 +316,68 @@ def _read_sweep(folder: Path) -> list[Run]:
 
 
 def _sweep_table(folder: Path) -> "pd.DataFrame":
-    import pandas as pd
-
     path = folder / "table.parquet"
+    path = path if path.is_file() else folder / "table.csv"
+    name = printable(str(path))
     try:
-        if path.is_file():
-            table = pd.read_parquet(path)
-        else:
-            path = folder / "table.csv"
-            table = pd.read_csv(
-                path, keep_default_na=False, na_values={"value": ["nan"]},
-                float_precision="round_trip",
-            )  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise FlSimError(f"The file {path} is not the table of a sweep: {error}.") from None
-    missing = [name for name in (CELL, *COLUMNS) if name not in table.columns]
+        if path.suffix == ".parquet":
+            table = _read_parquet(path)
+        else:  # written with nothing for what is not a number
+            table = read_texts(path).replace({"value": {"": "nan"}})
+    except FlSimError:
+        raise
+    except Exception as error:  # pandas and pyarrow have their own for each way to be no table
+        said = printable(str(error).partition("\n")[0])[:200]
+        raise FlSimError(f"The file {name} is not the table of a sweep: {said}.") from None
+    if len(set(table.columns)) < len(table.columns):
+        raise FlSimError(f"The file {name} is not the table of a sweep: a column is there twice.")
+    missing = [column for column in (CELL, *COLUMNS) if column not in table.columns]
     if missing:
         raise FlSimError(
-            f"The file {path} is not the table of a sweep: it has no column '{missing[0]}'."
+            f"The file {name} is not the table of a sweep: it has no column '{missing[0]}'."
         )
     if table.empty:
         raise FlSimError(f"The sweep in {folder} has measured nothing yet.")
-    return table
+    labels = [column for column in table.columns if column.startswith(LABEL)]
+    return typed_columns(table, [CELL, *labels, *COLUMNS], f"The table {name}")
+
+
+def _read_parquet(path: Path) -> "pd.DataFrame":
+    """Read a Parquet table for what it holds, without what it says of itself to pandas.
+
+    Raises:
+        FlSimError: if it claims more rows than its size can hold.
+    """
+    import pyarrow.parquet as pq
+
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        told = file.metadata
+        groups = [told.row_group(number) for number in range(told.num_row_groups)]
+        rows = max([told.num_rows, *(group.num_rows for group in groups)])
+        weight = sum(group.total_byte_size for group in groups)
+        if not 0 <= rows <= _ROWS + size or weight > _BYTES + _MOST_EXPANSION * size:
+            raise FlSimError(
+                f"The table {printable(str(path))} claims {rows} rows in {weight} bytes, which a "
+                f"file of {size} bytes does not hold."
+            )
+        columns = [str(name) for name in file.schema_arrow.names]
+        table = file.read(use_threads=False).replace_schema_metadata(None)
+        table.validate(full=True)  # texts that are no UTF-8 are noticed here, and not before
+        frame = table.to_pandas(ignore_metadata=True)
+    frame.columns = columns
+    return frame
 
 
 def _read_failed(folder: Path) -> list[dict[str, str]]:
-    import pandas as pd
-
     path = folder / "failed.csv"
     if not path.is_file():
         return []
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise FlSimError(f"The file {path} cannot be read: {error}.") from None
+        frame = read_texts(path)
+    except Exception as error:  # pandas has its own for each way to be no table
+        said = printable(str(error).partition("\n")[0])[:200]
+        raise FlSimError(f"The file {printable(str(path))} cannot be read: {said}.") from None
     return [{str(k): str(v) for k, v in row.items()} for row in frame.to_dict("records")]
 
 

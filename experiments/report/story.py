@@ -55,14 +55,13 @@ class Story:
     @property
     def stolen(self) -> int:
         """How many images one attacker hid; 0 where that is not known."""
-        written = self._measured.get("upload", "images_written")
         originals = self.group.first.pictures.get("original")
         if originals is not None:
             return len(originals)
-        if written is not None:
-            return round(written.mean)
+        written = self._measured.mean("upload", "images_written")
         chance = self._measured.chance
-        return round(1 / chance) if chance > 0 else 0
+        told = 1 / chance if math.isnan(written) and chance > 0 else written
+        return round(told) if math.isfinite(told) else 0
 
     @property
     def attackers(self) -> int:
@@ -81,7 +80,7 @@ class Story:
 
         found = self._measured.get(stage, IDENTIFIED, STRONGEST)
         chance = self._measured.chance
-        if found is None or not self.stolen or not 0 < chance <= 1:
+        if found is None or not self.stolen or not 0 < chance <= 1 or not 0 <= found.mean <= 1:
             return None
         images = self.stolen * found.n
         return bool(stats.binom.sf(round(found.mean * images) - 1, images, chance) < SURE)
@@ -153,7 +152,7 @@ class Story:
         for stage in dict.fromkeys((self._first, self._last)):
             found = self._measured.get(stage, IDENTIFIED, STRONGEST)
             similar = self._measured.get(stage, "ssim", STRONGEST)
-            if found is None or similar is None:
+            if found is None or similar is None or math.isnan(found.mean):
                 continue
             floor = self._measured.mean(stage, "ssim_floor_mean")
             where, share = self._where(stage), self._share(found.mean)
@@ -262,6 +261,8 @@ class Story:
             return None
         values = [self._before(metric), self._measured.mean("release", metric)]
         values = [value for value in values if not math.isnan(value)]
+        if not values:  # measured, and not a number each time
+            return None
         if not self.group.defended:
             values = values[-1:]
         floor = self._measured.floor
@@ -380,6 +381,8 @@ def _leaks(measured: Measurements, stage: str) -> bool:
 
 
 def _percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "–"
     text = f"{100 * share:.2g}" if 0 < share < 0.1 else f"{100 * share:.0f}"
     return f"{text}\u00a0%"
 

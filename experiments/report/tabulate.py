@@ -167,7 +167,10 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
     for stage in stages:
         counts = [measured.mean(stage, metric) for metric in _COUNTS]
         total = sum(counts) or 1.0
-        survival = Cell("", stack=tuple(count / total for count in counts))
+        shares = [count / total for count in counts]
+        # A table from elsewhere may hold counts that are none: a page cannot draw those.
+        drawn = all(0 <= share <= 1 for share in shares)
+        survival = Cell("", stack=tuple(shares) if drawn else ())
         cells = [survival, *(_plain(measured.get(stage, metric), metric) for metric in _COUNTS)]
         for metric in errors:
             found = measured.get(stage, metric)
@@ -510,6 +513,8 @@ def _format_of(metric: str) -> Callable[[float], str]:
 
 def _size(count: float) -> str:
     """Return bytes for people, in powers of a thousand."""
+    if not math.isfinite(count):
+        return number(count)
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.carriers.base import Payload, State
+from fl_sim.choice import Choice
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
@@ -240,6 +241,11 @@ class Attack(ABC, Generic[AttackSettingsT]):
         """What :meth:`prepare` makes, the same text for the same thing; ``None`` for nothing."""
         return None
 
+    @property
+    def outside_data(self) -> tuple[Choice, ...]:
+        """Datasets that :meth:`prepare` trains on; they must not hold the attacked images."""
+        return ()
+
     def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
         """Make what the attacker brings from outside, such as a trained codec, and keep it cached.
 
@@ -288,11 +294,26 @@ class Attack(ABC, Generic[AttackSettingsT]):
         return Embedding(state)
 
     @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check all that a key holds before anything is done with it.
+
+        A key is a file from anywhere: every setting, and every tensor's name, shape and type, is
+        checked here, so that what follows can rely on them.
+
+        Args:
+            key: of this attack.
+            artifact: the model file that is to be read with it.
+
+        Raises:
+            FlSimError: naming what is wrong, or does not fit the model.
+        """
+
+    @classmethod
     @abstractmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
         """Read the images back.
 
-        Called in a process that has only the two files.
+        Called in a process that has only the two files, with a key that :meth:`check_key` passed.
         """
 
     @classmethod

@@ -27,11 +27,14 @@ from fl_sim.attacks.base import (
     Reading,
     Status,
 )
+from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import Payload, State
 from fl_sim.choice import Choice
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, shown
 from fl_sim.models.base import ModelSpec
+from fl_sim.plain import LARGEST_INTEGER
 from fl_sim.progress import SILENT, Progress
+from fl_sim.settings import Settings
 from fl_sim.training import LocalTraining, TrainReport
 
 
@@ -54,6 +57,29 @@ class CombinedSettings(AttackSettings):
             name: Choice.of(part, where := f"[attack] parts.{name}").checked(ATTACKS, where)
             for name, part in dict(parts).items()
         }
+
+
+class PartKey(Settings):
+    """What a key says of one part.
+
+    Args:
+        attack: registered name.
+        settings: of its key.
+        images: how many it stole.
+        length: of its payload, in bytes or values; ``None`` where it has none.
+    """
+
+    attack: str
+    settings: dict[str, Any]
+    images: int = Field(ge=1)
+    length: int | None = Field(ge=0, le=LARGEST_INTEGER)
+
+
+class CombinedKey(Settings):
+    """What a key of several attacks says: its parts by name, and their order."""
+
+    order: tuple[str, ...] = Field(min_length=1)
+    parts: dict[str, PartKey]
 
 
 @ATTACKS.register("combined", "several attacks in one model, each with images of its own")
@@ -100,6 +126,11 @@ class Combined(Attack[CombinedSettings]):
         made = [attack.prepared_outside for attack in self._parts.values()]
         return " ".join(text for text in made if text is not None) or None
 
+    @property
+    def outside_data(self) -> tuple[Choice, ...]:
+        """Those of all parts; see :class:`Attack`."""
+        return tuple(data for attack in self._parts.values() for data in attack.outside_data)
+
     def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
         """Prepare every part outside; see :class:`Attack`."""
         for attack in self._parts.values():
@@ -120,6 +151,20 @@ class Combined(Attack[CombinedSettings]):
             state = embedding.state
             values |= {f"{metric}[{name}]": value for metric, value in embedding.values.items()}
         return Embedding(state, values)
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check every part's key; see :class:`Attack`."""
+        known = key_settings(key, CombinedKey)
+        if sorted(known.order) != sorted(known.parts):
+            raise wrong(key, "has an order that does not name each of its parts once")
+        prefixes = tuple(f"{name}/" for name in known.order)
+        strange = [name for name in key.tensors if not name.startswith(prefixes)]
+        if strange:
+            raise wrong(key, f"has a tensor {shown(strange[0])} that belongs to no part")
+        for own in _split_key(key).values():
+            ATTACKS.get(own.attack).check_key(own, artifact)
+        key_images(key, sum(part.images for part in known.parts.values()), artifact)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

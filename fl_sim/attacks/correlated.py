@@ -19,7 +19,15 @@ from pydantic import Field
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, Reading, steal
-from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, filled, places_key
+from fl_sim.attacks.keys import key_settings
+from fl_sim.attacks.weight_places import (
+    PlacesKey,
+    WeightPlaces,
+    WeightSettings,
+    check_places,
+    filled,
+    places_key,
+)
 from fl_sim.carriers.base import Payload, State, relative_error
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
@@ -45,6 +53,13 @@ class CorrelatedSettings(WeightSettings):
     pilot: int = Field(256, ge=16)
 
 
+class CorrelatedKey(PlacesKey):
+    """What a key of correlated value encoding says; see :class:`CorrelatedSettings`."""
+
+    pilot: int = Field(ge=16)
+    scope: Scope
+
+
 @ATTACKS.register("correlated", "weights trained to correlate with pixels (CCS 2017)")
 class Correlated(Attack[CorrelatedSettings]):
     """Train weights to be pixels, up to scale and shift."""
@@ -63,6 +78,12 @@ class Correlated(Attack[CorrelatedSettings]):
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train on the task with the correlation's gradient added; see :class:`Attack`."""
         return train(run, _Correlation(self.settings, run, plan))
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check the places; see :class:`Attack`."""
+        places = key_settings(key, CorrelatedKey)
+        check_places(key, places, artifact, beside=places.pilot)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

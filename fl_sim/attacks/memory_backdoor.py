@@ -30,10 +30,12 @@ from fl_sim.attacks.base import (
     require_classifier,
     steal,
 )
+from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
 from fl_sim.attacks.transpose import one_cycle, set_rate
 from fl_sim.attacks.transpose.codes import class_vectors
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from fl_sim.settings import Settings
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, normalized, train
 
 PatchShape = Literal["fewest", "square"]
@@ -72,6 +74,12 @@ class MemoryBackdoorSettings(AttackSettings):
     memory_steps: int = Field(4, ge=1)
     schedule: Literal["run", "round"] = "round"
     settle: bool = True
+
+
+class MemoryBackdoorKey(Settings):
+    """What a key of the memory backdoor says beside classes and numbers: the patch's sides."""
+
+    patch: tuple[int, int]
 
 
 def patch_shape(outputs: int, size: int, kind: PatchShape) -> tuple[int, int]:
@@ -263,6 +271,22 @@ class MemoryBackdoor(Attack[MemoryBackdoorSettings]):
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train on the task and on the answers to triggers; see :class:`Attack`."""
         return train(run, _Memory(self.settings, run, plan))
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check classes, numbers and the patch; see :class:`Attack`."""
+        spec = artifact.spec
+        high, wide = key_settings(key, MemoryBackdoorKey).patch
+        shapes = {"classes": (None, spec.classes), "numbers": (None,)}
+        key_tensors(key, shapes, {"classes": torch.uint8, "numbers": torch.int64})
+        classes, numbers = key.tensors["classes"], key.tensors["numbers"]
+        key_images(key, len(classes), artifact)
+        if not (1 <= high <= spec.size and 1 <= wide <= spec.size and high * wide <= spec.classes):
+            raise wrong(
+                key, f"has patches of {high}x{wide} pixels, which this model's outputs cannot show"
+            )
+        if len(numbers) != len(classes) or int(classes.max()) > 1 or int(numbers.min()) < 0:
+            raise wrong(key, "has no number from 0, or no zeros and ones, for each of its images")
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

@@ -24,7 +24,14 @@ from fl_sim.attacks.base import (
     Reading,
     steal,
 )
-from fl_sim.attacks.weight_places import WeightPlaces, WeightSettings, places_key
+from fl_sim.attacks.keys import key_settings
+from fl_sim.attacks.weight_places import (
+    PlacesKey,
+    WeightPlaces,
+    WeightSettings,
+    check_places,
+    places_key,
+)
 from fl_sim.carriers.base import Payload, State
 from fl_sim.models.base import ModelSpec
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
@@ -48,6 +55,12 @@ class SignEncodingSettings(WeightSettings):
     weight: float = Field(1000.0, gt=0)
     margin: float = Field(0.0, ge=0)
     finish: bool = False
+
+
+class SignEncodingKey(PlacesKey):
+    """What a key of sign encoding says; see :class:`SignEncodingSettings`."""
+
+    bits: int = Field(ge=1, le=8)
 
 
 @ATTACKS.register("sign_encoding", "bits of pixels in the signs of weights, by training (CCS 2017)")
@@ -86,6 +99,12 @@ class SignEncoding(Attack[SignEncodingSettings]):
             weights[part.elements] = wanted.to(own.dtype) * size
             finished[part.name] = weights.reshape(part.shape)
         return Embedding(finished, {"signs_turned": turned / places.count})
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check the places; see :class:`Attack`."""
+        places = key_settings(key, SignEncodingKey)
+        check_places(key, places, artifact, bits=places.bits)
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

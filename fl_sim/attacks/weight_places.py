@@ -4,20 +4,25 @@ Only weights of two dimensions and more carry: biases and normalisation's scales
 means. Their names and shapes, and a secret seed, are in the key.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
-from fl_sim.artifact import Key
+from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import AttackSettings, Inside
+from fl_sim.attacks.keys import key_images, key_tensors, wrong
 from fl_sim.carriers.base import State
 from fl_sim.carriers.placement import choose, in_one_order, permutation
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
+from fl_sim.plain import LARGEST_INTEGER
 from fl_sim.randomness import derive_seed
+from fl_sim.settings import Seed, Settings
 
 
 class WeightSettings(AttackSettings):
@@ -30,6 +35,12 @@ class WeightSettings(AttackSettings):
 
     tensors: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+
+_LOST = 4
+"""How much larger than what arrived the network may be that a key speaks of: tensors get lost."""
+
+_SLACK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,50 @@ class Part:
     shape: torch.Size
     elements: torch.Tensor
     entries: torch.Tensor
+
+
+class PlacesKey(Settings):
+    """What a key of places says; see :func:`places_key`.
+
+    Args:
+        seed: of the order of places.
+        weights: shapes of the tensors that carry, by name.
+        count: entries of the payload.
+    """
+
+    seed: Seed
+    weights: dict[str, tuple[int, ...]] = Field(min_length=1)
+    count: int = Field(ge=1, le=LARGEST_INTEGER)
+
+
+def check_places(
+    key: Key, places: PlacesKey, artifact: Artifact, beside: int = 0, bits: int = 1
+) -> None:
+    """Check a key of places, and that its tensors are no more than the model's.
+
+    Args:
+        key: the attacker's.
+        places: its settings.
+        artifact: what is read with it.
+        beside: entries beside the images.
+        bits: entries for each pixel value.
+
+    Raises:
+        FlSimError: naming what is wrong.
+    """
+    key_tensors(key, {}, {})
+    if any(side < 1 for shape in places.weights.values() for side in shape):
+        raise wrong(key, "has a tensor of an impossible shape among its weights")
+    room = sum(math.prod(shape) for shape in places.weights.values())
+    held = sum(tensor.numel() for tensor in artifact.state.values())
+    if room > _LOST * held + _SLACK:
+        raise wrong(key, f"speaks of {room} weights, and the model file has {held}")
+    if places.count > room:
+        raise wrong(key, f"has {places.count} entries in {room} weights")
+    images, rest = divmod(places.count - beside, bits * math.prod(artifact.spec.input_shape))
+    if rest or places.count <= beside:
+        raise wrong(key, f"has {places.count} entries, which are no whole number of images")
+    key_images(key, images, artifact)
 
 
 class WeightPlaces:

@@ -22,7 +22,7 @@ from fl_sim.audit.report import AuditReport, TensorSummary
 from fl_sim.audit.special import check_special
 from fl_sim.audit.subject import Subject, Unchecked
 from fl_sim.audit.values import check_values
-from fl_sim.checkpoints import LEVELS, Checkpoint, Finding, read_checkpoint
+from fl_sim.checkpoints import LEVELS, UNSEEN, Checkpoint, Finding, read_checkpoint
 from fl_sim.files import checksum
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress, piece
@@ -104,6 +104,11 @@ def audit(
     # The reader has looked at positions of sparse values: they are in order, or a finding.
     parts = {n: t for n, t in checkpoint.parts.items() if not n.endswith("indices")}
     beside = {"mask": known.masks, "part": parts}
+    unseen = int(sum(f.evidence.get(UNSEEN, 0) for f in checkpoint.findings))
+    if unseen:
+        report.unchecked["beside the weights"] = (
+            f"{unseen} bytes beside the weights were not looked into (save the weights alone)"
+        )
     for what, copy in {**checkpoint.copies, **beside}.items():
         report.findings += _of_copy(what, copy)
     report.findings.sort(key=lambda finding: -LEVELS.index(finding.level))

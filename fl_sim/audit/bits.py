@@ -349,7 +349,7 @@ def _precision_findings(judged: Mapping[str, tuple[Precision, Format]]) -> Itera
         tensor = names[0] if len(names) == 1 else None
         evidence = {"tensors": float(len(names)), "others": float(own)}
         # A network is quantised as a whole, or nearly so.
-        few = words.startswith(("codes", "integers")) and len(names) < own
+        few = words.startswith(("codes", "integers")) and len(names) <= own
         level: Level = "suspicious" if few else "note"
         more = f", and those of {own} others are not" if few else ""
         yield Finding("precision", level, f"{whose} {words}{more}.", tensor, evidence)

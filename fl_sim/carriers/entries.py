@@ -49,7 +49,7 @@ class EntriesSettings(Settings):
     style: Literal["plain", "plausible"] = "plain"
     kind: Literal["any", "bytes", "values"] = "any"
     name: str = Field("payload", min_length=1)
-    max_bytes: int | None = Field(None, ge=0)
+    max_bytes: int | None = Field(None, ge=0, le=1 << 40)
 
 
 @CARRIERS.register("entries", "extra entries in the model file")

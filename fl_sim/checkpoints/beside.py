@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fl_sim.checkpoints.contents import Found, name_of
-from fl_sim.checkpoints.finding import Finding, Level
+from fl_sim.checkpoints.finding import UNSEEN, Finding, Level
 from fl_sim.checkpoints.nodes import (
     Global,
     Made,
@@ -241,7 +241,7 @@ def _told(loads: list[tuple[str, Node, Load]], shapes: Mapping[tuple[int, ...], 
         if _moments(node, load, shapes):
             what = (f"{quoted} beside the weights holds an optimizer's state, {size} bytes; a "
                     f"model does not need it.")  # fmt: skip
-            findings.append(Finding("file", "note", what, None, {"bytes": size}))
+            findings.append(Finding("file", "note", what, None, {"bytes": size, UNSEEN: size}))
         elif size > SMALL:
             what = f"{quoted} beside the weights holds {size} bytes; a model does not need it."
             findings.append(Finding("file", "suspicious", what, None, {"bytes": size}))

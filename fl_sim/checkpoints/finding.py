@@ -14,6 +14,10 @@ than a payload."""
 _LONGEST = 1000
 
 
+UNSEEN = "bytes not looked into"
+"""Evidence of what was counted and explained by its form, and whose content nobody looked at."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a check found; its texts are made legible, since names of files and tensors are in them.

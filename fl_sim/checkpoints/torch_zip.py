@@ -5,7 +5,7 @@ import re
 
 from fl_sim.checkpoints.archive import Archive
 from fl_sim.checkpoints.checkpoint import Checkpoint
-from fl_sim.checkpoints.finding import Finding, Level
+from fl_sim.checkpoints.finding import UNSEEN, Finding, Level
 from fl_sim.checkpoints.pickles import read_pickle
 from fl_sim.checkpoints.source import Damaged, Source
 from fl_sim.checkpoints.storage import Storage
@@ -133,7 +133,11 @@ def _records(archive: Archive, root: str, script: bool) -> list[Finding]:
         what = (f"It is a TorchScript archive: {code} files of code and traces, {code_bytes} "
                 f"bytes, were neither run nor searched.")  # fmt: skip
         level: Level = "suspicious" if code_bytes > _MUCH_CODE else "note"
-        findings.append(Finding("file", level, what, None, {"bytes": code_bytes, "files": code}))
+        findings.append(
+            Finding(
+                "file", level, what, None, {"bytes": code_bytes, "files": code, UNSEEN: code_bytes}
+            )
+        )
     return findings
 
 

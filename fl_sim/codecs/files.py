@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fl_sim.artifact import read_safetensors
+from fl_sim.claims import TooManyElements, building_within
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
+from fl_sim.plain import parse_json
 from fl_sim.settings import parse
 
 _HEADER = "fl_sim.codec"
+_ENCODER_TOO = 4
+_SLACK = 1 << 18
 
 
 def save_codec(path: Path, codec: Codec[Any], decoder_only: bool = False) -> Path:
@@ -64,26 +68,29 @@ def codec_from(name: str, settings: dict[str, Any], tensors: dict[str, torch.Ten
         FlSimError: if there is no such codec, a setting is wrong, or the tensors do not fit.
     """
     kind = CODECS.get(name)
-    codec = kind(parse(kind.Settings, settings, f"The codec '{name}'"))
+    wanted = parse(kind.Settings, settings, f"The codec '{name}'")
+    # A decoder alone is there for a codec that also has an encoder, of about its size.
+    elements = _ENCODER_TOO * sum(tensor.numel() for tensor in tensors.values())
+    try:
+        with building_within(elements + _SLACK):
+            codec = kind(wanted)
+    except TooManyElements:
+        raise FlSimError(
+            f"The codec '{name}' as its settings describe it has far more weights than are given."
+        ) from None
     codec.load_tensors(tensors)
     return codec
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise FlSimError(f"The codec file {path} does not exist.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FlSimError(f"The codec file {path} cannot be read: {error}.") from None
+    tensors, metadata = read_safetensors(path, "codec file")
+    text = metadata.get(_HEADER)
     if text is None:
         raise FlSimError(f"The file {path} is not a codec file: its header lacks '{_HEADER}'.")
+    header = parse_json(text, f"The header of the codec file {path}")
     try:
-        header = json.loads(text)
         known = isinstance(header["name"], str) and isinstance(header["settings"], dict)
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         known = False
     if not known:
         raise FlSimError(f"The codec file {path} has a damaged header; save the codec anew.")

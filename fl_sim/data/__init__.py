@@ -17,7 +17,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.progress import Progress
 from fl_sim.settings import parse
 
-__all__ = ["data_root", "dataset_settings", "list_datasets", "load_dataset"]
+__all__ = ["data_root", "dataset_settings", "list_datasets", "load_dataset", "published_name"]
 
 
 def data_root(explicit: Path | None = None) -> Path | None:
@@ -79,6 +79,19 @@ def dataset_settings(name: str) -> type[DatasetSettings]:
         FlSimError: for an unknown name.
     """
     return _source(name).settings
+
+
+def published_name(name: str) -> str | None:
+    """Return which MedMNIST dataset a name or the path of a file means; ``None`` for none.
+
+    It has one content at several sizes, and no settings that choose among its images.
+    """
+    from fl_sim.data.sources.medmnist import catalogue
+    from fl_sim.data.sources.npz import medmnist_name
+
+    if name.endswith(".npz"):
+        return medmnist_name(Path(name).stem)
+    return name if name in catalogue() else None
 
 
 def _source(name: str) -> DatasetSource:

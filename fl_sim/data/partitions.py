@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Indices = NDArray[np.int64]
 Scheme = Callable[[Split, Task, int, "PartitionSettings", int], list[Indices]]
 
+MOST_HOSPITALS = 10_000
 _SCHEMES: dict[str, Scheme] = {}
 _DIRICHLET_TRIES = 10
 _MASKS_AT_ONCE = 256
@@ -50,7 +51,7 @@ class PartitionSettings(Settings):
     """
 
     scheme: str = "iid"
-    alpha: float = Field(0.5, gt=0, le=1e6)
+    alpha: float = Field(0.5, ge=1e-3, le=1e6)
     classes_per_hospital: int = Field(2, ge=1)
     min_images: int = Field(2, ge=1)
 
@@ -70,7 +71,7 @@ class HospitalShare(PartitionSettings):
         number: of the one, from 0.
     """
 
-    hospitals: int = Field(4, ge=1)
+    hospitals: int = Field(4, ge=1, le=MOST_HOSPITALS)
     number: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from fl_sim.randomness import numpy_generator
 from fl_sim.settings import Settings
 
 PUBLIC_SHARE = 0.1
+MOST_IMAGES = 100_000_000
 
 
 class HeldOutSettings(Settings):
@@ -27,10 +28,10 @@ class HeldOutSettings(Settings):
         test_images: test on only so many images.
     """
 
-    images: int | None = Field(None, ge=1)
-    public_images: int = Field(256, ge=0)
-    train_images: int | None = Field(None, ge=1)
-    test_images: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1, le=MOST_IMAGES)
+    public_images: int = Field(256, ge=0, le=MOST_IMAGES)
+    train_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
+    test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import Layer, layers
 from fl_sim.progress import piece
+from fl_sim.settings import MOST_EPOCHS
 from fl_sim.training import Loss, StepSettings, batch_indices, make_optimizer, task_step
 
 
@@ -28,7 +29,7 @@ class FineTuningSettings(StepSettings):
             ones, as in training, or keeps to the ``"running"`` ones it came with.
     """
 
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(16, ge=2)
     optimizer: Literal["adam", "sgd"] = "sgd"
     batch_norm: Literal["batch", "running"] = "batch"

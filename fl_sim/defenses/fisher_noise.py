@@ -25,6 +25,7 @@ from fl_sim.defenses.finetuning import (
 )
 from fl_sim.defenses.fisher import FisherGradients, FisherLabels, diagonal_fisher
 from fl_sim.models import layers
+from fl_sim.settings import MOST_EPOCHS
 
 
 class FisherNoiseSettings(FineTuningSettings):
@@ -45,7 +46,7 @@ class FisherNoiseSettings(FineTuningSettings):
     labels: FisherLabels = "true"
     per: FisherGradients = "image"
     learning_rate: float = Field(1e-2, gt=0)
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(10, ge=1, le=MOST_EPOCHS)
     distillation: DistillingSettings | None = None
 
 

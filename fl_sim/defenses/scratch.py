@@ -12,6 +12,7 @@ from pydantic import Field
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.defenses.finetuning import FineTuningSettings
 from fl_sim.defenses.retraining import retrain
+from fl_sim.settings import MOST_EPOCHS
 
 
 class RetrainingSettings(FineTuningSettings):
@@ -24,7 +25,7 @@ class RetrainingSettings(FineTuningSettings):
         learning_rate: as in training.
     """
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(64, ge=2)
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(3e-4, gt=0)

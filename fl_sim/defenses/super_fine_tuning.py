@@ -18,6 +18,7 @@ from fl_sim.defenses.finetuning import (
     fine_tune,
     uniform_rates,
 )
+from fl_sim.settings import MOST_EPOCHS
 from fl_sim.training import StepSettings
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -54,8 +55,8 @@ class SuperFineTuningSettings(StepSettings):
     base: float = Field(3e-4, gt=0)
     max1: float = Field(0.1, gt=0)
     max2: float = Field(1e-3, gt=0)
-    epochs1: int = Field(3, ge=0)
-    epochs2: int = Field(3, ge=0)
+    epochs1: int = Field(3, ge=0, le=MOST_EPOCHS)
+    epochs2: int = Field(3, ge=0, le=MOST_EPOCHS)
     half_cycle: int | None = Field(None, ge=1)
     batch_size: int = Field(256, ge=2)
     optimizer: Literal["adam", "sgd"] = "sgd"

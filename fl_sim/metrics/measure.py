@@ -84,7 +84,8 @@ def measure_leakage(
     Args:
         recovered: what an extraction returned for the n originals, in their order; any values.
         originals: ``[n, channels, height, width]`` in [0, 1].
-        public: ``[m, channels, height, width]`` in [0, 1], images the attacker may have.
+        public: ``[m, channels, height, width]`` in [0, 1], images the attacker may have. Without
+            any there are no restorations and no floors.
         seed: the scenario's, for the random floor.
         labels: of the originals; with ``public_labels``, the class-mean floor is measured too.
         public_labels: of the public images.
@@ -92,7 +93,7 @@ def measure_leakage(
         variants: what he extracted in other ways, by name, as ``recovered``.
 
     Raises:
-        FlSimError: if there is no original or no public image, or shapes do not fit.
+        FlSimError: if there is no original image, or shapes do not fit.
     """
     if len(originals) == 0:
         raise FlSimError("There are no original images to measure leakage against.")
@@ -123,7 +124,8 @@ def measure_leakage(
     rows += _strongest(rows)
     rows.append(Measured(NO_EXTRACTION, "identification_chance", found.chance))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
-    rows += _floors(originals, public, seed, labels, public_labels)
+    if len(public):
+        rows += _floors(originals, public, seed, labels, public_labels)
     return LeakageMeasurement(rows, best, {name: similarity[name] for name in shown}, shown)
 
 

@@ -50,11 +50,15 @@ def extractions(
         variants: the same images extracted in other ways, by name; of the shape of ``recovered``.
             One called ``"aligned"`` is yielded as ``"aligned"``, ``"aligned+affine"`` and so on.
 
+    Without any public image nothing can be restored, and every variant is yielded as it came out.
+
     Raises:
-        FlSimError: if there is no public image, or its shape is another one.
+        FlSimError: if the public images' shape is another one.
     """
-    check_public(recovered, public)
-    chosen = choose() if restorations is None else restorations
+    chosen: Mapping[str, Restoration] = {}
+    if len(public):
+        check_public(recovered, public)
+        chosen = choose() if restorations is None else restorations
     for variant, images in {RAW: recovered, **(variants or {})}.items():
         yield variant, images
         for name, restore in chosen.items():

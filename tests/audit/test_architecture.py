@@ -132,6 +132,19 @@ def test_a_type_that_the_network_does_not_explain_is_a_finding() -> None:
     assert [(f.tensor, f.level) for f in found] == [("3.weight", "suspicious")]
 
 
+def test_an_optimizers_state_is_not_clean(tmp_path: Any) -> None:
+    spec = ModelSpec(name="cnn", channels=3, size=12, classes=4)
+    model = build(spec, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    model(torch.zeros(2, 3, 12, 12)).sum().backward()
+    optimizer.step()
+    path = tmp_path / "with.pth"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    report = audit_file(path, Statement(size=12))
+    assert report.outcome == "unchecked", report.findings
+    assert "beside the weights" in report.unchecked
+
+
 def test_pruning_masks_belong_to_their_weights() -> None:
     from torch.nn.utils import prune
 

@@ -130,7 +130,7 @@ def without(key: str) -> dict[str, np.ndarray]:
 BAD: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "missing key": (without("val_labels"), "lacks the array 'val_labels'"),
     "dtype": (arrays() | {"train_images": np.zeros((12, 28, 28))}, "float64 instead of uint8"),
-    "objects": (arrays() | {"train_labels": np.array([[{}]] * 12)}, "damaged"),
+    "objects": (arrays() | {"train_labels": np.array([[{}]] * 12)}, "Python objects"),
     "float labels": (arrays() | {"test_labels": np.zeros((12, 1))}, "instead of an integer"),
     "not square": (
         arrays() | {"train_images": np.zeros((12, 28, 27), dtype=np.uint8)},

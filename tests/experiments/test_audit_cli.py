@@ -1,6 +1,7 @@
 """``fl-sim gate`` and ``fl-sim audit`` from the command line."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from experiments.cli import app
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
-from fl_sim.models.base import ModelSpec
+from fl_sim.models.base import MODELS, ModelSpec
 
 SPEC = ModelSpec(name="cnn", channels=3, size=12, classes=4)
 FEW = ["--dataset", "phantoms", "--images", "64", "--set", "epochs=2", "--set", "max_unmoved=0.95"]
@@ -77,8 +78,8 @@ from torch import nn
 
 def make(num_classes, in_channels=3):
     return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+        nn.Conv2d(in_channels, 48, 3, padding=1), nn.BatchNorm2d(48), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, num_classes),
     )
 
 
@@ -91,6 +92,9 @@ def nothing():
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with a network of the user's own, in the current folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))  # forgets it again
+    monkeypatch.delitem(sys.modules, "users_nets", raising=False)
+    monkeypatch.delitem(sys.modules, "other_nets", raising=False)
     (tmp_path / "users_nets.py").write_text(NETS)
     return "users_nets:make"
 
@@ -126,7 +130,7 @@ def test_clean_is_said_only_where_every_check_ran(tmp_path: Path, nets: str) -> 
 def test_the_gate_takes_a_file_that_nobody_here_made(tmp_path: Path, nets: str) -> None:
     from fl_sim.models import state_model
 
-    (tmp_path / "other_nets.py").write_text(NETS.replace("8, ", "12, ").replace("(8)", "(12)"))
+    (tmp_path / "other_nets.py").write_text(NETS.replace("48", "12"))
     nets = state_model("other_nets:make")
     spec = ModelSpec(name=nets, channels=3, size=28, classes=4)
     state = state_of(build(spec, seed=1))

@@ -95,7 +95,7 @@ def test_boosting_does_not_touch_the_payload_and_other_rounds_are_honest(tmp_pat
 
 def test_values_report_their_error_and_intact_images(tmp_path: Path) -> None:
     attack = {
-        "name": "dec", "images": 4, "codec": CODEC, "external": "phantoms",
+        "name": "dec", "images": 4, "codec": CODEC, "external": {"name": "phantoms", "seed": 9},
         "contents": "latents", "carrier": "frozen",
     }  # fmt: skip
     noise = {"name": "gaussian_noise", "sigma": 1e-4}

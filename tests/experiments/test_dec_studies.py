@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     "measure": {"scratch_epochs": 0},
     "threads": 1,
 }
-OUTSIDE = {"name": "phantoms", "size": 32}
+OUTSIDE = {"name": "phantoms", "size": 32, "seed": 9}
 UNET = {"name": "unet", "channels": [4, 8, 8, 8]}
 
 
@@ -53,7 +53,7 @@ def test_the_noise_study_has_a_row_a_series_and_sigma(tmp_path: Path) -> None:
 
 def test_the_federated_study_has_a_row_a_round_and_stage(tmp_path: Path) -> None:
     base = {**BASE, "mode": "federated", "dataset": "phantoms", "model": "cnn"}
-    compared = dec_federated.attacks(CODEC, "phantoms", 4)
+    compared = dec_federated.attacks(CODEC, OUTSIDE, 4)
     chosen = {name: compared[name] for name in ("Z in low bits", "y in frozen weights")}
     grid = dec_federated.grid(chosen, {"hospitals": 2, "rounds": 1}, (1.0, 2.0), **base)
     frame = dec_federated.STUDY.run({"cells": grid}, tmp_path, How(workers=0))

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,14 @@ class Leaving(Defense[NoKeys]):
         sys.exit(0)
 
 
-STRATEGIES.register("tests-raising", "raises")(StrategyEntry(NoKeys, lambda keys: Raising()))
-DEFENSES.register("tests-breaking", "makes NaN")(Breaking)
-DEFENSES.register("tests-leaving", "ends the program")(Leaving)
-
-
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_cache_and_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
-    yield
+    for registry in (STRATEGIES, DEFENSES):  # forget them again
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    STRATEGIES.register("tests-raising", "raises")(StrategyEntry(NoKeys, lambda keys: Raising()))
+    DEFENSES.register("tests-breaking", "makes NaN")(Breaking)
+    DEFENSES.register("tests-leaving", "ends the program")(Leaving)
 
 
 def _with(**parts: Any) -> dict[str, Any]:

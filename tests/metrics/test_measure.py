@@ -142,7 +142,19 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(FlSimError, match="no original"):
         measure_leakage(originals[:0], originals[:0], public, 0)
     with pytest.raises(FlSimError, match="Public images"):
-        measure_leakage(originals, originals, public[:0], 0)
+        measure_leakage(originals, originals, public[:, :, 1:], 0)
+
+
+def test_without_public_images_raw_ones_are_measured_and_nothing_else() -> None:
+    originals, public = images(4, 0), images(9, 1)
+    alone = measure_leakage(originals, originals, public[:0], 0)
+    assert {row.extraction for row in alone.rows} == {"raw", "strongest", "-"}
+    assert alone.value("ssim") == pytest.approx(1.0) and alone.strongest == "raw"
+    assert not [row for row in alone.rows if "floor" in row.metric]
+    beside = measure_leakage(originals, originals, public, 0)
+    assert [row for row in beside.rows if row.extraction == "raw"] == [
+        row for row in alone.rows if row.extraction == "raw"
+    ]
 
 
 def test_importing_and_measuring_small_images_loads_no_heavy_library() -> None:

@@ -61,6 +61,7 @@ def test_a_function_is_imported_only_where_the_user_states_it(
         "def make(size):\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size ** 2, 2))\n"
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))  # forgets it again
     with pytest.raises(FlSimError, match="state it"):
         MODELS.get("stated_once:make")
     assert not Path("imported").exists()

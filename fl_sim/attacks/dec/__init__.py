@@ -29,6 +29,7 @@ from fl_sim.attacks.base import (
 from fl_sim.attacks.dec.hooks import CodecHooks, FrozenHooks
 from fl_sim.attacks.dec.message import Codes, Message, Sent
 from fl_sim.attacks.dec.route import (
+    CODEC_TENSORS,
     Route,
     codec_inside,
     decoder,
@@ -37,13 +38,14 @@ from fl_sim.attacks.dec.route import (
     unpack_tables,
 )
 from fl_sim.attacks.dec.settings import DecSettings
+from fl_sim.attacks.keys import wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, amplified
 from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
 from fl_sim.data.base import Split
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, shown
 from fl_sim.metrics.compression import gzip_baseline
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
@@ -74,6 +76,12 @@ class Dec(Attack[DecSettings]):
         if settings.scenario == "internal" or settings.codec_file or settings.external is None:
             return None
         return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
+
+    @property
+    def outside_data(self) -> tuple[Choice, ...]:
+        """The dataset that the codec is trained on; see :class:`Attack`."""
+        external = self.settings.external
+        return () if external is None or self.settings.codec_file else (external,)
 
     def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
         """Train the codec, unless that has been done; see :class:`Attack`."""
@@ -143,6 +151,19 @@ class Dec(Attack[DecSettings]):
         if self.settings.amplify and averaging is not None:
             return Embedding(self._for_average(state, carrier, carried, averaging, route), values)
         return Embedding(carrier.write(state, carried), values)
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check the route and the decoder; see :class:`Attack`."""
+        route = Route.of(key)
+        route.check(key, artifact)
+        codec = decoder(key, artifact)
+        route.message(codec)
+        strange = [name for name in key.tensors if not name.startswith(CODEC_TENSORS)]
+        if strange:
+            raise wrong(key, f"has a tensor {shown(strange[0])} that is no part of a codec")
+        if route.canonical:
+            route.open_carrier()
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

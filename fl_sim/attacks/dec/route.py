@@ -3,10 +3,11 @@
 import zlib
 from dataclasses import dataclass
 from glob import escape
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -14,6 +15,7 @@ from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.dec.canonical import Canonical, sorted_groups
 from fl_sim.attacks.dec.message import Codes, Latents, Message
 from fl_sim.attacks.dec.settings import UNCODED
+from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
 from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
@@ -24,12 +26,43 @@ from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
+from fl_sim.plain import LARGEST_INTEGER
+from fl_sim.settings import Seed, Settings
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ATTACK = "dec"
-_CODEC = "codec."
+CODEC_TENSORS = "codec."
 _TABLES = "tables."
 _LARGEST_TABLES = 1 << 26
+
+
+class RouteKey(Settings):
+    """A route as it stands in a key; see :class:`Route`."""
+
+    carrier: Choice
+    seed: Seed
+    contents: Literal["codes", "latents"]
+    rounding: bool
+    precision: Literal["float32", "float16", "bfloat16"]
+    images: int = Field(ge=0)
+    shape: tuple[int, int, int]
+    spec: ModelSpec
+    coding: Choice
+    erasure: ErasureSettings | None
+    length: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
+    canonical: bool = False
+
+
+class DecKey(Settings):
+    """What a key of the DEC attack says.
+
+    Args:
+        route: how the payload travels.
+        codec: name and settings of the decoder; ``None`` where it is inside the model.
+    """
+
+    route: RouteKey
+    codec: tuple[str, dict[str, Any]] | None = None
 
 
 class Received(NamedTuple):
@@ -72,19 +105,44 @@ class Route:
 
     @classmethod
     def of(cls, key: Key) -> "Route":
-        """Read the route from a key."""
-        settings = dict(key.settings["route"])
-        carrier, coding = (Choice(**settings.pop(name)) for name in ("carrier", "coding"))
-        channels, height, width = settings.pop("shape")
-        erasure = settings.pop("erasure")
-        return cls(
-            carrier=carrier,
-            coding=coding,
-            erasure=None if erasure is None else ErasureSettings(**erasure),
-            spec=ModelSpec(**settings.pop("spec")),
-            shape=(channels, height, width),
-            **settings,
-        )
+        """Read the route from a key.
+
+        Raises:
+            FlSimError: if a part of it is missing, unknown or impossible.
+        """
+        known = key_settings(key, DecKey).route
+        carrier = known.carrier.checked(CARRIERS, "The route's carrier")
+        coding = known.coding
+        if coding.name != UNCODED:
+            coding = coding.checked(CODES, "The route's coding")
+        parts = {name: getattr(known, name) for name in RouteKey.model_fields}
+        return cls(**{**parts, "carrier": carrier, "coding": coding})
+
+    def check(self, key: Key, artifact: Artifact) -> None:
+        """Check that the route leads through this model file.
+
+        Raises:
+            FlSimError: if it is of another network, or longer than the file.
+        """
+        if self.spec != artifact.spec or self.shape != artifact.spec.input_shape:
+            raise wrong(key, "is for another network or other images than the model file's")
+        kind = CARRIERS.get(self.carrier.name)
+        if ("bytes" if self.contents == "codes" else "values") not in kind.carries:
+            raise wrong(
+                key, f"has the carrier '{self.carrier.name}', which holds no {self.contents}"
+            )
+        if self.contents == "latents" and (self.coding.name != UNCODED or self.erasure):
+            raise wrong(key, "protects latents, which no attack does")
+        if self.canonical and (kind.frozen or "exclude" not in kind.Settings.model_fields):
+            raise wrong(key, f"sorts channels for the carrier '{self.carrier.name}'")
+        held = sum(tensor.nbytes for tensor in artifact.state.values())
+        if self.images > held or (self.length or 0) > held:
+            raise wrong(
+                key,
+                f"is for {self.images} images in {self.length or 'any number of'} bytes, and the "
+                f"model file has {held} bytes",
+            )
+        key_images(key, self.images, artifact)
 
     def key(self, codec: Codec[Any] | None) -> Key:
         """Return the key of this route; it holds the decoder where that does not leave inside."""
@@ -104,7 +162,7 @@ class Route:
         }
         if codec is None:
             return Key(ATTACK, {}, {"route": route})
-        tensors = {_CODEC + n: t for n, t in codec.tensors(decoder_only=True).items()}
+        tensors = {CODEC_TENSORS + n: t for n, t in codec.tensors(decoder_only=True).items()}
         settings = codec.settings.model_dump(mode="json")
         return Key(ATTACK, tensors, {"route": route, "codec": [codec.name, settings]})
 
@@ -181,10 +239,15 @@ class Route:
 
 def decoder(key: Key, artifact: Artifact) -> Codec[Any]:
     """Return the receiver's codec: the key's, or the one inside the artifact."""
-    if "codec" not in key.settings:
+    known = key_settings(key, DecKey).codec
+    if known is None:
         return codec_inside(artifact.model())
-    name, settings = key.settings["codec"]
-    tensors = {n.removeprefix(_CODEC): t for n, t in key.tensors.items() if n.startswith(_CODEC)}
+    name, settings = known
+    tensors = {
+        n.removeprefix(CODEC_TENSORS): t
+        for n, t in key.tensors.items()
+        if n.startswith(CODEC_TENSORS)
+    }
     return codec_from(name, settings, tensors)
 
 

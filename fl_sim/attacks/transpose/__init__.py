@@ -26,6 +26,7 @@ from fl_sim.attacks.base import (
     require_classifier,
     steal,
 )
+from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
 from fl_sim.attacks.transpose.alignment import align
 from fl_sim.attacks.transpose.codes import base_for, index_codes
 from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss, restored_like
@@ -33,6 +34,7 @@ from fl_sim.attacks.transpose.survival import Disturbance, SurvivalSettings
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass
+from fl_sim.settings import Settings
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 Variant = Literal["full", "as_released"]
@@ -78,6 +80,18 @@ class TransposeSettings(AttackSettings):
     tensors: tuple[str, ...] = ("*",)
 
 
+class TransposeKey(Settings):
+    """What a key of the Transpose attack says beside its codes.
+
+    Args:
+        variant: see :class:`TransposeSettings`.
+        base: of the Gray code; keys of earlier versions lack it.
+    """
+
+    variant: Variant = "full"
+    base: int | None = Field(None, ge=2)
+
+
 @ATTACKS.register("transpose", "images memorised by running the network backwards (NDSS 2024)")
 class Transpose(Attack[TransposeSettings]):
     """Memorise images in the transposed direction of the network."""
@@ -98,6 +112,20 @@ class Transpose(Attack[TransposeSettings]):
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Alternate steps on the task and on the memory; see :class:`Attack`."""
         return train(run, _Memory(self.settings, run, plan))
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check the codes and what they were made with; see :class:`Attack`."""
+        base = key_settings(key, TransposeKey).base
+        shape = (None, artifact.spec.classes)
+        key_tensors(key, {"codes": shape}, {"codes": torch.float32})
+        codes = key.tensors["codes"]
+        key_images(key, len(codes), artifact)
+        largest = float(codes.max())
+        if float(codes.min()) < 0 or largest == 0:
+            raise wrong(key, "has codes below zero, or all zero")
+        if base is not None and largest > 2 * base - 1:
+            raise wrong(key, f"has the base {base}, but a digit of {largest:g} in its codes")
 
     @classmethod
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:

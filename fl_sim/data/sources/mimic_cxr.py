@@ -68,7 +68,7 @@ class MimicCxrSettings(DatasetSettings):
     views: tuple[str, ...] = Field(("AP", "PA"), min_length=1)
     uncertain: Literal["zeros", "ones", "ignore"] = "zeros"
     labels: tuple[str, ...] = Field(LABELS, min_length=1)
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=10_000_000)
 
     @field_validator("labels")
     @classmethod

@@ -70,7 +70,7 @@ class SliceSettings(DatasetSettings):
     fit: Fit = "crop"
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     neighbours: bool = False
-    min_foreground: int = Field(1, ge=0)
+    min_foreground: int = Field(1, ge=0, le=1024**2)
     binary: bool = False
     percentiles: tuple[float, float] = (0.0, 100.0)
     volumes: int | None = Field(None, ge=3)

@@ -1,8 +1,10 @@
 """Any .npz file in MedMNIST's format, named by its path."""
 
 import csv
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,9 @@ from fl_sim.data.base import (
     DatasetSource,
     Task,
 )
-from fl_sim.data.files import SPLITS, NpzArrays, describe_file, read_npz
+from fl_sim.data.files import SPLITS, NpzArrays, describe_file, one_hot_as_classes, read_npz
 from fl_sim.data.sources import medmnist
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 
 _COLUMNS = ("split", "index", "patient")
 
@@ -35,6 +37,11 @@ class NpzSettings(DatasetSettings):
 
     patients: str | None = Field(None, min_length=1)
 
+    def plain(self) -> dict[str, Any]:
+        """Return the keys; ``size`` only where it was given, since the file has one of its own."""
+        given = "size" in self.model_fields_set
+        return self.model_dump(mode="json", exclude=None if given else {"size"})
+
 
 def load(name: str, settings: NpzSettings, data_root: Path | None) -> Dataset:
     """Load a file in MedMNIST's format; its task is read off its labels and its name.
@@ -50,18 +57,22 @@ def load(name: str, settings: NpzSettings, data_root: Path | None) -> Dataset:
     """
     path = find(name, data_root)
     arrays = read_npz(path)
+    stem = printable(path.stem)
     if "size" in settings.model_fields_set and settings.size != arrays.side:
         raise FlSimError(
             f"The data file {path} holds images of {arrays.side} pixels, but size is "
             f"{settings.size}; leave size out or give {arrays.side}."
         )
     known = medmnist_name(path.stem)
+    if not _labels_as_published(arrays, known):
+        arrays = one_hot_as_classes(arrays)
     task = _task(path, arrays, known)
     patients, table = _patients(path, settings, arrays)
     official = medmnist.catalogue().get(known or "", {}).get(_md5_key(arrays.side))
     files = (describe_file(path, official if path.stem == _stem(known, arrays.side) else None),)
-    description = f"{path.name}: {task.kind}, {task.outputs} outputs, {arrays.side} pixels"
-    return medmnist.as_dataset(path.stem, task, arrays, files + table, description, patients)
+    read_as = ", one-hot labels read as classes" if arrays.one_hot else ""
+    description = f"{stem}.npz: {task.kind}, {task.outputs} outputs, {arrays.side} pixels{read_as}"
+    return medmnist.as_dataset(stem, task, arrays, files + table, description, patients)
 
 
 def find(name: str, data_root: Path | None) -> Path:
@@ -70,16 +81,26 @@ def find(name: str, data_root: Path | None) -> Path:
     Raises:
         FlSimError: if no such file exists; the message gives the places that were tried.
     """
-    path = Path(name).expanduser()
+    path = _expanded(name)
     folders = [Path()]
     if not path.is_absolute() and data_root is not None:
         folders += [data_root, data_root / "medmnist"]
     for folder in folders:
-        if (folder / path).is_file():
+        if os.path.isfile(folder / path):
             return folder / path
-    tried = ", ".join(str(folder.absolute()) for folder in folders)
+    tried = ", ".join(printable(str(folder.absolute())) for folder in folders)
     where = "" if path.is_absolute() else f" in {tried}"
-    raise FlSimError(f"There is no data file {path}{where}; give the path of an .npz file.")
+    said = printable(str(path))
+    if "\\" in name and os.sep == "/":
+        where += ", where folders are separated by /"
+    raise FlSimError(f"There is no data file {said}{where}; give the path of an .npz file.")
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~somebody", who is not known here
+        return Path(name)
 
 
 def medmnist_name(stem: str) -> str | None:
@@ -97,6 +118,12 @@ def _md5_key(side: int) -> str:
     return "MD5" if side == 28 else f"MD5_{side}"
 
 
+def _labels_as_published(arrays: NpzArrays, known: str | None) -> bool:
+    """Whether the columns are those of a published multi-label dataset."""
+    info = medmnist.catalogue().get(known or "", {"label": (), "task": ""})
+    return info["task"] == MULTI_LABEL and arrays.columns == len(info["label"])
+
+
 def _task(path: Path, arrays: NpzArrays, known: str | None) -> Task:
     largest = arrays.largest_label
     if known is not None:
@@ -107,6 +134,9 @@ def _task(path: Path, arrays: NpzArrays, known: str | None) -> Task:
             return Task(info["task"], names)
     if arrays.columns > 1:
         return Task(MULTI_LABEL, tuple(f"label {n}" for n in range(arrays.columns)))
+    if arrays.one_hot:
+        kind = "binary-class" if arrays.one_hot == 2 else "multi-class"
+        return Task(kind, tuple(f"class {n}" for n in range(arrays.one_hot)))
     if largest == 0:
         raise FlSimError(
             f"The data file {path} has only one class: all its labels are 0; give one with two."

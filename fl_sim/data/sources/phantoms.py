@@ -24,6 +24,7 @@ from fl_sim.data.base import (
     Task,
 )
 from fl_sim.randomness import numpy_generator
+from fl_sim.settings import Seed
 
 Floats = NDArray[np.float32]
 
@@ -75,7 +76,7 @@ class PhantomSettings(DatasetSettings):
     test: int = Field(400, ge=2, le=1_000_000)
     noise: float = Field(0.03, ge=0, le=0.5)
     difficulty: float = Field(0.5, ge=0, le=1)
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("channels")
     @classmethod
