@@ -71,6 +71,11 @@ class Match:
     lacking: tuple[str, ...] = field(default=())
     by_order: bool = False
 
+    @property
+    def missing(self) -> list[str]:
+        """Its entries that the file has not, counts of batches apart."""
+        return [name for name in self.lacking if not name.endswith(COUNTED)]
+
 
 def recognise(state: State, stated: Statement | None = None) -> Match | None:
     """Return the network that explains a state dictionary; ``None`` if none does.

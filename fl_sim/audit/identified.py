@@ -6,7 +6,7 @@ import torch
 
 from fl_sim.artifact import Artifact
 from fl_sim.audit.architecture import Match, Statement, fitting, recognise
-from fl_sim.audit.subject import COUNTED, Subject
+from fl_sim.audit.subject import Subject
 from fl_sim.checkpoints import Checkpoint, Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models import check, skeleton, state_model
@@ -140,11 +140,7 @@ def _own_word(state: State, spec: ModelSpec) -> Match | None:
         return None
     held = sum(t.numel() for t in state.values())
     found = fitting(state, spec) if sum(t.numel() for t in own.values()) <= held else None
-    return None if found is None or _incomplete(found) else found
-
-
-def _incomplete(match: Match) -> bool:
-    return any(not name.endswith(COUNTED) for name in match.lacking)
+    return None if found is None or found.missing else found
 
 
 def _stated_spec(stated: Statement) -> ModelSpec:
@@ -196,11 +192,10 @@ def identified_artifact(
             f"The network of {file} is not known; state it with --model: a registered name, any "
             f"classifier of torchvision, or package.module:function."
         )
-    missing = [name for name in match.lacking if not name.endswith(COUNTED)]
-    if missing:
+    if match.missing:
         raise FlSimError(
-            f"The file {file} lacks {len(missing)} entries of the network '{match.spec.name}', "
-            f"such as '{missing[0]}'; state the network that it is of with --model."
+            f"The file {file} lacks {len(match.missing)} entries of the network "
+            f"'{match.spec.name}', such as '{match.missing[0]}'; state the network that it is of with --model."
         )
     if known.masks:
         raise FlSimError(

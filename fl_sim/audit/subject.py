@@ -93,12 +93,9 @@ class Subject:
     def dead(self) -> State:
         """Masks of the weights that no image can reach, by name; empty where that is not known."""
         try:
-            _, spec = self.known_with_size()
-            found = dead_weights(spec)
-        except (FlSimError, Unchecked):
+            return self.traced_dead()
+        except Unchecked:
             return {}
-        state = self.state
-        return {n: m for n, m in found.items() if n in state and state[n].shape == m.shape}
 
     def traced_dead(self) -> State:
         """Return the same masks.
@@ -108,10 +105,11 @@ class Subject:
         """
         _, spec = self.known_with_size()
         try:
-            dead_weights(spec)
+            found = dead_weights(spec)
         except FlSimError as error:
             raise Unchecked(str(error)) from None
-        return self.dead
+        state = self.state
+        return {n: m for n, m in found.items() if n in state and state[n].shape == m.shape}
 
     def unused(self) -> set[str]:
         """Return the parameters that the network's output does not depend on.
