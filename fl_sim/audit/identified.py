@@ -195,8 +195,8 @@ def identified_artifact(
     if match.missing:
         raise FlSimError(
             f"The file {file} lacks {len(match.missing)} entries of the network "
-            f"'{match.spec.name}', such as '{match.missing[0]}'; state the network that it is of with "
-            f"--model."
+            f"'{match.spec.name}', such as '{match.missing[0]}'; state the network that it is of "
+            f"with --model."
         )
     if known.masks:
         raise FlSimError(
