@@ -12,8 +12,8 @@ from rich.table import Table
 from experiments.console import plain
 
 if TYPE_CHECKING:
-    from fl_sim.audit.gate_report import GateReport
-    from fl_sim.audit.report import AuditReport, TensorSummary
+    from fl_sim.auditing.gate_report import GateReport
+    from fl_sim.auditing.report import AuditReport, TensorSummary
     from fl_sim.models.base import ModelSpec
 
 REFUSED = 1
@@ -114,9 +114,9 @@ def gate(
     """
     from experiments.console import make_console, make_progress
     from experiments.scenario import apply_override
-    from fl_sim.audit.architecture import Statement
-    from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
-    from fl_sim.audit.identified import identified_artifact
+    from fl_sim.auditing.architecture import Statement
+    from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
+    from fl_sim.auditing.identified import identified_artifact
     from fl_sim.checkpoints import read_checkpoint
     from fl_sim.data import load_dataset
     from fl_sim.data.splits import HeldOutSettings, divide
@@ -192,10 +192,10 @@ def audit(
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
     from experiments.console import make_console, make_progress
-    from fl_sim.audit.architecture import Statement
-    from fl_sim.audit.auditor import audit_file
-    from fl_sim.audit.page import write_page
-    from fl_sim.audit.report import OUTCOMES
+    from fl_sim.auditing.architecture import Statement
+    from fl_sim.auditing.auditor import audit_file
+    from fl_sim.auditing.page import write_page
+    from fl_sim.auditing.report import OUTCOMES
     from fl_sim.files import write_atomically
 
     console = make_console()
@@ -267,7 +267,7 @@ def _print_gate(console: Console, report: "GateReport") -> None:
 
 
 def _print_audit(console: Console, report: "AuditReport", everything: bool) -> None:
-    from fl_sim.audit.report import BLIND
+    from fl_sim.auditing.report import BLIND
 
     colour = _COLOURS[report.outcome]
     console.print(f"Verdict: [bold {colour}]{plain(report.verdict)}[/]")

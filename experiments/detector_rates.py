@@ -149,7 +149,7 @@ def _row(member: Member, folder: Path, data: Path, detector: str) -> dict[str, A
 
 def _audited(path: Path, spec: "ModelSpec | None") -> tuple[str, str]:
     """Return the auditor's verdict, and the checks behind it."""
-    from fl_sim.audit.auditor import audit_file
+    from fl_sim.auditing.auditor import audit_file
 
     report = audit_file(path, spec)
     fired = {finding.check for finding in report.findings if finding.level in _ALARMS}
@@ -158,8 +158,8 @@ def _audited(path: Path, spec: "ModelSpec | None") -> tuple[str, str]:
 
 def _gated(path: Path, member: Member, data: Path) -> tuple[str, str]:
     """Return the gate's verdict, and its first reasons."""
-    from fl_sim.audit.gate import pass_gate
-    from fl_sim.audit.identified import identified_artifact
+    from fl_sim.auditing.gate import pass_gate
+    from fl_sim.auditing.identified import identified_artifact
     from fl_sim.checkpoints import read_checkpoint
 
     held_out, task = _held_out(member.dataset, data)

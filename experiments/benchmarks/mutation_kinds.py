@@ -185,7 +185,7 @@ def checkpoints(folder: Path) -> Kind:
 
     import torch
 
-    from fl_sim.audit.auditor import audit_file
+    from fl_sim.auditing.auditor import audit_file
     from fl_sim.checkpoints import read_checkpoint
     from fl_sim.models import build_model
 

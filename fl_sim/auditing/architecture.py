@@ -14,7 +14,7 @@ from math import isqrt
 
 import torch
 
-from fl_sim.audit.subject import COUNTED
+from fl_sim.auditing.subject import COUNTED
 from fl_sim.errors import FlSimError
 from fl_sim.models import skeleton
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec, Stem

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import Artifact
-from fl_sim.audit.gate import Declaration, GateSettings, pass_gate
-from fl_sim.audit.gate_report import GateReport
+from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
+from fl_sim.auditing.gate_report import GateReport
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import Split, Task
@@ -224,7 +224,7 @@ def test_parameters_that_lag_behind_are_fine_tuned_faster(
     report, cleaned = _gate(state, phantoms, slow)
     assert cleaned is not None, report.all_reasons()
     assert report.rounds > 1
-    monkeypatch.setattr("fl_sim.audit.gate._FASTER", 1.0)
+    monkeypatch.setattr("fl_sim.auditing.gate._FASTER", 1.0)
     report, cleaned = _gate(state, phantoms, slow)
     assert cleaned is None
     assert any("less than" in reason for reason in report.all_reasons())

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_sim.artifact import Artifact, further_entries
-from fl_sim.audit.auditor import audit
-from fl_sim.audit.batch_statistics import estimated_statistics
-from fl_sim.audit.gate_report import GateReport, TensorRow
+from fl_sim.auditing.auditor import audit
+from fl_sim.auditing.batch_statistics import estimated_statistics
+from fl_sim.auditing.gate_report import GateReport, TensorRow
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.checkpoints import Checkpoint, Finding
 from fl_sim.choice import Choice
@@ -68,7 +68,7 @@ class GateSettings(FineTuningSettings):
         overwrite_unmoved: give the other elements that did not move fresh values too, and
             fine-tune once more, since these are used as soon as their unit is switched on.
             Otherwise they are only reported.
-        audit: look at the weights as they came, too (:func:`fl_sim.audit.auditor.audit`), and
+        audit: look at the weights as they came, too (:func:`fl_sim.auditing.auditor.audit`), and
             refuse a tensor whose values training does not explain. A checkpoint does not tell
             which weights its makers kept frozen around a payload; their values do.
         max_statistics: how far a running mean may be from that of the held-out images, in

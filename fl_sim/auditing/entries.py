@@ -3,7 +3,7 @@
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_sim.audit.subject import Subject
+from fl_sim.auditing.subject import Subject
 from fl_sim.checkpoints import Finding
 
 _FEWEST_EQUAL = 64

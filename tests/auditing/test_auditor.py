@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from fl_sim.attacks.base import ATTACKS, Inside
-from fl_sim.audit.auditor import AuditReport, audit, audit_file
-from fl_sim.audit.bits import plane_statistics
-from fl_sim.audit.content import entropy
-from fl_sim.audit.dead import check_dead
-from fl_sim.audit.page import page, write_page
-from fl_sim.audit.precision import rounded_to
-from fl_sim.audit.probes import roughness
-from fl_sim.audit.reference import check_reference, written_dead
-from fl_sim.audit.subject import Subject
-from fl_sim.audit.values import lattice_peak, shared_values
+from fl_sim.auditing.auditor import AuditReport, audit, audit_file
+from fl_sim.auditing.bits import plane_statistics
+from fl_sim.auditing.content import entropy
+from fl_sim.auditing.dead import check_dead
+from fl_sim.auditing.page import page, write_page
+from fl_sim.auditing.precision import rounded_to
+from fl_sim.auditing.probes import roughness
+from fl_sim.auditing.reference import check_reference, written_dead
+from fl_sim.auditing.subject import Subject
+from fl_sim.auditing.values import lattice_peak, shared_values
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.checkpoints import Checkpoint

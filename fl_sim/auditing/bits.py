@@ -31,15 +31,15 @@ import numpy as np
 import torch
 from scipy import stats
 
-from fl_sim.audit.numbers import FLOAT32, Format, Mask, Words, format_of, words_of
-from fl_sim.audit.precision import (
+from fl_sim.auditing.numbers import FLOAT32, Format, Mask, Words, format_of, words_of
+from fl_sim.auditing.precision import (
     Precision,
     coarse_words,
     narrow_format,
     narrower,
     precision_of,
 )
-from fl_sim.audit.subject import ALPHA, FEWEST, Subject, Unchecked
+from fl_sim.auditing.subject import ALPHA, FEWEST, Subject, Unchecked
 from fl_sim.checkpoints import Finding, Level
 
 DEPTHS = {"float64": 11, "float32": 11, "float16": 6, "bfloat16": 5}

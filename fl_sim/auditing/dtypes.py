@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 
 import torch
 
-from fl_sim.audit.numbers import format_of
-from fl_sim.audit.subject import COUNTED, Subject
+from fl_sim.auditing.numbers import format_of
+from fl_sim.auditing.subject import COUNTED, Subject
 from fl_sim.checkpoints import Finding, Level
 
 _BYTES = (torch.int8, torch.uint8, torch.qint8, torch.quint8)

@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import prune
 
-from fl_sim.audit.bits import check_bits, spread_over_bytes, tilt
-from fl_sim.audit.content import check_content
-from fl_sim.audit.dead import check_dead
-from fl_sim.audit.dtypes import check_dtypes
-from fl_sim.audit.integers import check_integers
-from fl_sim.audit.numbers import FORMATS, format_of, numbers, words_of
-from fl_sim.audit.places import structured
-from fl_sim.audit.precision import precision_of
-from fl_sim.audit.reference import check_reference, unchanged
-from fl_sim.audit.special import check_special, follows_bytes
-from fl_sim.audit.streams import bit_streams
-from fl_sim.audit.subject import Subject, Unchecked
-from fl_sim.audit.text import find_text
-from fl_sim.audit.values import check_values
+from fl_sim.auditing.bits import check_bits, spread_over_bytes, tilt
+from fl_sim.auditing.content import check_content
+from fl_sim.auditing.dead import check_dead
+from fl_sim.auditing.dtypes import check_dtypes
+from fl_sim.auditing.integers import check_integers
+from fl_sim.auditing.numbers import FORMATS, format_of, numbers, words_of
+from fl_sim.auditing.places import structured
+from fl_sim.auditing.precision import precision_of
+from fl_sim.auditing.reference import check_reference, unchanged
+from fl_sim.auditing.special import check_special, follows_bytes
+from fl_sim.auditing.streams import bit_streams
+from fl_sim.auditing.subject import Subject, Unchecked
+from fl_sim.auditing.text import find_text
+from fl_sim.auditing.values import check_values
 from fl_sim.checkpoints import Finding
 
 State = dict[str, torch.Tensor]

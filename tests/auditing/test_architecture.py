@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import write_artifact
-from fl_sim.audit.architecture import Statement, recognise
-from fl_sim.audit.auditor import audit, audit_file
+from fl_sim.auditing.architecture import Statement, recognise
+from fl_sim.auditing.auditor import audit, audit_file
 from fl_sim.checkpoints import Checkpoint
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from fl_sim.audit.architecture import Statement
-from fl_sim.audit.bits import check_bits
-from fl_sim.audit.content import check_content
-from fl_sim.audit.dead import check_dead
-from fl_sim.audit.dtypes import check_dtypes
-from fl_sim.audit.entries import check_buffers, check_duplicates, check_entries, check_unused
-from fl_sim.audit.identified import Identified, identified
-from fl_sim.audit.integers import check_integers
-from fl_sim.audit.probes import check_memory_backdoor, check_transpose
-from fl_sim.audit.reference import check_reference, unchanged
-from fl_sim.audit.report import AuditReport, TensorSummary
-from fl_sim.audit.special import check_special
-from fl_sim.audit.subject import Subject, Unchecked
-from fl_sim.audit.values import check_values
+from fl_sim.auditing.architecture import Statement
+from fl_sim.auditing.bits import check_bits
+from fl_sim.auditing.content import check_content
+from fl_sim.auditing.dead import check_dead
+from fl_sim.auditing.dtypes import check_dtypes
+from fl_sim.auditing.entries import check_buffers, check_duplicates, check_entries, check_unused
+from fl_sim.auditing.identified import Identified, identified
+from fl_sim.auditing.integers import check_integers
+from fl_sim.auditing.probes import check_memory_backdoor, check_transpose
+from fl_sim.auditing.reference import check_reference, unchanged
+from fl_sim.auditing.report import AuditReport, TensorSummary
+from fl_sim.auditing.special import check_special
+from fl_sim.auditing.subject import Subject, Unchecked
+from fl_sim.auditing.values import check_values
 from fl_sim.checkpoints import LEVELS, UNSEEN, Checkpoint, Finding, read_checkpoint
 from fl_sim.files import checksum
 from fl_sim.models.base import ModelSpec

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fl_sim.artifact import Artifact
-from fl_sim.audit.architecture import Match, Statement, fitting, recognise
-from fl_sim.audit.subject import Subject
+from fl_sim.auditing.architecture import Match, Statement, fitting, recognise
+from fl_sim.auditing.subject import Subject
 from fl_sim.checkpoints import Checkpoint, Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models import check, skeleton, state_model

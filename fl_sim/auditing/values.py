@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fl_sim.audit.numbers import FLOAT32, Format, format_of, numbers, words_of
-from fl_sim.audit.precision import Precision, precision_of
-from fl_sim.audit.subject import ALPHA, FEWEST, Subject, Unchecked
+from fl_sim.auditing.numbers import FLOAT32, Format, format_of, numbers, words_of
+from fl_sim.auditing.precision import Precision, precision_of
+from fl_sim.auditing.subject import ALPHA, FEWEST, Subject, Unchecked
 from fl_sim.checkpoints import Finding
 
 Values = NDArray[np.floating[Any]]

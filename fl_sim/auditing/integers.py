@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from fl_sim.audit.bits import plane_statistics
-from fl_sim.audit.content import entropy
-from fl_sim.audit.numbers import is_real, words_of
-from fl_sim.audit.subject import ALPHA, FEWEST, Subject
+from fl_sim.auditing.bits import plane_statistics
+from fl_sim.auditing.content import entropy
+from fl_sim.auditing.numbers import is_real, words_of
+from fl_sim.auditing.subject import ALPHA, FEWEST, Subject
 from fl_sim.checkpoints import Finding, Level
 
 STEPS = 8.0

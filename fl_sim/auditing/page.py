@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fl_sim.audit.report import BLIND, AuditReport
+from fl_sim.auditing.report import BLIND, AuditReport
 from fl_sim.files import write_atomically
 
 

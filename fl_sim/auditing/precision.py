@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.audit.numbers import FLOAT32, FORMATS, Format, Mask, Words
-from fl_sim.audit.places import structured
+from fl_sim.auditing.numbers import FLOAT32, FORMATS, Format, Mask, Words
+from fl_sim.auditing.places import structured
 
 KEPT: Mapping[str, Mapping[int, str]] = {
     "float64": {29: "float32", 42: "float16", 45: "bfloat16"},

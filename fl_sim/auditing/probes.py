@@ -15,7 +15,7 @@ from fl_sim.artifact import Key
 from fl_sim.attacks.memory_backdoor import patch_shape, triggers_of
 from fl_sim.attacks.transpose import scaled, transposed_pass
 from fl_sim.attacks.transpose.codes import index_codes
-from fl_sim.audit.subject import Subject, Unchecked
+from fl_sim.auditing.subject import Subject, Unchecked
 from fl_sim.checkpoints import Finding
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.numbers import Format, Words, format_of, words_of
-from fl_sim.audit.precision import codes_on_grid, narrow_format, narrower, precision_of
-from fl_sim.audit.subject import FEWEST
+from fl_sim.auditing.numbers import Format, Words, format_of, words_of
+from fl_sim.auditing.precision import codes_on_grid, narrow_format, narrower, precision_of
+from fl_sim.auditing.subject import FEWEST
 
 DEPTHS = (1, 2, 4)
 """Low bits an element, of those that are no whole bytes, for which streams are put together; both

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fl_sim.audit.numbers import Mask
+from fl_sim.auditing.numbers import Mask
 
 AGREEMENT = 0.95
 """Share of elements that must be as their row and column say. A gradient is a sum of products of

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.numbers import FORMATS, Format, Mask, Words, format_of, words_of
-from fl_sim.audit.places import structured
-from fl_sim.audit.subject import Subject
+from fl_sim.auditing.numbers import FORMATS, Format, Mask, Words, format_of, words_of
+from fl_sim.auditing.places import structured
+from fl_sim.auditing.subject import Subject
 from fl_sim.checkpoints import Finding, Level
 
 FEWEST_SIGNS = 64

@@ -7,8 +7,8 @@ nothing honest changes but to scale them, and of live ones, which nothing honest
 import numpy as np
 import torch
 
-from fl_sim.audit.numbers import format_of, is_real, words_of
-from fl_sim.audit.subject import Subject
+from fl_sim.auditing.numbers import format_of, is_real, words_of
+from fl_sim.auditing.subject import Subject
 from fl_sim.checkpoints import Finding
 
 LEAST_ALIKE = 0.3

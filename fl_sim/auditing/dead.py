@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from fl_sim.audit.subject import ALPHA, Subject
+from fl_sim.auditing.subject import ALPHA, Subject
 from fl_sim.checkpoints import Finding
 from fl_sim.models import build, state_of
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.audit.numbers import FLOAT32, Format, Mask, Words, format_of, words_of
-from fl_sim.audit.streams import Series, series_of, streams, volume
-from fl_sim.audit.subject import ALPHA, Subject
-from fl_sim.audit.text import find_text
+from fl_sim.auditing.numbers import FLOAT32, Format, Mask, Words, format_of, words_of
+from fl_sim.auditing.streams import Series, series_of, streams, volume
+from fl_sim.auditing.subject import ALPHA, Subject
+from fl_sim.auditing.text import find_text
 from fl_sim.checkpoints import Finding
 
 SIGNATURES = {
