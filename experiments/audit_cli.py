@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -10,11 +10,29 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.console import plain
+from experiments.model_file import (
+    Channels,
+    Classes,
+    DataRoot,
+    DatasetName,
+    Images,
+    Json,
+    Model,
+    ModelFile,
+    Network,
+    Normalize,
+    Overrides,
+    Seed,
+    Size,
+    StemChoice,
+    open_model_file,
+    settings_of,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from fl_sim.auditing.gate_report import GateReport
     from fl_sim.auditing.report import AuditReport, TensorSummary
-    from fl_sim.models.base import ModelSpec
 
 REFUSED = 1
 STATUS = {"clean": 0, "carries": 1, "suspicious": 3, "unchecked": 4}
@@ -23,49 +41,11 @@ STATUS = {"clean": 0, "carries": 1, "suspicious": 3, "unchecked": 4}
 _SHOWN = 12
 _COLOURS = {"clean": "green", "unchecked": "cyan", "suspicious": "yellow", "carries": "red"}
 
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Also write the report here.", show_default=False)
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="The network it is of: a registered name, any classifier of torchvision, or "
-        "package.module:function; otherwise the file's word, or what explains the file.",
-        show_default=False,
-    ),
-]
-Classes = Annotated[
-    int | None,
-    typer.Option(
-        help="Outputs of the network; otherwise told by shapes.", show_default=False, min=1
-    ),
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(help="Channels of its images; otherwise told by shapes.", show_default=False),
-]
-Size = Annotated[
-    int | None,
-    typer.Option(
-        help="Side of its images in pixels, which shapes rarely tell.", show_default=False, min=1
-    ),
-]
-StemChoice = Annotated[
-    Literal["default", "small"] | None,
-    typer.Option(help="Its stem; otherwise told by shapes.", show_default=False),
-]
-
 
 def gate(
-    model_file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A model file; whatever fl-sim audit reads.")
-    ],
-    dataset: Annotated[
-        str, typer.Option(help="A registered dataset or .npz file; its validation split is used.")
-    ],
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of data files.", show_default=False)
-    ] = None,
+    model_file: ModelFile,
+    dataset: DatasetName,
+    data_root: DataRoot = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -89,58 +69,35 @@ def gate(
             show_default=False,
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of the gate, for example --set min_change=0.01; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(help="Only so many held-out images.", show_default=False)
-    ] = None,
-    seed: int = 0,
+    overrides: Overrides = None,
+    images: Images = None,
+    seed: Seed = 0,
     model: Model = None,
     classes: Classes = None,
     channels: Channels = None,
     size: Size = None,
     stem: StemChoice = None,
+    normalize: Normalize = "symmetric",
 ) -> None:
     """Let a model leave only if its loss is the task's and all of it changes in fine-tuning.
 
     Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
     from experiments.console import make_console, make_progress
-    from experiments.scenario import apply_override
-    from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
-    from fl_sim.auditing.identified import identified_artifact
-    from fl_sim.checkpoints import read_checkpoint
-    from fl_sim.data import load_dataset
-    from fl_sim.data.splits import HeldOutSettings, divide
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
 
     console = make_console()
-    checkpoint = read_checkpoint(model_file)
-    values: dict[str, Any] = {} if defense is None else {"defense": defense}
-    for override in overrides or ():
-        apply_override(values, override)
-    settings = parse(GateSettings, values, "[gate]")
-    stated = size or (checkpoint.spec.size if checkpoint.spec and model is None else None)
-    loaded = load_dataset(dataset, {} if stated is None else {"size": stated}, data_root)
-    network: Any = Statement(
-        model, classes, channels or loaded.channels, loaded.size, stem
-    )  # what the data tell of a network, its images' size above all
-    artifact, known = identified_artifact(checkpoint, network, str(model_file))
-    held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
+    settings = parse(GateSettings, settings_of(overrides, defense=defense), "[gate]")
+    network = Network(model, classes, channels, size, stem, normalize)
+    opened = open_model_file(model_file, network, dataset, data_root, images, seed)
+    artifact, known, task = opened.artifact, opened.known, opened.dataset.task
     report, state = pass_gate(
-        artifact, held_out, loaded.task, settings, Stream(seed),
-        declared=Declaration(declared or loaded.task.kind), progress=make_progress(console),
-        found=(*checkpoint.findings, *known.findings),
+        artifact, opened.held_out, task, settings, Stream(seed),
+        declared=Declaration(declared or task.kind), progress=make_progress(console),
+        found=(*opened.checkpoint.findings, *known.findings),
     )  # fmt: skip
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
@@ -208,27 +165,6 @@ def audit(
     _print_audit(console, report, everything)
     if fail_on != "never" and OUTCOMES.index(report.outcome) >= OUTCOMES.index(fail_on):
         raise typer.Exit(STATUS[report.outcome])
-
-
-def write_model(out: Path, spec: "ModelSpec", state: dict[str, Any]) -> None:
-    """Write a cleaned model where its user wants it: .pth and .pt as torch's state dictionary."""
-    import io
-
-    import torch
-    from safetensors.torch import save
-
-    from fl_sim.artifact import write_artifact
-    from fl_sim.files import write_atomically
-    from fl_sim.models import skeleton
-
-    if out.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt"):
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_atomically(out, content.getvalue())
-    elif state.keys() == skeleton(spec).keys():
-        write_artifact(out, spec, state)
-    else:  # names that the network itself does not know
-        write_atomically(out, save({n: t.contiguous() for n, t in state.items()}))
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -14,6 +14,7 @@ import click
 import typer
 
 from experiments.audit_cli import audit, gate
+from experiments.clean_cli import clean
 from experiments.codec_cli import app as codec_app
 from experiments.report_cli import report
 from experiments.shipped import GRIDS, SCENARIOS, find
@@ -41,6 +42,7 @@ Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it."
 app.command()(sweep)
 app.command()(report)
 app.add_typer(codec_app, name="codec")
+app.command()(clean)
 app.command()(gate)
 app.command()(audit)
 

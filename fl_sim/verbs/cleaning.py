@@ -120,11 +120,32 @@ def clean(
         network.model, network.spec, split, task, stream or Stream(seed, ("release", 0)),
         progress=shown_progress(progress), entries=entries, reference=reference,
     )  # fmt: skip
-    with blaming(f"The defence '{name}'"):
-        report = chosen.apply(release)
-        cleaned = state_of(network.model) | entries
-        _require_sound(cleaned, weights)
+    cleaned, report = cleaned_release(chosen, name, release, weights)
     return Cleaned(network.back(cleaned), report, cleaned, network.spec)
+
+
+def cleaned_release(
+    defense: Defense[Any], name: str, release: Release, before: State
+) -> tuple[State, DefenseReport]:
+    """Let a defence clean a release, and refuse one that it has broken.
+
+    Args:
+        defense: the defence.
+        name: how messages call it.
+        release: what is cleaned, in place.
+        before: the state as it came.
+
+    Raises:
+        FlSimError: naming the defence, whatever it raises, or the entry that it broke.
+    """
+    with blaming(f"The defence '{name}'"):
+        report = defense.apply(release)
+        cleaned = state_of(release.model) | release.entries
+        for entry in (entry for entry in cleaned if entry in before):
+            problem = value_problem(entry, cleaned[entry])
+            if problem and not value_problem(entry, before[entry]):
+                raise FlSimError(f"The release's {problem}.")
+    return cleaned, report
 
 
 def defense_of(
@@ -188,10 +209,3 @@ def _no_labels(split: Split, spec: ModelSpec) -> tuple[int, ...]:
     """Return the shape of labels that nothing reads."""
     images = len(split)
     return (images, spec.size, spec.size) if spec.task == "segmentation" else (images,)
-
-
-def _require_sound(cleaned: State, before: State) -> None:
-    for name in (name for name in cleaned if name in before):
-        problem = value_problem(name, cleaned[name])
-        if problem and not value_problem(name, before[name]):
-            raise FlSimError(f"The release's {problem}.")
