@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
 from fl_sim.faults import WORDED, blaming, first_line
-from strategies.base import Aggregator, too_few
+from strategies.base import Aggregator, as_aggregator, too_few
 from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
 from strategies.inner import Inner
 from strategies.merging import for_strategy, settled, weighted_mean
@@ -84,7 +84,7 @@ class DefendedStrategy(Strategy):
         needed: Collection[str] = (),
     ) -> None:
         if isinstance(inner, Strategy):
-            inner = Aggregator(inner, name=type(inner).__name__)
+            inner = as_aggregator(inner)
         self._aggregator = inner
         self._inner = Inner(inner)
         self._hospitals = hospitals
