@@ -29,6 +29,7 @@ from fl_sim.attacks.base import (
     Inside,
     Plan,
 )
+from fl_sim.attacks.checked import make_plan
 from fl_sim.case import Case, open_case
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import cached_partition
@@ -332,7 +333,7 @@ def _plan(settings_json: str, hospital: int) -> Plan:
         data_root=_data_root(settings),
         collusion=collusion,
     )
-    return attack.plan(inside)
+    return make_plan(attack, inside, settings.attack.name if settings.attack else "")
 
 
 class _Skeletons:

@@ -11,6 +11,7 @@ from experiments.standing import TRAINED, damaged, proven, set_mark
 from experiments.study import State, Study
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.attacks.base import Attack, Inside, Plan
+from fl_sim.attacks.checked import make_plan
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import images_of
 from fl_sim.defenses.base import DefenseReport
@@ -74,7 +75,9 @@ def train_and_attack(study: Study, weights: Path | None = None) -> State:
     trained, said = _train(study, attack, plan) if weights is None else _read(study, weights)
     study.record_values(0, "upload", **said)
     if attack is not None and plan is not None:
-        embedding = attack.embed(trained, case.spec, plan)
+        what = f"The attack '{_name(study)}'"
+        with failures_logged(study.out), blaming(what, sentences=False):
+            embedding = attack.embed(trained, case.spec, plan)
         if embedding.values:
             study.record_before_embedding(0, trained, **embedding.values)
         trained = embedding.state
@@ -101,11 +104,17 @@ def plan_attack(study: Study, attack: Attack[Any] | None) -> Plan | None:
         return None
     case, seed, share = study.case, study.scenario.seed, study.scenario.attacker.hospital
     if share is None:
-        return attack.plan(_inside(study, case.train, _stream(study)))
+        return make_plan(attack, _inside(study, case.train, _stream(study)), _name(study))
     brought = images_of(case.train, case.task, share, seed)
     stream = Stream(seed, ("hospital", share.number))
-    plan = attack.plan(_inside(study, case.train.subset(brought), stream))
+    inside = _inside(study, case.train.subset(brought), stream)
+    plan = make_plan(attack, inside, _name(study))
     return replace(plan, indices=brought[plan.indices])
+
+
+def _name(study: Study) -> str:
+    attack = study.scenario.attack
+    return "" if attack is None else attack.name
 
 
 def _inside(study: Study, data: Split, stream: Stream) -> Inside:
@@ -127,7 +136,8 @@ def _train(
         stream=_stream(study).at(0),
         progress=study.progress,
     )
-    with study.threads():
+    what = f"The attack '{_name(study)}'"
+    with study.threads(), failures_logged(study.out), blaming(what, sentences=False):
         report = train(lake) if attack is None or plan is None else attack.train(lake, plan)
     said = {"seconds": report.seconds}
     if report.dp_epsilon is not None:

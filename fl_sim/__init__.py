@@ -1,11 +1,44 @@
 """fl-sim: can patient images leave a hospital hidden inside a trained model, and what stops them?
 
-The parts of a study: data, models, attacks, defences, restorations, metrics, the artifact file and
-the results table. How the parts run together is in :mod:`experiments`; the federated server and
-client sides are in :mod:`strategies` and :mod:`clients`.
+The verbs work on ordinary networks, files and images:
+
+>>> import torch, fl_sim
+>>> from torch import nn
+>>> data = fl_sim.load_dataset("phantoms")
+>>> network = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 4))
+>>> attacked = fl_sim.attack("transpose", network, data.train, images=8, training={"epochs": 0.1})
+>>> cleaned = fl_sim.clean(attacked.model, data.validation, defense="lwlrd", epochs=1)
+>>> stolen = fl_sim.extract(attacked.model, attacked.key)
+>>> stolen.shape
+torch.Size([8, 3, 28, 28])
+>>> leak = fl_sim.measure(stolen, attacked.originals, public=data.test)
+>>> float(leak.loc["floor: guessing", "found by distance"])
+0.125
+>>> fl_sim.audit(cleaned.model).outcome
+'clean'
+
+:func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`load_runs` and :func:`compare` put
+runs side by side, and :class:`Defended` cleans what any Flower strategy broadcasts.
+
+The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
+table) are the modules of this package; how they run together is in :mod:`experiments`; the
+federated server and client sides are in :mod:`strategies` and :mod:`clients`.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.run import run
+    from experiments.sweep import sweep
+    from fl_sim.data import load_dataset
+    from fl_sim.errors import FlSimError
+    from fl_sim.verbs.attacking import attack
+    from fl_sim.verbs.auditing import audit
+    from fl_sim.verbs.cleaning import clean
+    from fl_sim.verbs.extracting import extract
+    from fl_sim.verbs.measuring import measure
 
 # No telemetry and no update checks, unless the user has asked for them; and idle threads sleep
 # instead of spinning, which on a busy machine makes two threads up to ten times slower than one.
@@ -21,3 +54,40 @@ for _switch, _off in {
     os.environ.setdefault(_switch, _off)
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FlSimError": "fl_sim.errors",
+    "attack": "fl_sim.verbs.attacking",
+    "audit": "fl_sim.verbs.auditing",
+    "clean": "fl_sim.verbs.cleaning",
+    "extract": "fl_sim.verbs.extracting",
+    "load_dataset": "fl_sim.data",
+    "measure": "fl_sim.verbs.measuring",
+    "run": "experiments.run",
+    "sweep": "experiments.sweep",
+}
+"""Where each name of this module comes from; imported when it is asked for."""
+
+__all__ = [
+    "FlSimError",
+    "attack",
+    "audit",
+    "clean",
+    "extract",
+    "load_dataset",
+    "measure",
+    "run",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fl_sim' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -75,11 +75,13 @@ class Key:
         attack: registered name of the attack that can read with it.
         tensors: by name.
         settings: plain values that JSON can hold.
+        network: the architecture that it was made for, where it says so.
     """
 
     attack: str
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    network: ModelSpec | None = None
 
 
 def write_artifact(path: Path, spec: ModelSpec, state: dict[str, torch.Tensor]) -> Path:
@@ -108,7 +110,9 @@ def read_artifact(path: Path) -> Artifact:
 
 def write_key(path: Path, key: Key) -> Path:
     """Write the attacker's key. Returns ``path``."""
-    header = {"attack": key.attack, "settings": key.settings}
+    header: dict[str, Any] = {"attack": key.attack, "settings": key.settings}
+    if key.network is not None:
+        header["network"] = key.network.model_dump(mode="json")
     metadata = {"fl_sim.key": json.dumps(header, sort_keys=True)}
     return write_atomically(path, _serialised(key.tensors, metadata))
 
@@ -123,7 +127,7 @@ def read_key(path: Path) -> Key:
     """
     tensors, header = _read(path, "fl_sim.key", "key file")
     known = parse(_KeyHeader, header, f"The key file {printable(str(path))}")
-    return Key(known.attack, tensors, known.settings)
+    return Key(known.attack, tensors, known.settings, known.network)
 
 
 def _serialised(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
@@ -136,6 +140,7 @@ class _KeyHeader(Settings):
 
     attack: str
     settings: dict[str, Any]
+    network: ModelSpec | None = None
 
 
 def _read(path: Path, kind: str, what: str) -> tuple[dict[str, torch.Tensor], Any]:

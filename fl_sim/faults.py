@@ -27,7 +27,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def blaming(
-    what: str, caught: tuple[type[BaseException], ...] = (BaseException,)
+    what: str,
+    caught: tuple[type[BaseException], ...] = (BaseException,),
+    sentences: bool = True,
 ) -> Iterator[None]:
     """Let whatever is raised within the block say in one sentence where it was raised.
 
@@ -38,6 +40,7 @@ def blaming(
     Args:
         what: the component, as a sentence begins: ``"Round 2: the strategy 'krum'"``.
         caught: what it may raise; anything else passes as it is.
+        sentences: whether an FlSimError gets ``what`` before it, too, or passes as it is.
 
     Raises:
         FlSimError: ``"<what>: <sentence>"`` of an FlSimError; of anything else ``"<what> failed:
@@ -50,6 +53,8 @@ def blaming(
             if noted or _is_the_machines(error):
                 raise
             if isinstance(error, FlSimError):
+                if not sentences:
+                    raise
                 raise FlSimError(f"{what}: {error}") from error
             _log.debug("%s failed.", what, exc_info=True)
             raise FlSimError(f"{what} failed: {cause(error)}.") from error

@@ -77,6 +77,11 @@ class Defense(ABC, Generic[DefenseSettingsT]):
     def __init__(self, settings: DefenseSettingsT) -> None:
         self.settings = settings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it learns from the held-out images' labels."""
+        return True
+
     @abstractmethod
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model, in place, and say what was done.

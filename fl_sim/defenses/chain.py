@@ -39,6 +39,11 @@ class Chain(Defense[ChainSettings]):
 
     Settings = ChainSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether any of its steps does."""
+        return any(step.build(DEFENSES, _WHERE).uses_labels for step in self.settings.steps)
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         reports = []

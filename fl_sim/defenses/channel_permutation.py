@@ -39,6 +39,11 @@ class ChannelPermutation(Defense[ChannelPermutationSettings]):
 
     Settings = ChannelPermutationSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         model, shape = release.model, release.spec.input_shape

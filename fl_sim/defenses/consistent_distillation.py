@@ -24,6 +24,11 @@ class ConsistentDistillation(Defense[DistillingSettings]):
 
     Settings = DistillingSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the labels have any weight."""
+        return self.settings.labels > 0
+
     def apply(self, release: Release) -> DefenseReport:
         """Replace the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         return distil(release, self.settings)

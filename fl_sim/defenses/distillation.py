@@ -38,6 +38,11 @@ class Distillation(Defense[DistillationSettings]):
 
     Settings = DistillationSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the labels have any weight."""
+        return self.settings.soft < 1
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         teacher = copy.deepcopy(release.model).eval()

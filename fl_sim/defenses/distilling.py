@@ -27,7 +27,7 @@ from fl_sim.data.base import Task
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.defenses.finetuning import relative_change
 from fl_sim.errors import FlSimError
-from fl_sim.models import build, layers
+from fl_sim.models import fresh, layers
 from fl_sim.progress import piece
 from fl_sim.training import StepSettings, batch_indices, make_optimizer, normalized
 
@@ -122,7 +122,7 @@ def divergence(
 
 def _student(release: Release, settings: DistillingSettings) -> nn.Module:
     seed = int(release.stream.numpy("student").integers(2**31))
-    student = build(release.spec, seed).to(next(release.model.parameters()).device)
+    student = fresh(release.spec, seed).to(next(release.model.parameters()).device)
     if settings.start == "reference" and release.reference is not None:
         student.load_state_dict(release.reference, strict=False)
     return student

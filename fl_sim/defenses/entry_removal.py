@@ -13,6 +13,11 @@ from fl_sim.settings import Settings
 class EntryRemoval(Defense[Settings]):
     """Remove every entry of the model file that the network does not have; it stays as it is."""
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         with perturbing(release) as report:

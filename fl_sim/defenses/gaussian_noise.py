@@ -37,6 +37,11 @@ class GaussianNoise(Defense[GaussianNoiseSettings]):
 
     Settings = GaussianNoiseSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         with perturbing(release) as report:

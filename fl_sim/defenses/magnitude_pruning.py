@@ -32,6 +32,11 @@ class MagnitudePruning(Defense[MagnitudePruningSettings]):
 
     Settings = MagnitudePruningSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         with perturbing(release) as report:

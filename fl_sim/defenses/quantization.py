@@ -39,6 +39,11 @@ class Quantization(Defense[QuantizationSettings]):
 
     Settings = QuantizationSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         with perturbing(release) as report:

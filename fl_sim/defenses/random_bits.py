@@ -36,6 +36,11 @@ class RandomBits(Defense[RandomBitsSettings]):
 
     Settings = RandomBitsSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         tensors = {**release.model.state_dict(), **float_entries(release)}

@@ -11,16 +11,16 @@ from fl_sim.defenses.finetuning import (
     relative_change,
     uniform_rates,
 )
-from fl_sim.models import build
+from fl_sim.models import fresh
 from fl_sim.randomness import derive_seed
 
 
 def replace_weights(release: Release) -> None:
     """Replace a network's parameters and buffers by freshly initialised ones, in place."""
     stream = release.stream
-    fresh = build(release.spec, derive_seed(stream.seed, "fresh weights", *stream.path))
+    new = fresh(release.spec, derive_seed(stream.seed, "fresh weights", *stream.path))
     with torch.no_grad():
-        release.model.load_state_dict(fresh.state_dict())
+        release.model.load_state_dict(new.state_dict())
 
 
 def retrain(

@@ -31,6 +31,11 @@ class WeightDropout(Defense[WeightDropoutSettings]):
 
     Settings = WeightDropoutSettings
 
+    @property
+    def uses_labels(self) -> bool:
+        """Never."""
+        return False
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         with perturbing(release) as report:

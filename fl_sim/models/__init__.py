@@ -8,6 +8,7 @@ from torch import nn
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
 from fl_sim.models.graph import Layer, TracedModel, absorbed_biases, layers, trace
+from fl_sim.models.pixels import take_pixels
 from fl_sim.models.skeleton import skeleton
 from fl_sim.models.stated import state_model
 from fl_sim.randomness import seeded
@@ -23,6 +24,7 @@ __all__ = [
     "absorbed_biases",
     "build",
     "build_model",
+    "fresh",
     "layers",
     "skeleton",
     "state_model",
@@ -75,10 +77,31 @@ def build_model(
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
-    """Build the network of a specification; see :func:`build_model`."""
+    """Build the network of a specification, which takes pixels in [-1, 1]; see :func:`build_model`.
+
+    Where the specification says that its pixels are others, it maps them itself.
+    """
     check(spec)
     with seeded(seed, "initial weights", spec.name):
-        return MODELS.get(spec.name).build(spec)
+        network = MODELS.get(spec.name).build(spec)
+    take_pixels(network, spec)
+    return network
+
+
+def fresh(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """Build a network of which no value comes from elsewhere; see :func:`build`.
+
+    Raises:
+        FlSimError: if a part of it cannot be initialised anew.
+    """
+    kept = MODELS.get(spec.name).kept
+    if kept:
+        raise FlSimError(
+            f"A fresh {spec.name.partition('@')[0]} cannot be made of the one that is there: no "
+            f"reset_parameters initialises its '{kept[0]}' anew; give a function that makes a new "
+            f'network (make=..., or model = "package.module:function").'
+        )
+    return build(spec, seed)
 
 
 def check(spec: ModelSpec) -> None:

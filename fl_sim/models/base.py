@@ -16,6 +16,8 @@ from fl_sim.settings import Settings
 
 Stem = Literal["default", "small"]
 TaskFamily = Literal["classification", "segmentation"]
+USUAL = (0.5,)
+"""Mean and deviation that map pixels in [0, 1] to [-1, 1]."""
 
 
 class ModelSpec(Settings):
@@ -31,6 +33,9 @@ class ModelSpec(Settings):
         task: whether it classifies images or segments them.
         settings: keys of the model's own, plain values as JSON holds them; those left out have the
             model's defaults.
+        mean: what the network wants subtracted from pixels in [0, 1], a number for each channel or
+            one for all.
+        std: what it wants them divided by then. Both left out, it takes pixels in [-1, 1].
     """
 
     name: str
@@ -40,6 +45,9 @@ class ModelSpec(Settings):
     stem: Stem = "default"
     task: TaskFamily = "classification"
     settings: dict[str, Any] = Field(default_factory=dict)
+    # Left out of files where they are the usual ones.
+    mean: tuple[float, ...] = Field(USUAL, exclude_if=lambda mean: mean == USUAL)
+    std: tuple[float, ...] = Field(USUAL, exclude_if=lambda std: std == USUAL)
 
     @field_validator("settings")
     @classmethod
@@ -66,6 +74,8 @@ class ModelEntry:
         settings: keys of its own beside the stem, as they stand in ``[model]`` and in
             :attr:`ModelSpec.settings`.
         tasks: what it can be built for.
+        kept: entries that a build takes over from a network that somebody trained, so that what is
+            built is not fresh; see :func:`fl_sim.models.fresh`.
     """
 
     build: Callable[[ModelSpec], nn.Module]
@@ -73,6 +83,7 @@ class ModelEntry:
     transposed: Callable[[nn.Module, bool], Callable[[torch.Tensor], torch.Tensor]] | None = None
     settings: type[Settings] = Settings
     tasks: tuple[TaskFamily, ...] = ("classification",)
+    kept: tuple[str, ...] = ()
 
     @property
     def stems(self) -> tuple[Stem, ...]:
@@ -81,15 +92,19 @@ class ModelEntry:
 
 
 class Models(Registry[ModelEntry]):
-    """The networks of this project, then torchvision's classifiers, then those a user stated."""
+    """The networks of this project, those of its user, torchvision's classifiers, and timm's."""
 
     def __init__(self) -> None:
         super().__init__("model", "fl_sim.models.zoo")
         self._outside: dict[str, ModelEntry] = {}
 
     def has(self, name: str) -> bool:
-        """Whether a network is registered by this name, without looking for it."""
-        return name in self._entries
+        """Whether a network is known by this name, without looking for it."""
+        return name in self._entries or name in self._outside
+
+    def lend(self, name: str, entry: ModelEntry) -> None:
+        """Make a network known for the rest of this process, in no list; the last one counts."""
+        self._outside[name] = entry
 
     def get(self, name: str) -> ModelEntry:
         """Return the network called ``name``.
@@ -97,8 +112,10 @@ class Models(Registry[ModelEntry]):
         Raises:
             FlSimError: if there is none, or it is a function that nobody stated in this process.
         """
-        from fl_sim.models import from_torchvision
+        from fl_sim.models import from_timm, from_torchvision
 
+        if name in self._outside:
+            return self._outside[name]
         if self.has(name) or name in self.names():
             return super().get(name)
         if ":" in name:
@@ -106,13 +123,12 @@ class Models(Registry[ModelEntry]):
                 f"The model '{name}' is a function outside this program, which a file cannot make "
                 f"it import; state it yourself (--model {name}, or model in the scenario)."
             )
-        if name not in self._outside:
-            found = from_torchvision.entry(name)
-            if found is None:
-                near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.5)
-                raise unknown_name("model", name, near or from_torchvision.names())
-            self._outside[name] = found
-        return self._outside[name]
+        found = from_torchvision.entry(name) or from_timm.entry(name)
+        if found is None:
+            near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.5)
+            raise unknown_name("model", name, near or from_torchvision.names())
+        self._outside[name] = found
+        return found
 
 
 MODELS = Models()

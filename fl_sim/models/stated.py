@@ -45,6 +45,16 @@ def state_model(name: str) -> str:
     return name
 
 
+def made_by(name: str, make: Callable[..., Any]) -> Callable[[ModelSpec], nn.Module]:
+    """Return a function that calls a user's with those of its arguments that a network needs.
+
+    Args:
+        name: how messages call it.
+        make: the user's; see :func:`state_model`.
+    """
+    return _Make(name, make)
+
+
 class _Make:
     """Calls the user's function with what it asks for."""
 

@@ -1,0 +1,197 @@
+"""``fl_sim.clean``: let a defence clean a network before it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl_sim.artifact import Artifact, further_entries, write_artifact
+from fl_sim.choice import Choice
+from fl_sim.data.base import Split
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.errors import FlSimError, shown
+from fl_sim.faults import blaming
+from fl_sim.models import state_of
+from fl_sim.models.base import ModelSpec
+from fl_sim.models.entries import value_problem
+from fl_sim.models.pixels import Normalization
+from fl_sim.progress import Progress
+from fl_sim.progress import shown as shown_progress
+from fl_sim.randomness import Stream
+from fl_sim.verbs.attacking import Attacked
+from fl_sim.verbs.images import is_labelled, split_of, task_of
+from fl_sim.verbs.network import Given, Make, State, fits, given
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A network as a defence leaves it.
+
+    Args:
+        model: the network, in evaluation mode.
+        report: what the defence did: losses, change by layer, seconds.
+        state: every entry of the file that leaves; those that ``model`` has not came in with the
+            file and were kept by the defence.
+        spec: how the network is known here.
+    """
+
+    model: nn.Module = field(repr=False)
+    report: DefenseReport
+    state: State = field(repr=False)
+    spec: ModelSpec
+
+    @property
+    def artifact(self) -> Artifact:
+        """What leaves."""
+        return Artifact(self.spec, self.state)
+
+    def save(self, path: Path | str) -> Path:
+        """Write the model file that leaves (safetensors)."""
+        return write_artifact(Path(path), self.spec, self.state)
+
+
+def clean(
+    model: Any,
+    images: Any,
+    labels: Any = None,
+    /,
+    *,
+    defense: str | Mapping[str, Any] | Defense[Any] = "consistent_distillation",
+    state: State | None = None,
+    make: Make | None = None,
+    normalize: Normalization = "symmetric",
+    classes: int | None = None,
+    seed: int = 0,
+    reference: State | None = None,
+    stream: Stream | None = None,
+    device: str | None = None,
+    progress: Progress | bool | None = None,
+    **settings: Any,
+) -> Cleaned:
+    """Let a defence clean a network on held-out images, as its owner would before it leaves.
+
+    Args:
+        model: the network (it is copied); what :func:`fl_sim.attack` returned; or a function or a
+            name, with ``state``.
+        images: the owner's clean held-out images; see :func:`fl_sim.verbs.images.split_of`.
+        labels: theirs, where ``images`` does not bring them. Some defences do without.
+        defense: its name (``fl-sim list defenses``), a table of name and settings as in TOML, or a
+            defence.
+        state: weights to clean instead of the model's own; further entries leave with it, unless
+            the defence removes them.
+        make: a function that makes a fresh network like ``model``, for defences that start anew
+            (distillation, training from scratch) where the network cannot be initialised anew.
+        normalize: how the network takes pixels: ``"symmetric"`` ([-1, 1]), ``"none"`` ([0, 1]),
+            ``"imagenet"``, or a pair of mean and deviation.
+        classes: outputs of a network that a function or name makes; otherwise told by the labels.
+        seed: everything random follows from it.
+        reference: a state dictionary of the same network that is known to be clean.
+        stream: where randomness is derived from, instead of ``seed``.
+        device: ``"cpu"``, ``"cuda"``; by default where the model is.
+        progress: ``False`` for silence; by default bars on terminals and in notebooks.
+        settings: of the defence, for example ``epochs=5``.
+
+    Returns:
+        The cleaned network and what was done.
+
+    Raises:
+        FlSimError: one sentence for what is wrong; a defence that breaks the network is named.
+    """
+    chosen, name = defense_of(defense, settings)
+    split = split_of(images, labels, "held-out images")
+    if chosen.uses_labels and not is_labelled(split):
+        raise FlSimError(
+            f"The defence '{name}' learns from labels; give those of the held-out images, or take "
+            f"one that does without, such as consistent_distillation with labels=0."
+        )
+    network, weights = _given(model, split, state, normalize, make, classes, seed)
+    task = task_of(split, network.spec.classes, network.spec.task == "segmentation")
+    if not is_labelled(split):
+        split = replace(split, labels=np.zeros(_no_labels(split, network.spec), np.int64))
+    fits(weights, network.model, "The state dictionary")
+    network.model.load_state_dict(weights, strict=False)
+    network.model.to(device or next(network.model.parameters()).device)
+    entries = {n: v.clone() for n, v in further_entries(weights, network.model).items()}
+    release = Release(
+        network.model, network.spec, split, task, stream or Stream(seed, ("release", 0)),
+        progress=shown_progress(progress), entries=entries, reference=reference,
+    )  # fmt: skip
+    with blaming(f"The defence '{name}'"):
+        report = chosen.apply(release)
+        cleaned = state_of(network.model) | entries
+        _require_sound(cleaned, weights)
+    return Cleaned(network.back(cleaned), report, cleaned, network.spec)
+
+
+def defense_of(
+    defense: str | Mapping[str, Any] | Defense[Any], settings: Mapping[str, Any] | None = None
+) -> tuple[Defense[Any], str]:
+    """Return a defence as people name it, and how messages call it.
+
+    Args:
+        defense: a name, a table as in TOML, or a defence.
+        settings: of the defence, beside those in the table.
+
+    Raises:
+        FlSimError: if there is no such defence, or a key is wrong; with the nearest name.
+    """
+    if isinstance(defense, Defense):
+        if settings:
+            raise FlSimError(
+                f"The defence is built already, so '{next(iter(settings))}' cannot be set; give "
+                f"its name instead."
+            )
+        return defense, type(defense).__name__
+    choice = Choice.of(defense, "defense")
+    choice = Choice(name=choice.name, settings={**choice.settings, **(settings or {})})
+    return choice.build(DEFENSES, f"The defence '{choice.name}'"), choice.name
+
+
+def _given(
+    model: Any,
+    split: Split,
+    state: State | None,
+    normalize: Normalization,
+    make: Make | None,
+    classes: int | None,
+    seed: int,
+) -> tuple[Given, State]:
+    """Return the network, and the weights that are to be cleaned."""
+    if isinstance(model, Attacked | Cleaned):
+        normalize = (model.spec.mean, model.spec.std)
+        model, state = model.model, state or model.state
+    if state is None and not isinstance(model, nn.Module):
+        raise FlSimError(
+            f"The model is {shown(model)}, which has no trained weights; give a trained "
+            f"torch.nn.Module, or state= with a state dictionary."
+        )
+    labels = split.labels
+    told = int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)
+    side = (int(split.images.shape[3]), int(split.images.shape[1]))
+    network = given(model, side, normalize, make, classes or told, seed)
+    return network, state_of(network.model) if state is None else _tensors(state)
+
+
+def _tensors(state: Any) -> State:
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise FlSimError("state should be a state dictionary: tensors by name.")
+    return {name: value.detach().cpu() for name, value in state.items()}
+
+
+def _no_labels(split: Split, spec: ModelSpec) -> tuple[int, ...]:
+    """Return the shape of labels that nothing reads."""
+    images = len(split)
+    return (images, spec.size, spec.size) if spec.task == "segmentation" else (images,)
+
+
+def _require_sound(cleaned: State, before: State) -> None:
+    for name in (name for name in cleaned if name in before):
+        problem = value_problem(name, cleaned[name])
+        if problem and not value_problem(name, before[name]):
+            raise FlSimError(f"The release's {problem}.")
