@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fl_sim.models.pixels import Normalization
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -20,6 +19,7 @@ from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming, first_line
 from fl_sim.models.entries import is_counter, is_variance
+from fl_sim.models.pixels import Normalization
 from strategies.base import as_aggregator
 from strategies.cleaning import Cleaning
 from strategies.inner import read_aggregate
@@ -146,7 +146,7 @@ class Defended(Strategy):
         """
         self._cleaning.require(from_record(initial_arrays))
         self._begin(num_rounds)
-        given = {
+        given: dict[str, Any] = {
             "train_config": train_config,
             "evaluate_config": evaluate_config,
             "evaluate_fn": evaluate_fn,
@@ -282,19 +282,24 @@ class Defended(Strategy):
 
     # ------------------------------------------------------------------ the end
 
-    def _exported(self, result: Any) -> Result:
+    def _exported(self, result: Result) -> Result:
         """Return the result with the last release, which is cleaned if no round had its turn."""
         if self._latest is None:
             if self._failures:
                 raise FlSimError(
                     f"No round had a usable upload: {explain_failures(self._failures)}."
                 )
-            return result  # type: ignore[no-any-return]
+            return result
         if not self._clean:  # the last rounds failed, or ended early
+            if not isinstance(result, Result):
+                raise FlSimError(
+                    f"The strategy '{self._about.name}' ended before its last round and returned "
+                    f'{shown(result)}, which cannot be cleaned; set every="every".'
+                )
             self._latest = self._cleaned(self._round, self._latest, None)
         if isinstance(result, Result):
             result.arrays = to_record(self._latest)
-        return result  # type: ignore[no-any-return]
+        return result
 
     @contextmanager
     def _standing_in(self) -> Iterator[None]:

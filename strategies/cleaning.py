@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fl_sim.models.pixels import Normalization
-from fl_sim.verbs.cleaning import clean, defense_of
-from fl_sim.verbs.images import is_labelled, split_of, task_of
-from fl_sim.verbs.network import fits, given
 from torch import nn
 
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.errors import FlSimError
+from fl_sim.models.pixels import Normalization
 from fl_sim.randomness import Stream
+from fl_sim.verbs.cleaning import clean, defense_of
+from fl_sim.verbs.images import is_labelled, split_of, task_of
+from fl_sim.verbs.network import fits, given
 from strategies.merging import cast_like
 from strategies.observers import State
 

@@ -341,7 +341,9 @@ def test_a_round_without_any_upload_changes_nothing_and_the_export_is_cleaned(ev
 
 def test_a_run_in_which_nothing_came_is_an_error():
     hospitals = Hospitals(in_rounds(fail, (1, 2, 3), (0, 1, 2)))
-    with pytest.raises(FlSimError, match="No round had a usable upload: hospitals 0, 1, 2: .*fire"):
+    with pytest.raises(
+        FlSimError, match=r"No round had a usable upload: hospitals 0, 1, 2: .*fire"
+    ):
         run(defended(), hospitals)
 
 
