@@ -19,13 +19,14 @@ from strategies.server_state import (
     strategy_chain,
 )
 
-_SAMPLING = {
+SAMPLING = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
     "min_train_nodes": 1,
     "min_evaluate_nodes": 1,
     "min_available_nodes": 1,
 }
+"""What a defended strategy decides itself, and so sets in the one inside it."""
 
 
 class Inner:
@@ -115,7 +116,7 @@ class Inner:
 
     def _neutralise_sampling(self) -> None:
         for strategy in strategy_chain(self._strategy):
-            for attribute, value in _SAMPLING.items():
+            for attribute, value in SAMPLING.items():
                 if hasattr(strategy, attribute):
                     setattr(strategy, attribute, value)
 
