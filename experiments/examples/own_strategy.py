@@ -33,7 +33,7 @@ class CappedFedAvg(FedAvg):
         for reply in capped:
             for metrics in reply.content.metric_records.values():
                 images = metrics[self.weighted_by_key]
-                metrics[self.weighted_by_key] = min(images, self.most)  # type: ignore[type-var]
+                metrics[self.weighted_by_key] = min(images, self.most)
         return super().aggregate_train(server_round, capped)
 
 
