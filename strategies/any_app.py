@@ -101,9 +101,7 @@ class Defended(Strategy):
             device=device,
             settings=settings,
         )
-        self._releasing = Releasing(
-            self._cleaning, every, f"the defence '{self._cleaning.defense_name}'"
-        )
+        self._releasing = Releasing(self._cleaning, every, "cleaning")
         self._configure, self._aggregate = inner.configure_train, inner.aggregate_train
         self._numbers: dict[int, int] = {}
         self._begin(None)

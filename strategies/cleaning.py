@@ -86,9 +86,11 @@ class Cleaning:
         self, state: State, server_round: int, reference: State | None
     ) -> tuple[State, DefenseReport]:
         """Clean a state; see :data:`strategies.releasing.Release`."""
+        images, labels = self._held_out.images, self._held_out.labels
         cleaned = clean(
             self._model,
-            self._held_out,
+            images,
+            labels if is_labelled(self._held_out) else None,
             defense=self._defense,
             state=self._renamed(state),
             normalize=self._normalize,
@@ -106,8 +108,8 @@ class Cleaning:
 
 
 def _is_pair(held_out: Any) -> bool:
-    """Whether images and labels come as two, and not as images in a list."""
-    return isinstance(held_out, tuple) and len(held_out) == 2
+    """Whether images and labels come as two, and not together."""
+    return isinstance(held_out, tuple | list) and len(held_out) == 2
 
 
 def _classes(labels: Any) -> int:
