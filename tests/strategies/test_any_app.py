@@ -390,9 +390,7 @@ def test_a_failing_defence_is_named():
         def apply(self, release):
             raise ZeroDivisionError("by zero")
 
-    with pytest.raises(
-        FlSimError, match="Round 1: cleaning: The defence 'Broken' failed: Z"
-    ):
+    with pytest.raises(FlSimError, match="Round 1: cleaning: The defence 'Broken' failed: Z"):
         run(defended(defense=Broken()))
 
 
