@@ -6,6 +6,8 @@ or the engine sets them, ``"proximal-mu"`` and ``"device"``. Whatever is raised,
 becomes an error reply whose reason begins with one sentence; a traceback may follow.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,9 +20,31 @@ from clients.hospital import local_round
 from clients.settings import HospitalSettings
 from fl_sim.engine.guard import answering
 from fl_sim.errors import FlSimError
+from fl_sim.models.base import MODELS, ModelEntry
 from fl_sim.settings import parse
 
 client_app = ClientApp()
+
+
+class LendingApp(ClientApp):
+    """A ClientApp for networks that only the server's process knows: they travel with it.
+
+    Args:
+        app: the hospitals' side.
+        models: networks by name; see :mod:`fl_sim.models.lent`.
+    """
+
+    def __init__(self, app: ClientApp, models: Mapping[str, ModelEntry]) -> None:
+        super().__init__()
+        self._app = app
+        self._models = {n: replace(m, initial=None) for n, m in models.items()}
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Make the networks known to this process, and run the app."""
+        for name, entry in self._models.items():
+            if MODELS.lent(name) is None:
+                MODELS.lend(name, entry)
+        return self._app(message, context)
 
 
 @client_app.query()

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from flwr.app import ConfigRecord
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from clients.app import client_app
+from clients.app import LendingApp, client_app
 from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
 from clients.settings import HospitalSettings
 from experiments.failures import failures_logged
@@ -24,7 +25,7 @@ from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.measure import Measured
-from fl_sim.models import state_of
+from fl_sim.models import MODELS, state_of
 from fl_sim.progress import piece
 from strategies.base import Aggregator, as_aggregator, build_aggregator
 from strategies.defended import DefendedStrategy
@@ -76,7 +77,14 @@ def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | N
             if grid is not None:
                 serve(grid)
             else:
-                run_engine(federation.engine, serve, client_app, federation.hospitals)
+                run_engine(federation.engine, serve, _hospitals_app(study), federation.hospitals)
+
+
+def _hospitals_app(study: Study) -> ClientApp:
+    """Return the hospitals' side; a network that was handed over travels with it."""
+    name = study.scenario.model.name
+    lent = MODELS.lent(name)
+    return client_app if lent is None else LendingApp(client_app, {name: lent})
 
 
 def _aggregator(federation: FederationSettings, strategy: Strategy | None) -> Aggregator:

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from clients.settings import MOST_ROUNDS, HospitalSettings
 from experiments.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
-from fl_sim.case import CaseSettings, model_settings
+from fl_sim.case import CaseSettings, ModelSettings, model_settings
 from fl_sim.choice import Choice
 from fl_sim.data import dataset_settings, published_name
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
@@ -189,7 +190,7 @@ class Scenario(Settings):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "Scenario":
         """Build a scenario from nested mappings, as TOML gives them; see :meth:`create`."""
-        plain = dict(values)
+        plain = _with_names(values)
         check_plain(plain, "The scenario")
         import_plugins(plain.get("plugins", ()))
         _refuse_unknown(plain, cls.model_fields, "The scenario")
@@ -279,6 +280,7 @@ class Scenario(Settings):
             "name": Path(self.dataset.name).name,  # wherever the file lies
             "settings": self._dataset_settings().model_dump(mode="json"),
         }
+        _forget_places(content["model"]["settings"])
         if content["federation"]:
             del content["federation"]["engine"]
         del content["measure"]["columns"], content["measure"]["keep"]
@@ -331,6 +333,34 @@ class Scenario(Settings):
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )
+
+
+def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scenario's tables with the name of its model, where that is an object.
+
+    Raises:
+        FlSimError: if it is neither a network nor a function that makes one.
+    """
+    plain = dict(values)
+    model = plain.get("model")
+    table = dict(model) if isinstance(model, Mapping) else {"name": model}
+    if not isinstance(table.get("name"), str | Path | Settings | NoneType):
+        from fl_sim.models.lent import lend_for_scenario
+
+        plain["model"] = {**table, "name": lend_for_scenario(table["name"])}
+    return plain
+
+
+def _forget_places(model: dict[str, Any]) -> None:
+    """Leave of a model's settings what results depend on: where a file lies does not matter.
+
+    Defaults of keys that earlier versions did not have are left out, so that runs keep their names.
+    """
+    weights = model.pop("weights", None)
+    if weights is not None:
+        model["weights"] = Path(weights).name
+    if model.get("normalize") == ModelSettings().normalize:
+        del model["normalize"]
 
 
 def _component(value: Any, where: str, settings_of: Any) -> Choice:

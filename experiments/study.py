@@ -157,8 +157,8 @@ class Study:
         return "cuda" if available and wanted != "cpu" else "cpu"
 
     def initial_model(self) -> nn.Module:
-        """Build the untrained network of this scenario's seed, on the run's device."""
-        return build(self.case.spec, self.scenario.seed).to(self.device)
+        """Build the network that training starts from, of this scenario's seed, on its device."""
+        return self.case.initial(self.scenario.seed).model.to(self.device)
 
     def defend(
         self, state: State, server_round: int, reference: State | None = None

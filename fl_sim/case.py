@@ -12,10 +12,13 @@ from fl_sim.data import load_dataset
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
-from fl_sim.models import Stem, check, state_model
+from fl_sim.models import Stem, build, check, state_model
 from fl_sim.models.base import MODELS, ModelSpec
+from fl_sim.models.lent import require_answers
+from fl_sim.models.pixels import normalization
 from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Seed, Settings, parse
+from fl_sim.starting import Starting, starting, starting_file
 
 
 class ModelSettings(Settings):
@@ -23,9 +26,16 @@ class ModelSettings(Settings):
 
     Args:
         stem: ``"default"`` is torchvision's own; ``"small"`` a 3x3 convolution without pooling.
+        weights: a checkpoint of any format that training starts from; its last layer may have
+            another number of outputs, and begins anew then. Fresh weights where not given.
+        normalize: how the network takes pixels: ``"symmetric"`` ([-1, 1]), ``"none"`` ([0, 1]),
+            ``"imagenet"`` (what torchvision's pretrained weights want), or a mean and a deviation
+            as text, ``"0.5,0.25"``.
     """
 
     stem: Stem = "default"
+    weights: str | None = None
+    normalize: str = "symmetric"
 
 
 def model_settings(name: str) -> type[ModelSettings]:
@@ -71,6 +81,7 @@ class Case:
         test: images for utility.
         files: what was read.
         description: one line on the dataset.
+        weights: the checkpoint that training starts from; ``None`` for fresh weights.
     """
 
     name: str
@@ -82,6 +93,15 @@ class Case:
     test: Split
     files: tuple[DataFile, ...]
     description: str = ""
+    weights: Path | None = None
+
+    def initial(self, seed: int) -> Starting:
+        """Return the network that training starts from, and what is said of its weights.
+
+        Raises:
+            FlSimError: if the checkpoint it is to start from is not of this network.
+        """
+        return starting(self.spec, self.weights, seed)
 
 
 def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress = SILENT) -> Case:
@@ -104,6 +124,8 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
     settings = CaseSettings.model_validate_json(settings_json)
     dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
     model = parse(model_settings(settings.model.name), settings.model.settings, "[model]")
+    mean, std = normalization(model.normalize, dataset.channels)
+    weights = None if model.weights is None else Path(model.weights).expanduser()
     spec = ModelSpec(
         name=settings.model.name,
         channels=dataset.channels,
@@ -112,8 +134,12 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
         stem=model.stem,
         task=dataset.task.family,
         settings=model.model_dump(mode="json", exclude=set(ModelSettings.model_fields)),
+        mean=mean,
+        std=std,
     )
     check(spec)
+    if MODELS.lent(spec.name) is not None:
+        require_answers(spec, build(spec))
     parts = divide(dataset, settings.data, settings.seed)
     return Case(
         name=dataset.name,
@@ -123,6 +149,7 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
         held_out=parts.held_out,
         public=parts.public,
         test=parts.test,
-        files=dataset.files,
+        files=dataset.files if weights is None else (*dataset.files, starting_file(weights)),
         description=dataset.description,
+        weights=weights,
     )

@@ -76,6 +76,7 @@ class ModelEntry:
         tasks: what it can be built for.
         kept: entries that a build takes over from a network that somebody trained, so that what is
             built is not fresh; see :func:`fl_sim.models.fresh`.
+        initial: the weights that training starts from, where these are not fresh ones.
     """
 
     build: Callable[[ModelSpec], nn.Module]
@@ -84,6 +85,7 @@ class ModelEntry:
     settings: type[Settings] = Settings
     tasks: tuple[TaskFamily, ...] = ("classification",)
     kept: tuple[str, ...] = ()
+    initial: Callable[[], dict[str, torch.Tensor]] | None = None
 
     @property
     def stems(self) -> tuple[Stem, ...]:
@@ -105,6 +107,10 @@ class Models(Registry[ModelEntry]):
     def lend(self, name: str, entry: ModelEntry) -> None:
         """Make a network known for the rest of this process, in no list; the last one counts."""
         self._outside[name] = entry
+
+    def lent(self, name: str) -> ModelEntry | None:
+        """Return a network that :meth:`lend` made known; ``None`` for any other."""
+        return self._outside.get(name) if "@" in name else None
 
     def get(self, name: str) -> ModelEntry:
         """Return the network called ``name``.

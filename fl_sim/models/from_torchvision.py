@@ -14,6 +14,7 @@ from torch import nn
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelEntry, ModelSpec, Stem
 from fl_sim.models.skeleton import weightless
+from fl_sim.models.transposed_vit import TransposedVisionTransformer
 
 PREFIX = "torchvision/"
 _SIDES = (8, 12, 16, 24, 28, 32, 48, 64, 75, 96, 128, 160, 224)
@@ -42,7 +43,8 @@ def entry(name: str) -> ModelEntry | None:
     own = name.removeprefix(PREFIX)
     if own not in names():
         return None
-    return ModelEntry(lambda spec: _build(own, spec), _Sides(own))
+    backwards = TransposedVisionTransformer if own.startswith("vit_") else None
+    return ModelEntry(lambda spec: _build(own, spec), _Sides(own), transposed=backwards)
 
 
 class _Sides(Mapping[Stem, int]):
@@ -95,6 +97,8 @@ def _build(name: str, spec: ModelSpec) -> nn.Module:
             f"The model '{name}' cannot be built for images of {spec.size} pixels ({error}); "
             f"choose another dataset size, such as 224."
         ) from None
+    if name.startswith("vit_"):  # starts at zero, which leaves a transposed pass without a signal
+        nn.init.trunc_normal_(network.get_parameter("heads.head.weight"), std=0.02)
     if spec.stem == "small":
         _shrink_stem(name, network)
     if spec.channels != 3:

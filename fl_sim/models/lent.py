@@ -6,8 +6,9 @@ process; nothing has to be registered, and the name tells the same in another pr
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,11 +19,13 @@ from fl_sim.faults import cause
 from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec, TaskFamily
 from fl_sim.models.pixels import take_pixels
 from fl_sim.models.stated import made_by
+from fl_sim.models.transposed_vit import TransposedVisionTransformer
 from fl_sim.randomness import seeded
 
 Make = Callable[..., nn.Module]
 _RESETS = ("reset_parameters", "_reset_parameters")
 _MARK = 77
+_TASKS: tuple[TaskFamily, ...] = ("classification", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,82 @@ def lend(model: nn.Module, pixels: Pixels, make: Make | None = None) -> ModelSpe
     """
     _require_float32(model)
     outputs = _answer(model, pixels)
-    family: TaskFamily = "classification" if outputs.ndim == 2 else "segmentation"
-    name = f"{type(model).__name__}@{_digest(model)}"
     spec = ModelSpec(
-        name=name, channels=pixels.channels, size=pixels.size, classes=int(outputs.shape[1]),
-        task=family, mean=pixels.mean, std=pixels.std,
+        name=_name(model), channels=pixels.channels, size=pixels.size,
+        classes=int(outputs.shape[1]), mean=pixels.mean, std=pixels.std,
+        task="classification" if outputs.ndim == 2 else "segmentation",
     )  # fmt: skip
-    kept: tuple[str, ...] = ()
-    build: Callable[[ModelSpec], nn.Module]
-    if make is None:
-        template = _template(model)
-        kept = tuple(_unresettable(template))
-        build = _Copies(template)
-    else:
-        build = made_by("make", make)
-        _require_same(model, build(spec))
-    MODELS.lend(name, ModelEntry(build, {"default": 1}, tasks=(family,), kept=kept))
+    entry = _entry(model) if make is None else _made_entry(make)
+    if make is not None:
+        _require_same(model, entry.build(spec))
+    MODELS.lend(spec.name, entry)
     return spec
+
+
+def lend_for_scenario(model: Any) -> str:
+    """Make a network known that a scenario names as an object, and return its name.
+
+    Args:
+        model: an ``nn.Module``, from whose weights training starts; or a function that makes one,
+            called with those of ``classes``, ``channels`` and ``size`` that it has arguments for.
+
+    Raises:
+        FlSimError: if it is neither, or not of float32.
+    """
+    if isinstance(model, nn.Module):
+        _require_float32(model)
+        name = _name(model)
+        weights = {n: v.detach().cpu().clone() for n, v in model.state_dict().items()}
+        MODELS.lend(name, replace(_entry(model), initial=lambda: weights))
+        return name
+    if not callable(model):
+        raise FlSimError(
+            f"The model is {shown(model)}; give a name, a torch.nn.Module, or a function that "
+            f"makes one."
+        )
+    name = f"{getattr(model, '__qualname__', type(model).__name__)}@{_digest_of_function(model)}"
+    MODELS.lend(name, _made_entry(model))
+    return name
+
+
+def require_answers(spec: ModelSpec, network: nn.Module) -> None:
+    """Refuse a network whose answers are not those of a specification.
+
+    Raises:
+        FlSimError: if it cannot take such images, or has another number of outputs.
+    """
+    found = _answer(network, Pixels(spec.channels, spec.size, spec.mean, spec.std))
+    if found.shape[1] != spec.classes:
+        raise FlSimError(
+            f"The network {type(network).__name__} has {found.shape[1]} outputs, and the task "
+            f"{spec.classes}."
+        )
+
+
+def _entry(model: nn.Module) -> ModelEntry:
+    from torchvision.models import VisionTransformer
+
+    template = _template(model)
+    return ModelEntry(
+        _Copies(template), {"default": 1}, tasks=_TASKS, kept=tuple(_unresettable(template)),
+        transposed=TransposedVisionTransformer if isinstance(model, VisionTransformer) else None,
+    )  # fmt: skip
+
+
+def _made_entry(make: Make) -> ModelEntry:
+    return ModelEntry(made_by("make", make), {"default": 1}, tasks=_TASKS)
+
+
+def _name(model: nn.Module) -> str:
+    return f"{type(model).__name__}@{_digest(model)}"
+
+
+def _digest_of_function(make: Make) -> str:
+    """Return eight digits of a function's code, so that one that was changed has another name."""
+    code = getattr(make, "__code__", None)
+    text = repr(make) if code is None else f"{code.co_code!r}{code.co_consts!r}{code.co_names!r}"
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def made(make: Make, classes: int, pixels: Pixels, seed: int) -> nn.Module:
@@ -93,6 +155,21 @@ class _Copies:
 
     def __init__(self, template: nn.Module) -> None:
         self._template = template
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the values of parameters: every message to a hospital has them already."""
+        empty = copy.deepcopy(self._template)
+        with torch.no_grad():
+            for module in empty.modules():
+                for name, value in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(torch.empty_like(value, device="meta")))
+        return {"template": empty}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._template = state["template"]
+        for module in self._template.modules():
+            for name, value in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(torch.zeros_like(value, device="cpu")))
 
     def __call__(self, spec: ModelSpec) -> nn.Module:
         network = copy.deepcopy(self._template)

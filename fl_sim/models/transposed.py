@@ -13,7 +13,10 @@ addition            the signal goes to both inputs; where branches meet, signals
 concatenation       split along the same axis
 pooling             nearest-neighbour upsampling to the traced input shape (or average pooling
                     where the forward pass enlarged)
+mean over axes      the signal is spread over them
 flatten, reshape    reshape to the traced input shape
+permute, transpose  the inverse permutation
+chunk, split        the signal goes to the part that it came from, zeros to the others
 normalisation       normalisation over channels and pixels without parameters
 ReLU and relatives  the same activation
 gate (product)      the signal goes to the main branch, the gate is left out
@@ -38,20 +41,31 @@ Shape = tuple[int, ...]
 Rule = Callable[[Signal], Signal]
 Step = tuple[list[fx.Node], Callable[[Signal], tuple[Signal, ...]]]
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Hardswish, nn.Tanh)
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Hardswish, nn.Tanh, nn.PReLU,
+    nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid,
+)  # fmt: skip
 ACTIVATION_FUNCTIONS = {
     torch.relu, functional.relu, functional.gelu, functional.silu, functional.elu,
-    functional.leaky_relu, functional.hardswish, torch.tanh, functional.relu6,
+    functional.leaky_relu, functional.hardswish, torch.tanh, functional.relu6, functional.tanh,
+    functional.selu, functional.mish, functional.softplus, torch.sigmoid, functional.sigmoid,
+}  # fmt: skip
+ACTIVATION_METHODS = {
+    "relu": torch.relu, "relu_": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid
 }  # fmt: skip
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 POOL_FUNCTIONS = {
     functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d,
     functional.adaptive_max_pool2d, torch.max_pool2d,
 }  # fmt: skip
-PASS_MODULES = (nn.Dropout, nn.Dropout2d, nn.Identity)
+PASS_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 PASS_FUNCTIONS = {functional.dropout, functional.dropout2d}
+NORMALIZING_FUNCTIONS = {functional.layer_norm, functional.group_norm, functional.batch_norm}
 RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape}
-RESHAPE_METHODS = {"flatten", "reshape", "view", "contiguous"}
+RESHAPE_METHODS = {
+    "flatten", "reshape", "view", "contiguous", "squeeze", "unsqueeze", "unflatten"
+}  # fmt: skip
+PIECES = {"chunk", "split", torch.chunk, torch.split}
 SUM_FUNCTIONS = {operator.add, operator.iadd, torch.add}
 GATE_FUNCTIONS = {operator.mul, operator.imul, torch.mul}
 
@@ -105,17 +119,23 @@ class TransposedPass:
         return steps
 
     def _inputs_and_rule(self, node: fx.Node) -> Step:
-        inputs = [n for n in node.all_input_nodes if n in self._on_path]
+        inputs = [n for n in node.all_input_nodes if self._takes_signal(n)]
         function = node.target if node.op == "call_function" else None
         if function in SUM_FUNCTIONS:
             return inputs, lambda signal: (signal,) * len(inputs)
         if function is torch.cat:
             return self._split(node)
+        if function is operator.getitem and _is_piece(node.args[0]):
+            return self._whole(node)
         if function in GATE_FUNCTIONS:
             main = max(inputs, key=lambda n: math.prod(self._shape(n)))
             return [main], lambda signal: (signal,)
         rule = self._unary_rule(node, inputs)
         return inputs, lambda signal: (rule(signal),)
+
+    def _takes_signal(self, node: fx.Node) -> bool:
+        """Whether a node is a tensor that comes from the image; parameters and sizes do not."""
+        return node in self._on_path and node.op != "get_attr" and node.name in self._shapes
 
     def _unary_rule(self, node: fx.Node, inputs: list[fx.Node]) -> Rule:
         shape = self._shape(inputs[0]) if len(inputs) == 1 else None
@@ -124,12 +144,13 @@ class TransposedPass:
             rule = self._module_rule(self.traced.module(node), node, shape)
         elif shape is not None and node.op == "call_function":
             rule = _function_rule(node.target, node, shape)
-        elif shape is not None and node.op == "call_method" and node.target in RESHAPE_METHODS:
-            rule = _reshape_to(shape)
+        elif shape is not None and node.op == "call_method":
+            rule = _method_rule(str(node.target), node, shape)
         if rule is None:
             raise FlSimError(
                 f"The network cannot be run backwards: its operation '{node.name}' "
-                f"({node.target}) has no transposed counterpart."
+                f"({_words(node)}) has no transposed counterpart. What hides images in the weights "
+                f"themselves (the attacks dec, correlated and sign_encoding) does not need one."
             )
         return rule
 
@@ -181,8 +202,25 @@ class TransposedPass:
         sizes = [self._shape(part)[axis] for part in parts]
         return parts, lambda signal: torch.split(signal, sizes, dim=axis)
 
+    def _whole(self, node: fx.Node) -> Step:
+        """Return the step from a piece of a tensor to the tensor."""
+        pieces, number = node.args
+        source: fx.Node = pieces.args[0]  # type: ignore[union-attr, assignment]
+        shape, own = self._shape(source), self._shape(node)
+        axis = next((d for d in range(len(own)) if own[d] != shape[d]), 1)
+        first = int(number) * own[axis]  # type: ignore[arg-type]
+        if first + own[axis] > shape[axis]:  # a last piece that is shorter
+            first = shape[axis] - own[axis]
+        after = shape[axis] - first - own[axis]
+        room = [0, 0] * (len(shape) - axis - 1) + [first, after]
+        return [source], lambda signal: (functional.pad(signal, room),)
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return self.traced.shapes
+
     def _shape(self, node: fx.Node) -> Shape:
-        return self.traced.shapes[node.name]
+        return self._shapes[node.name]
 
 
 def normalize(signal: Signal, epsilon: float = 1e-5) -> Signal:
@@ -197,9 +235,69 @@ def _function_rule(function: Any, node: fx.Node, shape: Shape) -> Rule | None:
         return _resize_to(shape)
     if function in RESHAPE_FUNCTIONS:
         return _reshape_to(shape)
+    if function in NORMALIZING_FUNCTIONS:
+        return normalize
+    if function is torch.mean:
+        return _spread_over(_dimensions(node, 1), shape)
+    if function in (torch.permute, torch.transpose, torch.swapaxes):
+        return _permuted_back(node, shape)
     if function in PASS_FUNCTIONS or getattr(function, "__name__", "") == "stochastic_depth":
         return lambda signal: signal
     return None
+
+
+def _method_rule(method: str, node: fx.Node, shape: Shape) -> Rule | None:
+    if method in RESHAPE_METHODS:
+        return _reshape_to(shape)
+    if method in ACTIVATION_METHODS:
+        return lambda signal: _activate(ACTIVATION_METHODS[method], signal)
+    if method == "mean":
+        return _spread_over(_dimensions(node, 1), shape)
+    if method in ("permute", "transpose", "swapaxes"):
+        return _permuted_back(node, shape)
+    return None
+
+
+def _dimensions(node: fx.Node, first: int) -> tuple[int, ...] | None:
+    """Return the axes that a call names, from its argument ``first`` on; ``None`` for none."""
+    named: Any = node.kwargs.get("dim", node.kwargs.get("dims"))
+    if named is None:
+        named = node.args[first:]
+        if len(named) == 1 and isinstance(named[0], list | tuple):
+            named = named[0]
+    axes = tuple(named) if isinstance(named, list | tuple) else (named,)
+    whole = all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes)
+    return axes if axes and whole else None
+
+
+def _spread_over(axes: tuple[int, ...] | None, shape: Shape) -> Rule | None:
+    if axes is None:
+        return None
+    kept = [1 if d in {a % len(shape) for a in axes} else side for d, side in enumerate(shape)]
+    return lambda signal: signal.reshape(-1, *kept[1:]).expand(-1, *shape[1:])
+
+
+def _permuted_back(node: fx.Node, shape: Shape) -> Rule | None:
+    axes = _dimensions(node, 1)
+    if axes is None:
+        return None
+    order = [axis % len(shape) for axis in axes]
+    if node.target in ("transpose", "swapaxes", torch.transpose, torch.swapaxes):
+        return lambda signal: signal.transpose(*order)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return lambda signal: signal.permute(*back)
+
+
+def _is_piece(node: Any) -> bool:
+    """Whether a node's result is a tuple of pieces of equal size."""
+    if not isinstance(node, fx.Node) or node.target not in PIECES:
+        return False
+    wanted = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks")
+    return isinstance(wanted, int) or isinstance(node.kwargs.get("split_size_or_sections"), int)
+
+
+def _words(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _activate(activation: Any, signal: Signal) -> Signal:

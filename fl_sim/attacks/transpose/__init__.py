@@ -32,6 +32,7 @@ from fl_sim.attacks.transpose.codes import base_for, index_codes
 from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss, restored_like
 from fl_sim.attacks.transpose.survival import Disturbance, SurvivalSettings
 from fl_sim.errors import FlSimError
+from fl_sim.models import build
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass
 from fl_sim.settings import Settings
@@ -101,6 +102,8 @@ class Transpose(Attack[TransposeSettings]):
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random and give each its index code."""
         require_classifier(inside, "transpose", "runs a classifier backwards from its")
+        # A network that cannot be run backwards is refused before any training.
+        transposed_pass(build(inside.spec), inside.spec, self.settings.variant)
         indices, targets, labels = steal(inside, self.settings.images)
         classes, outputs = labels.numpy(), inside.spec.classes
         base = self.settings.base or base_for(classes, outputs)
