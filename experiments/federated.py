@@ -1,5 +1,6 @@
 """A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from clients.app import LendingApp, client_app
 from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
@@ -25,12 +27,12 @@ from fl_sim.errors import FlSimError
 from fl_sim.metrics.measure import Measured
 from fl_sim.models import MODELS, state_of
 from fl_sim.progress import piece
-from strategies.base import build_aggregator
+from strategies.base import Aggregator, as_aggregator, build_aggregator
 from strategies.defended import DefendedStrategy
 from strategies.observers import Observer
 
 
-def run_federated(study: Study, grid: Grid | None = None) -> None:
+def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | None = None) -> None:
     """Run a federated scenario: stages ``upload``, ``aggregate`` and ``release`` in each round.
 
     An interrupted run continues after its last finished round.
@@ -39,6 +41,9 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
         study: the run.
         grid: hospitals that are already there (``flwr run``); otherwise the scenario's engine
             provides them.
+        strategy: aggregates the uploads, instead of the one that the scenario names (see
+            :func:`experiments.stated_strategy.with_strategy`). It is copied where it can be, and
+            its own sampling is switched off.
     """
     federation = study.scenario.federation
     if federation is None:
@@ -51,7 +56,8 @@ def run_federated(study: Study, grid: Grid | None = None) -> None:
     rounds = _Rounds(study, federation)
     model = study.initial_model()
     buffers = [name for name, _ in model.named_buffers()]
-    rounds.strategy = _strategy(study, settings, rounds, buffers, images)
+    aggregator = _aggregator(federation, strategy)
+    rounds.strategy = _defended(study, settings, rounds, buffers, images, aggregator)
     first_round, state = rounds.resume(state_of(model))
 
     def serve(connected: Grid) -> None:
@@ -81,20 +87,29 @@ def _hospitals_app(study: Study) -> ClientApp:
     return client_app if lent is None else LendingApp(client_app, {name: lent})
 
 
-def _strategy(
+def _aggregator(federation: FederationSettings, strategy: Strategy | None) -> Aggregator:
+    if strategy is None:
+        name, keys = federation.strategy.name, federation.strategy.settings
+        return build_aggregator(name, keys, "[federation] strategy")
+    try:
+        return as_aggregator(copy.deepcopy(strategy))
+    except Exception:  # one that holds an open file, for example, has to do for one run
+        return as_aggregator(strategy)
+
+
+def _defended(
     study: Study,
     settings: HospitalSettings,
     observer: Observer,
     buffers: list[str],
     images: list[int],
+    aggregator: Aggregator,
 ) -> DefendedStrategy:
     scenario = study.scenario
     federation, defense = scenario.federation, scenario.defense
     assert federation is not None
     return DefendedStrategy(
-        build_aggregator(
-            federation.strategy.name, federation.strategy.settings, "[federation] strategy"
-        ),
+        aggregator,
         hospitals=federation.hospitals,
         hospital_settings_json=settings.model_dump_json(),
         seed=scenario.seed,

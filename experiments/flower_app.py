@@ -21,6 +21,14 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's settings name."""
+    try:
+        _run(grid, context)
+    except FlSimError as error:
+        # Flower logs the traceback of what is raised here; the sentence is all that helps.
+        raise FlSimError(str(error)) from None
+
+
+def _run(grid: Grid, context: Context) -> None:
     from experiments.cli import find_scenario
     from experiments.console import Lines, make_console, plain, print_result
     from experiments.preflight import remarks
@@ -37,14 +45,10 @@ def main(grid: Grid, context: Context) -> None:
     out = str(settings.get("out") or Path.home() / "fl-sim" / default_folder(scenario))
     root = str(settings.get("data-root") or "") or None
     console = make_console()
-    try:
-        case = open_case(scenario.case, data_root(Path(root) if root else None))
-        for remark in remarks(scenario, case):
-            console.print(plain(remark), soft_wrap=True)
-        print_result(console, run(scenario, out, root, Lines(), grid))
-    except FlSimError as error:
-        # Flower logs the traceback of what is raised here; the sentence is all that helps.
-        raise FlSimError(str(error)) from None
+    case = open_case(scenario.case, data_root(Path(root) if root else None))
+    for remark in remarks(scenario, case):
+        console.print(plain(remark), soft_wrap=True)
+    print_result(console, run(scenario, out, root, Lines(), grid))
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:

@@ -113,6 +113,21 @@ def build_aggregator(
     )
 
 
+def as_aggregator(strategy: "Strategy") -> Aggregator:
+    """Return a strategy that was built elsewhere, with what its class tells about it."""
+    from flwr.serverapp import strategy as flower
+
+    adaptive = (flower.FedAdagrad, flower.FedAdam, flower.FedYogi)
+    measuring = (flower.Bulyan, flower.Krum, flower.MultiKrum)
+
+    return Aggregator(
+        strategy=strategy,
+        name=type(strategy).__name__,
+        server_optimizer=isinstance(strategy, (*adaptive, flower.FedAvgM, flower.QFedAvg)),
+        float64=isinstance(strategy, measuring),
+    )
+
+
 def too_few(name: str, needed: int, replies: int) -> FlSimError:
     """Build the error for a cohort that is too small."""
     return FlSimError(

@@ -13,10 +13,8 @@ integer buffers stay integers, and a run can go on from any round.
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -25,12 +23,12 @@ from numpy.typing import NDArray
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
 from fl_sim.faults import WORDED, blaming, first_line
-from fl_sim.models.entries import entry_problem
-from strategies.base import Aggregator, too_few
+from strategies.base import Aggregator, as_aggregator, too_few
 from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
 from strategies.inner import Inner
-from strategies.merging import cast_like, for_strategy, weighted_mean
+from strategies.merging import for_strategy, settled, weighted_mean
 from strategies.observers import Observer, State, Unobserved
+from strategies.releasing import Defend, Release, Releasing, cloned
 from strategies.uploads import (
     WEIGHT,
     Rejected,
@@ -40,9 +38,6 @@ from strategies.uploads import (
     explain_failures,
     read_upload,
 )
-
-Release = Callable[[State, int, State | None], tuple[State, Any]]
-Defend = Literal["every", "last"] | int
 
 _log = logging.getLogger(__name__)
 
@@ -57,10 +52,7 @@ class DefendedStrategy(Strategy):
         hospital_settings_json: sent to hospitals as ``config["hospital-settings"]``.
         seed: of the cohorts.
         cohort: hospitals that train in a round: a count (``int``) or a fraction (``float``).
-        release: the defence: ``release(state, server_round, reference) -> (cleaned state,
-            report)``. It gets copies; the reference is the broadcast that the round began with,
-            where that was cleaned or is the very first, and else ``None``. ``None`` for no
-            defence.
+        release: the defence, see :data:`strategies.releasing.Release`; ``None`` for none.
         defend: ``"every"`` release, the ``"last"`` only, or every n-th. The last one, the
             export, is always defended.
         defense: how the defence is called in messages.
@@ -92,18 +84,14 @@ class DefendedStrategy(Strategy):
         needed: Collection[str] = (),
     ) -> None:
         if isinstance(inner, Strategy):
-            inner = Aggregator(inner, name=type(inner).__name__)
-        if isinstance(defend, int) and defend < 1:
-            raise FlSimError(f"Every {defend}th release cannot be defended; give 1 or more.")
+            inner = as_aggregator(inner)
         self._aggregator = inner
         self._inner = Inner(inner)
         self._hospitals = hospitals
         self._settings_json = hospital_settings_json
         self._seed = seed
         self._cohort = cohort
-        self._release = release
-        self._defend = defend
-        self._defense = defense
+        self._releasing = Releasing(release, defend, defense)
         self._observer: Observer = observer or Unobserved()
         self._buffers = frozenset(buffers)
         self._nodes: dict[int, int] = {}
@@ -171,14 +159,6 @@ class DefendedStrategy(Strategy):
                 _keep(result.evaluate_metrics_serverapp, server_round, outcome)
         return result
 
-    def is_defended(self, server_round: int, num_rounds: int) -> bool:
-        """Whether the defence is applied to this round's release."""
-        if self._release is None:
-            return False
-        if server_round == num_rounds or self._defend == "every":
-            return True
-        return isinstance(self._defend, int) and server_round % self._defend == 0
-
     def state_for_resume(self) -> dict[str, NDArray[np.generic]]:
         """Return what the inner strategy carries from round to round, as named arrays.
 
@@ -230,7 +210,7 @@ class DefendedStrategy(Strategy):
         combined, metrics = self._inner.aggregate_train(server_round, messages, expected)
         state = self._merge(server_round, combined, uploads)
         with self._observing(server_round, "aggregate"):
-            self._observer.aggregate(server_round, _clone(state))
+            self._observer.aggregate(server_round, cloned(state))
         if metrics is not None:
             metrics.pop("hospital", None)
         return to_record(state), metrics
@@ -336,35 +316,23 @@ class DefendedStrategy(Strategy):
         chosen = {h: weight for h, weight in self._inner.chosen.items() if h in by_hospital}
         state: State = {}
         for name, reference in self._broadcast.items():
-            if name in self._set_aside():
+            if len(chosen) == 1 and not reference.is_floating_point():
+                # One upload passes through: not even 64-bit integers may lose a bit.
+                value = by_hospital[next(iter(chosen))].integers[name]
+            elif name in self._set_aside():
                 values = {h: by_hospital[h].averaged[name] for h in chosen}
                 value = weighted_mean(values, chosen)
             else:
                 value = combined[name]
-            if len(chosen) == 1 and not reference.is_floating_point():
-                # One upload passes through: not even 64-bit integers may lose a bit.
-                value = by_hospital[next(iter(chosen))].integers[name]
-                state[name] = value.clone()
-            else:
-                state[name] = cast_like(value, reference)
-            problem = entry_problem(name, state[name], reference)
-            if problem:
-                raise FlSimError(
-                    f"Round {server_round}: the aggregate's {problem}; lower the learning rates "
-                    f"of the hospitals or of the strategy '{self._aggregator.name}'."
-                )
+            state[name] = settled(name, value, reference, server_round, self._aggregator.name)
         return state
 
     def _make_release(self, server_round: int, num_rounds: int, aggregate: State) -> ArrayRecord:
-        report = None
-        state = aggregate
-        if self._release is not None and self.is_defended(server_round, num_rounds):
-            clean = server_round == 1 or self.is_defended(server_round - 1, num_rounds)
-            reference = _clone(self._broadcast) if clean else None
-            with blaming(f"Round {server_round}: {self._defense}"):
-                state, report = _released(
-                    self._release(_clone(aggregate), server_round, reference), aggregate
-                )
+        state, report = aggregate, None
+        if self._releasing.is_defended(server_round, num_rounds):
+            clean = server_round == 1 or self._releasing.is_defended(server_round - 1, num_rounds)
+            reference = self._broadcast if clean else None
+            state, report = self._releasing.apply(server_round, aggregate, reference)
         arrays = to_record(state)
         with self._observing(server_round, "release"):
             self._observer.release(server_round, from_record(arrays), report)
@@ -450,27 +418,6 @@ def _send_whole(messages: list[Message], arrays: ArrayRecord) -> None:
     }
     for message in messages:
         message.content = whole[id(message.content)]
-
-
-def _released(answer: Any, aggregate: State) -> tuple[State, Any]:
-    """Check what a defence returned: a state like the aggregate, and a report."""
-    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Mapping)):
-        raise FlSimError("It returned no state and report.")
-    state, report = answer
-    if state.keys() != aggregate.keys():
-        names = ", ".join(sorted(map(str, state.keys() ^ aggregate.keys())))
-        raise FlSimError(f"It added or removed {names}.")
-    for name, reference in aggregate.items():
-        if not isinstance(state[name], torch.Tensor):
-            raise FlSimError(f"The release's '{name}' is a {type(state[name]).__name__}.")
-        problem = entry_problem(name, state[name], reference)
-        if problem:
-            raise FlSimError(f"The release's {problem}.")
-    return {name: state[name] for name in aggregate}, report
-
-
-def _clone(state: Mapping[str, torch.Tensor]) -> State:
-    return {name: value.clone() for name, value in state.items()}
 
 
 def _keep(

@@ -12,15 +12,21 @@ from fl_sim.engine.records import from_record
 from fl_sim.errors import FlSimError
 from fl_sim.faults import blaming, first_line
 from strategies.base import Aggregator
-from strategies.server_state import load_server_state, server_state, strategy_chain
+from strategies.server_state import (
+    forget_broadcast,
+    load_server_state,
+    server_state,
+    strategy_chain,
+)
 
-_SAMPLING = {
+SAMPLING = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
     "min_train_nodes": 1,
     "min_evaluate_nodes": 1,
     "min_available_nodes": 1,
 }
+"""What a defended strategy decides itself, and so sets in the one inside it."""
 
 
 class Inner:
@@ -60,10 +66,7 @@ class Inner:
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the round's messages, which carry arrays and a config to nodes of the grid."""
-        for strategy in strategy_chain(self._strategy):
-            if hasattr(strategy, "current_arrays"):
-                # FedAvgM would go on from its own aggregate, which the defence has since changed.
-                strategy.current_arrays = None
+        forget_broadcast(self._strategy)
         with blaming(self._name(server_round)):
             messages = _listed(
                 self._strategy.configure_train(server_round, arrays, config, grid),
@@ -90,7 +93,7 @@ class Inner:
                 raise FlSimError(f"It returned {_kind(arrays)}, not an ArrayRecord.")
             if not isinstance(metrics, MetricRecord | None):
                 raise FlSimError(f"It returned {_kind(metrics)} as metrics, not a MetricRecord.")
-            return _state(arrays, expected), metrics
+            return read_aggregate(arrays, expected), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -113,7 +116,7 @@ class Inner:
 
     def _neutralise_sampling(self) -> None:
         for strategy in strategy_chain(self._strategy):
-            for attribute, value in _SAMPLING.items():
+            for attribute, value in SAMPLING.items():
                 if hasattr(strategy, attribute):
                     setattr(strategy, attribute, value)
 
@@ -167,7 +170,14 @@ def _listed(messages: Any, nodes: Iterable[int], none: bool = False) -> list[Mes
     return listed
 
 
-def _state(arrays: ArrayRecord, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def read_aggregate(
+    arrays: ArrayRecord, expected: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Deserialise an aggregate, which has just the entries and shapes of ``expected``.
+
+    Raises:
+        FlSimError: if it has not, or cannot be read.
+    """
     try:
         state = from_record(arrays)
     except ValueError as error:

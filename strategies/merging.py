@@ -6,6 +6,8 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fl_sim.engine.records import as_numpy
+from fl_sim.errors import FlSimError
+from fl_sim.models.entries import entry_problem
 
 
 def for_strategy(
@@ -35,6 +37,8 @@ def for_strategy(
 def cast_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Give a value its entry's shape and dtype; integers are rounded and kept in range."""
     value = value.reshape(reference.shape)
+    if value.dtype == reference.dtype:
+        return value.clone()
     if reference.is_floating_point():
         return value.to(reference.dtype)
     rounded = value.double().round()
@@ -45,6 +49,31 @@ def cast_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     cut = rounded.clamp(float(limits.min), float(limits.max))
     whole = torch.where(cut >= float(limits.max), 0.0, cut).to(reference.dtype)
     return torch.where(cut >= float(limits.max), limits.max, whole).to(reference.dtype)
+
+
+def settled(
+    name: str, value: torch.Tensor, reference: torch.Tensor, server_round: int, strategy: str
+) -> torch.Tensor:
+    """Return an aggregate's entry with the shape and dtype that it was broadcast with.
+
+    Args:
+        name: the entry's.
+        value: what the uploads were made into.
+        reference: the entry as broadcast.
+        server_round: in which.
+        strategy: the name of what made it.
+
+    Raises:
+        FlSimError: if it has values that no such entry can have.
+    """
+    entry = cast_like(value, reference)
+    problem = entry_problem(name, entry, reference)
+    if problem:
+        raise FlSimError(
+            f"Round {server_round}: the aggregate's {problem}; lower the learning rates of the "
+            f"hospitals or of the strategy '{strategy}'."
+        )
+    return entry
 
 
 def weighted_mean(values: Mapping[int, torch.Tensor], weights: Mapping[int, float]) -> torch.Tensor:

@@ -27,6 +27,16 @@ def strategy_chain(strategy: Strategy) -> Iterator[Any]:
         inner = getattr(inner, "strategy", None)
 
 
+def forget_broadcast(strategy: Strategy) -> None:
+    """Let a strategy take the next broadcast for what it steps from.
+
+    FedAvgM would go on from its own aggregate, which the defence has since changed.
+    """
+    for member in strategy_chain(strategy):
+        if hasattr(member, "current_arrays"):
+            member.current_arrays = None
+
+
 def server_state(strategy: Strategy) -> Arrays:
     """Return copies of the strategy's arrays; see the module's docstring for their names."""
     arrays: Arrays = {}

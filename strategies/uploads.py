@@ -119,6 +119,28 @@ def read_upload(
     return {name: state[name] for name in terms.broadcast}, further, scalars
 
 
+def check_arrays(arrays: ArrayRecord, broadcast: Mapping[str, torch.Tensor]) -> None:
+    """Check of an app's upload only what no strategy can work with, whatever it is to hold.
+
+    Raises:
+        Rejected: if it cannot be read, is not finite, or has an entry of the broadcast in another
+            shape.
+    """
+    try:
+        state = from_record(arrays)
+    except ValueError as error:
+        raise Rejected(f"the upload cannot be read: {first_line(str(error))}") from None
+    for name, tensor in state.items():
+        reference = broadcast.get(name)
+        if reference is not None and tensor.shape != reference.shape:
+            raise Rejected(
+                f"the upload's tensor '{_cut(name)}' has shape {tuple(tensor.shape)}, not "
+                f"{tuple(reference.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise Rejected(f"the upload's '{_cut(name)}' has values that are NaN or infinite")
+
+
 def check_evaluation(message: Message) -> None:
     """Check a reply to an evaluation message: metrics alone, with a weight.
 
@@ -159,7 +181,7 @@ def _hospitals(numbers: Sequence[int]) -> str:
     return ("hospital " if len(numbers) == 1 else "hospitals ") + ", ".join(map(str, numbers))
 
 
-def _reason(message: Message) -> str:
+def error_reason(message: Message) -> str:
     """Return an error reply's reason; Flower writes ``<class 'x.Y'>:<'text'>`` for exceptions."""
     reason = message.error.reason
     if not isinstance(reason, str) or not reason.strip():
@@ -176,7 +198,7 @@ def _only_records(message: Message) -> tuple[ArrayRecord, MetricRecord]:
 def _records(message: Message, wanted: Mapping[type, int]) -> list[Any]:
     """Return a reply's records, in the order of the kinds; just so many of each must be there."""
     if message.has_error():
-        raise Rejected(_reason(message))
+        raise Rejected(error_reason(message))
     records = list(message.content.values())
     found = {kind: [r for r in records if isinstance(r, kind)] for kind in wanted}
     if any(len(found[kind]) != number for kind, number in wanted.items()):

@@ -1,11 +1,14 @@
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
+import torch
 from federation_kit import LATE, Recorder, client_app, halve, initial, same, settings, strategy
+from flower_kit import ROOT, flower
 
 from fl_sim.engine import EngineSettings, guard, run
 from fl_sim.engine import ray as ray_engine
@@ -101,3 +104,22 @@ def test_ray_gives_the_same_numbers_bit_for_bit(capfd, monkeypatch):
     assert [os.environ.get(name) for name in kept] == environment
     assert logging.getLogger("flwr").level == level
     assert "deprecated" not in capfd.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_flowers_own_command_runs_an_app_with_a_defence(tmp_path):
+    """The quickstart app from its folder, offline; Flower runs a copy of it elsewhere."""
+    app, out = ROOT / "experiments/examples/flower_quickstart", tmp_path / "cleaned.pt"
+    with flower(tmp_path / "home") as environment:
+        done = subprocess.run(
+            ["flwr", "run", str(app), "--stream", "--federation-config", "num-supernodes=2",
+             "-c", f'rounds=1 out="{out}"'],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert said.count("Defended: lwlrd on 300 held-out images") == 1
+    assert "Received 2 results and 0 failures" in said
+    state = torch.load(out, weights_only=True)
+    assert state["features.1.num_batches_tracked"].dtype == torch.int64

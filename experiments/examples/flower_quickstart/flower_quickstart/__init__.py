@@ -1,0 +1,1 @@
+"""A Flower app as people write it: a network, its data, a client and a server."""

@@ -1,0 +1,117 @@
+"""The cleaning of a Flower app's arrays: its network, its owner's images, and a defence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from fl_sim.defenses.base import DefenseReport
+from fl_sim.errors import FlSimError
+from fl_sim.models.pixels import Normalization
+from fl_sim.randomness import Stream
+from fl_sim.verbs.cleaning import clean, defense_of
+from fl_sim.verbs.images import is_labelled, split_of, task_of
+from fl_sim.verbs.network import fits, given
+from strategies.merging import cast_like
+from strategies.observers import State
+
+
+class Cleaning:
+    """A defence with all that it needs, ready to clean a state whenever a round ends.
+
+    Args:
+        model, held_out, defense, seed, normalize, classes, device: see
+            :class:`strategies.any_app.Defended`.
+        settings: further keys of the defence.
+
+    Raises:
+        FlSimError: one sentence, if there is no such defence or model, or the images do not fit it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        held_out: Any,
+        defense: Any,
+        *,
+        seed: int,
+        normalize: Normalization,
+        classes: int | None,
+        device: str | None,
+        settings: Mapping[str, Any],
+    ) -> None:
+        images, labels = held_out if _is_pair(held_out) else (held_out, None)
+        self._defense, self.defense_name = defense_of(defense, settings)
+        self._held_out = split_of(images, labels, "held-out images")
+        if self._defense.uses_labels and not is_labelled(self._held_out):
+            raise FlSimError(
+                f"The defence '{self.defense_name}' learns from labels; give held_out=(images, "
+                f"labels)."
+            )
+        self._model, self._seed, self._device = model, seed, device
+        self._normalize, self._classes = normalize, classes or _classes(self._held_out.labels)
+        side = (int(self._held_out.images.shape[3]), int(self._held_out.images.shape[1]))
+        found = given(model, side, normalize, classes=self._classes, seed=seed)
+        task_of(self._held_out, found.spec.classes, found.spec.task == "segmentation")
+        self._network: nn.Module = found.plain
+        self._buffers = {name for name, _ in self._network.named_buffers()}
+        self._names: dict[str, str] = {}
+
+    def require(self, arrays: State) -> None:
+        """Learn the arrays' names, which are the network's or numbers in its order.
+
+        Raises:
+            FlSimError: naming the first entry that is not the network's.
+        """
+        own = self._network.state_dict()
+        numbered = list(arrays) == [str(number) for number in range(len(own))]
+        self._names = dict(zip(arrays, own if numbered else arrays, strict=True))
+        fits(self._renamed(arrays), self._network, "The initial ArrayRecord")
+        further = next((name for name in arrays if self.name_of(name) not in own), None)
+        if further is not None:
+            raise FlSimError(
+                f"The initial ArrayRecord has the entry '{further}', which the network "
+                f"{type(self._network).__name__} has not; give the model that the app trains."
+            )
+
+    def name_of(self, name: str) -> str:
+        """Return how the network calls an array."""
+        return self._names.get(name, name)
+
+    def is_statistic(self, name: str) -> bool:
+        """Whether an array holds one of the network's buffers, and no weights."""
+        return self.name_of(name) in self._buffers
+
+    def __call__(
+        self, state: State, server_round: int, reference: State | None
+    ) -> tuple[State, DefenseReport]:
+        """Clean a state; see :data:`strategies.releasing.Release`."""
+        images, labels = self._held_out.images, self._held_out.labels
+        cleaned = clean(
+            self._model,
+            images,
+            labels if is_labelled(self._held_out) else None,
+            defense=self._defense,
+            state=self._renamed(state),
+            normalize=self._normalize,
+            classes=self._classes,
+            reference=None if reference is None else self._renamed(reference),
+            stream=Stream(self._seed, ("release", server_round)),
+            device=self._device,
+            progress=False,
+        )
+        entries = {n: cast_like(cleaned.state[self.name_of(n)], v) for n, v in state.items()}
+        return entries, cleaned.report
+
+    def _renamed(self, state: State) -> State:
+        return {self.name_of(name): value for name, value in state.items()}
+
+
+def _is_pair(held_out: Any) -> bool:
+    """Whether images and labels come as two, and not together."""
+    return isinstance(held_out, tuple | list) and len(held_out) == 2
+
+
+def _classes(labels: Any) -> int:
+    """Return how many outputs labels are for."""
+    return int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)
