@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.cleaning import clean
     from fl_sim.verbs.extracting import extract
     from fl_sim.verbs.measuring import measure
+    from strategies.any_app import Defended
 
 # No telemetry and no update checks, unless the user has asked for them; and idle threads sleep
 # instead of spinning, which on a busy machine makes two threads up to ten times slower than one.
@@ -56,6 +57,7 @@ for _switch, _off in {
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Defended": "strategies.any_app",
     "FlSimError": "fl_sim.errors",
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
@@ -69,6 +71,7 @@ _HOMES = {
 """Where each name of this module comes from; imported when it is asked for."""
 
 __all__ = [
+    "Defended",
     "FlSimError",
     "attack",
     "audit",

@@ -1,9 +1,11 @@
 """What an audit found, and its verdict."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from fl_sim.checkpoints import LEVELS, Finding, Level
+from fl_sim.errors import legible
 
 Outcome = Literal["clean", "unchecked", "suspicious", "carries"]
 OUTCOMES: tuple[Outcome, ...] = ("clean", "unchecked", "suspicious", "carries")
@@ -41,7 +43,7 @@ class TensorSummary:
     level: Level | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class AuditReport:
     """What an audit found.
 
@@ -90,6 +92,27 @@ class AuditReport:
     def noted(self) -> list[TensorSummary]:
         """Return the tensors that have a finding."""
         return [row for row in self.tensors if row.level is not None]
+
+    def page(self, path: Path | str) -> Path:
+        """Write the report as a page that a browser opens without a network. Returns ``path``."""
+        from fl_sim.auditing.page import write_page
+
+        return write_page(Path(path), self)
+
+    def __repr__(self) -> str:
+        count = len(self.findings)
+        return (
+            f"<audit of {legible(self.file)}: {self.verdict}; {count} "
+            f"finding{'' if count == 1 else 's'}, {len(self.tensors)} tensors>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, as notebooks show it."""
+        from html import escape
+
+        from fl_sim.auditing.page import page
+
+        return f'<iframe srcdoc="{escape(page(self))}" width="100%" height="420"></iframe>'
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
