@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -15,29 +17,51 @@ import typer
 
 from experiments.audit_cli import audit, gate
 from experiments.codec_cli import app as codec_app
+from experiments.list_cli import list_components, show
+from experiments.program import complete_scenarios, program
 from experiments.report_cli import report
-from experiments.shipped import GRIDS, SCENARIOS, find
+from experiments.shipped import SCENARIOS, find
 from experiments.sweep_cli import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import reason
 
 INTERRUPTED = 130
 
-app = typer.Typer(
+app = program(
     name="fl-sim",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
+    add_completion=True,
     help="""Can patient images leave a hospital hidden inside a trained model, and what stops them?
 
 fl-sim attacks (hides images in a model), releases (cleans the model before it leaves), extracts
 (reads the images back from the file that left) and measures: what leaked, what the model is still
 worth, what it cost. In a federation of hospitals, or in a centralized data lake.
 
-Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it.""",
+Start with 'fl-sim demo'; look at a scenario with 'fl-sim show demo-centralized', change it, and
+'fl-sim run' it.""",
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fl-sim {version('fl-sim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(name="list")(list_components)
+app.command()(show)
 app.command()(sweep)
 app.command()(report)
 app.add_typer(codec_app, name="codec")
@@ -80,7 +104,8 @@ def run(
     scenario: Annotated[
         str,
         typer.Argument(
-            help="A TOML file, or the name of a scenario that comes with fl-sim (see fl-sim list)."
+            help="A TOML file, or the name of a scenario that comes with fl-sim (see fl-sim list).",
+            autocompletion=complete_scenarios,
         ),
     ],
     overrides: Annotated[
@@ -102,14 +127,6 @@ def run(
     (original and recovered images).
     """
     _run(find_scenario(scenario), overrides or (), data_root, out)
-
-
-@app.command(name="list")
-def list_components() -> None:
-    """List datasets, models, attacks, defences, restorations, strategies, scenarios and grids."""
-    from experiments.console import make_console, print_components
-
-    print_components(make_console(), SCENARIOS, GRIDS)
 
 
 @app.command()
@@ -142,6 +159,10 @@ def find_scenario(name: str) -> Path:
 def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
+    from fl_sim.glance import at_a_glance
+
+    # What is wrong in the scenario is said before torch is imported.
+    at_a_glance("experiments.scenario", "Scenario", lambda s: s.from_toml(scenario, overrides))
     from experiments.console import make_console, make_progress, plain, print_result
     from experiments.preflight import remarks
     from experiments.run import run as run_scenario
@@ -160,17 +181,20 @@ def _run(
     print_result(console, result)
 
 
-def main(program: typer.Typer = app) -> None:
+def main(commands: typer.Typer = app) -> None:
     """Entry point: one sentence and exit code 2 for what a user can mend.
 
     After Ctrl-C, SIGTERM or SIGHUP, one sentence and 128 plus the signal's number.
     """
     # CompressAI's import; nothing that a user of this program could mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has not every letter
     with _ending_in_words() as received:
         try:
             # Not standalone, so that Ctrl-C can be answered in words; typer makes it a code.
-            code = program(standalone_mode=False)
+            code = commands(standalone_mode=False)
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             sys.exit(code if isinstance(code, int) else 0)

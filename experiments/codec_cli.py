@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, help="Train and measure image codecs, apart from any attack."
-)
+from experiments.program import program
+
+app = program(no_args_is_help=True, help="Train and measure image codecs, apart from any attack.")
 
 DatasetName = Annotated[
     str, typer.Option("--dataset", help="A registered dataset (see fl-sim list) or an .npz file.")

@@ -1,0 +1,51 @@
+"""What every command-line program here has in common: ``-h``, plain help, and completion."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from experiments.shipped import GRIDS, SCENARIOS
+
+
+def program(**options: Any) -> typer.Typer:
+    """Return a program for typer whose help is plain text: nothing in it is taken for markup.
+
+    Args:
+        options: of typer's.
+    """
+    return typer.Typer(
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **{"add_completion": False, **options},
+    )
+
+
+def start(command: Callable[..., None]) -> None:
+    """Run a script's one command with its options; errors are one sentence and exit code 2."""
+    from experiments.cli import main
+
+    commands = program()
+    commands.command()(command)
+    main(commands)
+
+
+def _files(folder: Path) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        names = (file.stem for file in sorted(folder.glob("*.toml")))
+        return [*(name for name in names if name.startswith(incomplete)), *_paths(incomplete)]
+
+    return complete
+
+
+def _paths(incomplete: str) -> Iterator[str]:
+    """Yield TOML files and folders that a path may go on with."""
+    for path in sorted(Path().glob(f"{incomplete}*") if incomplete[:1] not in "/~" else ()):
+        if path.is_dir() or path.suffix == ".toml":
+            yield f"{path}/" if path.is_dir() else str(path)
+
+
+complete_scenarios = _files(SCENARIOS)
+complete_grids = _files(GRIDS)
