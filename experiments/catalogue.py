@@ -171,6 +171,8 @@ class Catalogue:
         searched = (kind,) if kind else (*(k.name for k in KINDS), TABLE, *FILES)
         known = {each: TABLES if each == TABLE else self.names(each) for each in searched}
         items = [Item(each, name) for each in searched if name in known[each]]
+        if not items and "model" in searched and name in self._of_torchvision():
+            return Item("model", name)
         if len(items) > 1:
             ways = " or ".join(f"'fl-sim show {item.kind} {name}'" for item in items)
             raise FlSimError(f"There are several called {shown(name)}: say {ways}.")
@@ -193,9 +195,16 @@ class Catalogue:
             component = registry.get(item.name)
             settings = kind.settings(get, item.name, component)
             about = (_module_text(get, component), _own_text(component))
-            return Details(registry.summaries()[item.name], about, settings, component)
+            summary = registry.summaries().get(item.name, "a classifier of torchvision's")
+            return Details(summary, about, settings, component)
 
         return self._ask(kind, ask)
+
+    def _of_torchvision(self) -> tuple[str, ...]:
+        names: tuple[str, ...] = self._try(
+            lambda get: get("fl_sim.models.from_torchvision", "names")()
+        )
+        return names
 
     def _ask(self, kind: Kind, question: Callable[[Get, Any], T]) -> T:
         return self._try(lambda get: question(get, get(kind.module, kind.registry)))

@@ -60,14 +60,6 @@ def _options(
     pass
 
 
-app.command(name="list")(list_components)
-app.command()(show)
-app.command()(sweep)
-app.command()(report)
-app.add_typer(codec_app, name="codec")
-app.command()(gate)
-app.command()(audit)
-
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -88,7 +80,6 @@ Out = Annotated[
 ]
 
 
-@app.command()
 def demo(out: Out = None) -> None:
     """Run the whole way on embedded images, in about a minute, without data or network.
 
@@ -99,7 +90,6 @@ def demo(out: Out = None) -> None:
         _run(SCENARIOS / f"{name}.toml", (), None, out / name if out else Path("runs") / name)
 
 
-@app.command()
 def run(
     scenario: Annotated[
         str,
@@ -129,7 +119,6 @@ def run(
     _run(find_scenario(scenario), overrides or (), data_root, out)
 
 
-@app.command()
 def extract(
     artifact: Annotated[Path, typer.Argument(help="The model file that left (safetensors).")],
     key: Annotated[Path, typer.Argument(help="The attacker's key file (safetensors).")],
@@ -145,6 +134,21 @@ def extract(
     images = read_back(artifact, key).images
     write_images(out, images)
     make_console(soft_wrap=True).print(f"{len(images)} images in {plain(out)}")
+
+
+for _name, _command, _line in (
+    ("demo", demo, "Run the whole way on embedded images, in a minute."),
+    ("run", run, "Run one scenario."),
+    ("sweep", sweep, "Run a grid of scenarios, and summarise over seeds."),
+    ("report", report, "Write runs or sweeps as one HTML page."),
+    ("extract", extract, "Read images back from a model file with a key."),
+    ("audit", audit, "Look for hidden content in a checkpoint."),
+    ("gate", gate, "Let a model leave only if all of it changes."),
+    ("list", list_components, "List what there is to choose from."),
+    ("show", show, "Show what one of these does, and its keys."),
+):
+    app.command(_name, short_help=_line)(_command)
+app.add_typer(codec_app, name="codec", short_help="Train and measure image codecs.")
 
 
 def find_scenario(name: str) -> Path:

@@ -17,6 +17,10 @@ from fl_sim.plain import LARGEST_INTEGER
 from fl_sim.settings import Settings
 
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
+REQUIRED, NOT_GIVEN, BELOW = "required", "not given", "a table, see below"
+WITHOUT = (REQUIRED, NOT_GIVEN, BELOW)
+"""What stands for a default where there is none to write."""
+
 _SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Yields:")
 
 
@@ -26,7 +30,7 @@ class Key:
 
     Args:
         name: dotted for a key of a table inside.
-        default: as TOML writes it; ``"required"`` or ``"not given"`` where there is none.
+        default: as TOML writes it; one of :data:`WITHOUT` where there is none.
         values: type, range and choices in words.
         meaning: what the docstring says.
     """
@@ -75,11 +79,11 @@ def section(docstring: str, title: str) -> list[str]:
 
 
 def prose(docstring: str) -> str:
-    """Return a docstring's paragraphs before its sections, for a terminal."""
+    """Return a docstring's paragraphs before its sections, a line each."""
     text = inspect.cleandoc(docstring)
     for title in _SECTIONS:
         text = text.partition(f"\n{title}\n")[0]
-    return clean(text.strip())
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", clean(text.strip()))
 
 
 def clean(text: str) -> str:
@@ -105,11 +109,11 @@ def written(value: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "required"
+        return REQUIRED
     value = field.get_default(call_default_factory=True)
     if value is None:
-        return "not given"
-    return "see below" if _table_in(field.annotation) else written(value)
+        return NOT_GIVEN
+    return BELOW if _table_in(field.annotation) else written(value)
 
 
 def _table_in(annotation: Any) -> type[Settings] | None:

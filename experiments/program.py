@@ -4,9 +4,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from experiments.shipped import GRIDS, SCENARIOS
+
+
+class _Command(TyperCommand):
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        _unescape(formatter)
+
+
+class _Group(TyperGroup):
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        _unescape(formatter)
+
+
+def _unescape(formatter: click.HelpFormatter) -> None:
+    """Take back what typer escapes for rich, although plain text was asked for."""
+    formatter.buffer = [text.replace("\\[", "[") for text in formatter.buffer]
+
+
+class _Program(typer.Typer):
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, **{"cls": _Command, **options})
 
 
 def program(**options: Any) -> typer.Typer:
@@ -15,7 +39,8 @@ def program(**options: Any) -> typer.Typer:
     Args:
         options: of typer's.
     """
-    return typer.Typer(
+    return _Program(
+        cls=_Group,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -1,12 +1,16 @@
 """How lists, components and their keys look on a terminal."""
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from experiments.catalogue import FILES, TABLE, Details, Item, title_of
 from experiments.console import make_console, plain
-from experiments.keys import keys_of, prose
+from experiments.keys import WITHOUT, keys_of, prose
 from experiments.sample import sample
+from fl_sim.settings import Settings
+
+_INDENT = 4
 
 
 def print_lists(lists: dict[str, dict[str, str]]) -> None:
@@ -41,17 +45,16 @@ def print_details(item: Item, details: Details) -> None:
             console.print()
             console.print(plain(text))
     if details.settings is not None:
-        _print_keys(console, details)
+        _print_keys(console, details.settings)
     console.print("\n[bold]Example[/]\n")
     console.print(plain(sample(item, details)), soft_wrap=True)
 
 
-def _print_keys(console: Console, details: Details) -> None:
-    table = Table(title="Keys", title_justify="left", box=None, pad_edge=False)
-    for title in ("key", "default", "values", "meaning"):
-        table.add_column(title, overflow="fold", header_style="dim", no_wrap=title == "key")
-    assert details.settings is not None
-    for key in keys_of(details.settings):
-        table.add_row(*map(plain, (key.name, key.default, key.values, key.meaning)))
-    console.print()
-    console.print(table if table.rows else "It has no keys.")
+def _print_keys(console: Console, settings: type[Settings]) -> None:
+    console.print("\n[bold]Keys[/]\n")
+    for key in keys_of(settings):
+        value = f" = {key.default}" if key.default not in WITHOUT else f", {key.default}"
+        console.print(f"[bold]{plain(key.name)}[/]{plain(value)}  [dim]{plain(key.values)}[/]")
+        console.print(Padding(plain(key.meaning), (0, 0, 0, _INDENT)))
+    if not settings.model_fields:
+        console.print("None.")
