@@ -5,23 +5,7 @@ from typing import Annotated
 
 import typer
 
-
-def complete_kinds(incomplete: str) -> list[str]:
-    """Return the kinds that begin so."""
-    from experiments.catalogue import FILES, KINDS, TABLE
-
-    words = [kind.words[-1 if kind.also else 1] for kind in KINDS]
-    words += [title.lower() for title, _ in FILES.values()]
-    return [word for word in (*words, f"{TABLE}s") if word.startswith(incomplete)]
-
-
-def complete_names(incomplete: str) -> list[str]:
-    """Return the components, tables, scenarios and grids that begin so."""
-    from experiments.catalogue import TABLES, Catalogue
-
-    lists = Catalogue().lists()
-    every = {*TABLES, *(name for names in lists.values() for name in names)}
-    return sorted(name for name in every if name.startswith(incomplete))
+from experiments.program import complete_kinds, complete_names
 
 
 def list_components(

@@ -74,3 +74,30 @@ def _paths(incomplete: str) -> Iterator[str]:
 
 complete_scenarios = _files(SCENARIOS)
 complete_grids = _files(GRIDS)
+
+
+def complete_kinds(incomplete: str) -> list[str]:
+    """Return the kinds that begin so."""
+    from experiments.catalogue import FILES, KINDS, TABLE
+
+    words = [next(word for word in kind.words[1:] if " " not in word) for kind in KINDS]
+    words += [title.lower() for title, _ in FILES.values()]
+    return [word for word in (*words, f"{TABLE}s") if word.startswith(incomplete)]
+
+
+def complete_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the components, tables, scenarios and grids that begin so; of one kind, after it."""
+    from experiments.catalogue import FILES, KINDS, TABLE, Catalogue, is_kind, kind_called
+
+    before = str(context.params.get("name"))
+    every = (*(kind.name for kind in KINDS), TABLE, *FILES)
+    kinds = (kind_called(before),) if is_kind(before) else every
+    names = {name for kind in kinds for name in Catalogue().names(kind)}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def complete_codecs(incomplete: str) -> list[str]:
+    """Return the codecs that begin so."""
+    from experiments.catalogue import Catalogue
+
+    return [name for name in Catalogue().names("codec") if name.startswith(incomplete)]

@@ -79,7 +79,8 @@ class Glance:
         module = self.module(declared.module)
         if declared.statement is None or not isinstance(module, _Module):
             raise NotGlanced(f"{declared.file} registers where a glance does not come")
-        module.names.run(module.statements[declared.statement])
+        names = _names_of(module)
+        names.run(names.statements[declared.statement])
 
     def import_(
         self, name: str, _globals: Any = None, _locals: Any = None, chosen: Any = (), level: int = 0
@@ -106,29 +107,22 @@ class _Module(ModuleType):
         self.__file__ = str(file)
         if path is not file:
             self.__path__ = [str(path)]
-        names = _Names(self, tree, glance)
-        vars(self)["__builtins__"] = names
-
-    @property
-    def names(self) -> "_Names":
-        """What its functions look names up in that are not there yet."""
-        found: _Names = vars(self)["__builtins__"]
-        return found
-
-    @property
-    def statements(self) -> list[ast.stmt]:
-        """Its statements, as the file has them."""
-        return self.names.statements
+        vars(self)["__builtins__"] = _Names(self, tree, glance)
 
     def __getattr__(self, name: str) -> Any:
-        return self.names.look_up(name)
+        return _names_of(self).look_up(name)
+
+
+def _names_of(module: ModuleType) -> "_Names":
+    found: _Names = vars(module)["__builtins__"]  # an attribute could hide one of the module's
+    return found
 
 
 class _Names(dict[str, Any]):
     """The builtins of a module that is glanced at: asked for what it has not defined yet."""
 
     def __init__(self, module: _Module, tree: ast.Module, glance: Glance) -> None:
-        super().__init__(vars(builtins), __import__=glance.import_)
+        super().__init__(vars(builtins), __import__=glance.import_, NotGlanced=NotGlanced)
         self.statements = tree.body
         self._module = module
         self._glance = glance
@@ -153,7 +147,7 @@ class _Names(dict[str, Any]):
             self.run(statement)
         if name in vars(self._module):
             return vars(self._module)[name]
-        if hasattr(self._module, "__path__") and locate(f"{self._module.__name__}.{name}"):
+        if "__path__" in vars(self._module) and locate(f"{self._module.__name__}.{name}"):
             return self._glance.module(f"{self._module.__name__}.{name}")
         raise AttributeError(f"module {self._module.__name__!r} has no attribute {name!r}")
 

@@ -99,8 +99,8 @@ def _source(name: str) -> DatasetSource:
         if not Path(name).suffix and len(Path(name).parts) < 2:
             raise
         raise FlSimError(
-            f"The dataset {shown(name)} is the path of no .npz file; give one in MedMNIST's "
-            f"format, or a registered name (see fl-sim list datasets)."
+            f"The dataset {shown(name)} is no registered name and no .npz file; give the path of "
+            f"an .npz file in MedMNIST's format, or a name (see fl-sim list datasets)."
         ) from None
 
 
