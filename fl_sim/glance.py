@@ -16,7 +16,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -44,16 +44,34 @@ class Glance:
     """Modules of this project, as far as they have been looked at.
 
     Each glance has classes of its own: one's are not another's, nor the imported ones.
+
+    Attributes:
+        doubtful: whether something went wrong that only a glance comes upon, whoever caught it:
+            some code makes a sentence of whatever it calls raises.
     """
 
     def __init__(self) -> None:
+        self.doubtful = False
         self._modules: dict[str, ModuleType] = {
             **_SHARED,
-            "importlib": _like(importlib, import_module=_refuse),
+            "importlib": _like(importlib, import_module=self.refuse),
             "fl_sim.registry": _like(
-                registry, Registry=_registry_of(self), import_plugins=_refuse_plugins
+                registry, Registry=_registry_of(self), import_plugins=self._import_plugins
             ),
         }
+
+    def refuse(self, *_: Any, **__: Any) -> NoReturn:
+        """Say that the real import is needed; stands for what is not done at a glance.
+
+        Raises:
+            NotGlanced: always.
+        """
+        self.doubtful = True
+        raise NotGlanced
+
+    def _import_plugins(self, modules: Any) -> None:
+        if modules != () and modules != []:
+            self.refuse()
 
     def get(self, module: str, name: str) -> Any:
         """Return what a module of this project calls ``name``.
@@ -78,7 +96,7 @@ class Glance:
         """
         module = self.module(declared.module)
         if declared.statement is None or not isinstance(module, _Module):
-            raise NotGlanced(f"{declared.file} registers where a glance does not come")
+            self.refuse()
         names = _names_of(module)
         names.run(names.statements[declared.statement])
 
@@ -101,7 +119,7 @@ class _Module(ModuleType):
         path = locate(dotted)
         file = path / "__init__.py" if path is not None and path.is_dir() else path
         if file is None or not file.is_file():
-            raise NotGlanced(f"no file of {dotted}")
+            glance.refuse()
         tree = ast.parse(file.read_text(encoding="utf-8"))
         self.__doc__ = ast.get_docstring(tree)
         self.__file__ = str(file)
@@ -122,7 +140,7 @@ class _Names(dict[str, Any]):
     """The builtins of a module that is glanced at: asked for what it has not defined yet."""
 
     def __init__(self, module: _Module, tree: ast.Module, glance: Glance) -> None:
-        super().__init__(vars(builtins), __import__=glance.import_, NotGlanced=NotGlanced)
+        super().__init__(vars(builtins), __import__=glance.import_, __refuse__=glance.refuse)
         self.statements = tree.body
         self._module = module
         self._glance = glance
@@ -139,6 +157,7 @@ class _Names(dict[str, Any]):
         try:
             return self.look_up(name)
         except AttributeError:
+            self._glance.doubtful = True
             raise KeyError(name) from None
 
     def look_up(self, name: str) -> Any:
@@ -158,7 +177,13 @@ class _Names(dict[str, Any]):
         self._run.add(id(statement))
         kept = ast.fix_missing_locations(_Stripped(vars(self._module)).visit(statement))
         code = compile(ast.Module([kept], []), str(self._module.__file__), "exec")
-        exec(code, vars(self._module))
+        try:
+            exec(code, vars(self._module))
+        except FlSimError:
+            raise
+        except BaseException:
+            self._glance.doubtful = True
+            raise
 
 
 class _Stripped(ast.NodeTransformer):
@@ -177,7 +202,7 @@ class _Stripped(ast.NodeTransformer):
                 rest.annotation = None
         if any(not self._is_here(decorator) for decorator in node.decorator_list):
             node.decorator_list = []
-            node.body = [ast.parse("raise NotGlanced").body[0]]
+            node.body = [ast.parse("__refuse__()").body[0]]
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
@@ -284,15 +309,6 @@ def _like(module: ModuleType, **others: Any) -> ModuleType:
     return same
 
 
-def _refuse(name: str, package: str | None = None) -> ModuleType:
-    raise NotGlanced(f"'{name}' is not this project's")
-
-
-def _refuse_plugins(modules: Any) -> None:
-    if modules != () and modules != []:
-        raise NotGlanced("plug-ins have to be imported")
-
-
 def at_a_glance(module: str, name: str, check: Callable[[Any], T]) -> T | None:
     """Do what needs no data with a glance instead of an import.
 
@@ -309,10 +325,11 @@ def at_a_glance(module: str, name: str, check: Callable[[Any], T]) -> T | None:
     """
     if SLOW in sys.modules:
         return None
+    glance = Glance()
     try:
-        return check(Glance().get(module, name))
+        return check(glance.get(module, name))
     except FlSimError:
-        if SLOW in sys.modules:
+        if glance.doubtful or SLOW in sys.modules:
             return None  # it came upon more than a glance; the import may know better
         raise
     except Exception:

@@ -63,6 +63,7 @@ MISTAKES: list[dict[str, Any]] = [
     {"mode": "federated", "federation": {"malicious": [7]}},
     {"model": {"name": "two_headed", "codec": "png"}},
     {"plugins": "my_attacks"},
+    {"model": "no_module:make"},
 ]
 
 
@@ -138,7 +139,7 @@ def test_a_mistake_has_the_same_sentence_before_torch_is_imported() -> None:
             real = None
         except FlSimError as error:
             real = str(error)
-        if "plugins" in values:  # needs an import
+        if "plugins" in values or values["model"] == "no_module:make":  # needs an import
             assert real is not None and sentence is None
         else:
             assert sentence == real, values
@@ -228,3 +229,18 @@ def test_a_method_that_torch_decorates_is_not_glanced(
 def test_with_torch_there_nothing_is_glanced() -> None:
     importlib.import_module("torch")
     assert at_a_glance("fl_sim.data", "no_such_name", lambda found: found) is None
+
+
+def test_what_only_a_glance_comes_upon_is_no_mistake_of_the_user() -> None:
+    program = """
+        import json
+        from fl_sim.errors import FlSimError
+        from fl_sim.glance import at_a_glance
+        def check(parse):
+            try:
+                parse.__globals__["__builtins__"]["__refuse__"]()
+            except Exception as error:  # as code does that calls a stranger's
+                raise FlSimError(f"It raises {error!r}.")
+        print(json.dumps(at_a_glance("fl_sim.data", "dataset_settings", check)))
+    """
+    assert _outside(program) is None
