@@ -1,4 +1,5 @@
-# `make help` lists the targets. The only tools needed are make, git and Python 3.11 or 3.12.
+# `make help` lists the targets. The only tools needed are make, git and Python: 3.11 or 3.12, or, with
+# a network, any other that can fetch 3.12.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,6 +23,18 @@ export UV_HTTP_TIMEOUT ?= 300
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
+
+# Makes .venv with a Python that uv fetches: the uv on the PATH, or one that the Python that is there
+# installs for a moment.
+define fetch
+	if ! uv=$$(command -v uv); then
+		moment=$$(mktemp -d)
+		trap 'rm -rf "$$moment"' EXIT
+		python3 -m venv "$$moment" && "$$moment/bin/python" -m pip install "$$(grep '^uv==' constraints.txt)"
+		uv=$$moment/bin/uv
+	fi
+	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
+endef
 
 .PHONY: help setup demo test check format tables constraints clean distclean
 
@@ -64,13 +77,17 @@ $(STAMP): pyproject.toml constraints.txt
 			# One that brings pip along goes before one that does not (Debian's without python3-venv).
 			if "$$candidate" -c 'import ensurepip' 2>/dev/null; then python=$$candidate; break; fi
 		done
-		if [ -z "$$python" ]; then
-			echo "fl-sim: $(if $(PYTHON),'$(PYTHON)' is not,the PATH holds no) Python 3.11 or 3.12; name one: make setup PYTHON=/path/to/python3.11" >&2
+		if [ -n "$$python" ]; then
+			echo "Making $(VENV) with $$("$$python" --version) ($$(command -v "$$python"))"
+			rm -rf $(VENV)
+			"$$python" -m venv --without-pip $(VENV) || { echo "fl-sim: $$python cannot make a virtual environment; on Debian run: apt-get install python3-venv" >&2; exit 1; }
+		elif [ -n "$(PYTHON)" ]; then
+			echo "fl-sim: '$(PYTHON)' is not Python 3.11 or 3.12; name one: make setup PYTHON=/path/to/python3.12" >&2
 			exit 1
+		else
+			echo "Making $(VENV) with Python 3.12, which uv keeps or fetches, because the PATH holds neither 3.11 nor 3.12"
+			( $(fetch) ) >/dev/null 2>&1 || { echo "fl-sim: Python 3.12 cannot be fetched here, perhaps for want of a network; install Python 3.11 or 3.12 and name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 		fi
-		echo "Making $(VENV) with $$("$$python" --version) ($$(command -v "$$python"))"
-		rm -rf $(VENV)
-		"$$python" -m venv --without-pip $(VENV) || { echo "fl-sim: $$python cannot make a virtual environment; on Debian run: apt-get install python3-venv" >&2; exit 1; }
 	fi
 	uv=$$(grep '^uv==' constraints.txt)
 	if ! [ "$$($(BIN)/uv --version 2>/dev/null | cut -d' ' -f2)" = "$${uv#uv==}" ]; then

@@ -28,9 +28,9 @@ from experiments.grid_study import (
     Out,
     Values,
     Workers,
-    start,
 )
 from experiments.pictures import draw_blocks
+from experiments.program import start
 from experiments.study import load_pictures
 from experiments.tables import CELL, wide
 from fl_sim.errors import FlSimError

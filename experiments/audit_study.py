@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.console import make_progress, print_table
 from experiments.figures import MARKERS, write_table
+from experiments.program import start
 from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
 from fl_sim.auditing.auditor import audit
@@ -391,4 +392,4 @@ def main(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    typer.run(main)
+    start(main)

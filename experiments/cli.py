@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -16,35 +18,48 @@ import typer
 from experiments.audit_cli import audit, gate
 from experiments.clean_cli import clean
 from experiments.codec_cli import app as codec_app
+from experiments.list_cli import list_components, show
+from experiments.program import complete_scenarios, program
 from experiments.report_cli import report
-from experiments.shipped import GRIDS, SCENARIOS, find
+from experiments.shipped import SCENARIOS, find
 from experiments.sweep_cli import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import reason
 
 INTERRUPTED = 130
 
-app = typer.Typer(
+app = program(
     name="fl-sim",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
+    add_completion=True,
     help="""Can patient images leave a hospital hidden inside a trained model, and what stops them?
 
 fl-sim attacks (hides images in a model), releases (cleans the model before it leaves), extracts
 (reads the images back from the file that left) and measures: what leaked, what the model is still
 worth, what it cost. In a federation of hospitals, or in a centralized data lake.
 
-Start with **fl-sim demo**, then look at a scenario file and **fl-sim run** it.""",
+Start with 'fl-sim demo'; look at a scenario with 'fl-sim show demo-centralized', change it, and
+'fl-sim run' it.""",
 )
 
-app.command()(sweep)
-app.command()(report)
-app.add_typer(codec_app, name="codec")
-app.command()(clean)
-app.command()(gate)
-app.command()(audit)
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fl-sim {version('fl-sim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 DataRoot = Annotated[
     Path | None,
@@ -66,7 +81,6 @@ Out = Annotated[
 ]
 
 
-@app.command()
 def demo(out: Out = None) -> None:
     """Run the whole way on embedded images, in about a minute, without data or network.
 
@@ -77,12 +91,12 @@ def demo(out: Out = None) -> None:
         _run(SCENARIOS / f"{name}.toml", (), None, out / name if out else Path("runs") / name)
 
 
-@app.command()
 def run(
     scenario: Annotated[
         str,
         typer.Argument(
-            help="A TOML file, or the name of a scenario that comes with fl-sim (see fl-sim list)."
+            help="A TOML file, or the name of a scenario that comes with fl-sim (see fl-sim list).",
+            autocompletion=complete_scenarios,
         ),
     ],
     overrides: Annotated[
@@ -106,15 +120,6 @@ def run(
     _run(find_scenario(scenario), overrides or (), data_root, out)
 
 
-@app.command(name="list")
-def list_components() -> None:
-    """List datasets, models, attacks, defences, restorations, strategies, scenarios and grids."""
-    from experiments.console import make_console, print_components
-
-    print_components(make_console(), SCENARIOS, GRIDS)
-
-
-@app.command()
 def extract(
     artifact: Annotated[Path, typer.Argument(help="The model file that left (safetensors).")],
     key: Annotated[Path, typer.Argument(help="The attacker's key file (safetensors).")],
@@ -132,6 +137,22 @@ def extract(
     make_console(soft_wrap=True).print(f"{len(images)} images in {plain(out)}")
 
 
+for _name, _command, _line in (
+    ("demo", demo, "Run the whole way on embedded images, in a minute."),
+    ("run", run, "Run one scenario."),
+    ("sweep", sweep, "Run a grid of scenarios, and summarise over seeds."),
+    ("report", report, "Write runs or sweeps as one HTML page."),
+    ("extract", extract, "Read images back from a model file with a key."),
+    ("audit", audit, "Look for hidden content in a checkpoint."),
+    ("clean", clean, "Let a defence clean any model file."),
+    ("gate", gate, "Let a model leave only if all of it changes."),
+    ("list", list_components, "List what there is to choose from."),
+    ("show", show, "Show what one of these does, and its keys."),
+):
+    app.command(_name, short_help=_line)(_command)
+app.add_typer(codec_app, name="codec", short_help="Train and measure image codecs.")
+
+
 def find_scenario(name: str) -> Path:
     """Return the path of a scenario file, or of a shipped one by its name.
 
@@ -144,6 +165,10 @@ def find_scenario(name: str) -> Path:
 def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
+    from fl_sim.glance import at_a_glance
+
+    # What is wrong in the scenario is said before torch is imported.
+    at_a_glance("experiments.scenario", "Scenario", lambda s: s.from_toml(scenario, overrides))
     from experiments.console import make_console, make_progress, plain, print_result
     from experiments.preflight import remarks
     from experiments.run import run as run_scenario
@@ -162,17 +187,20 @@ def _run(
     print_result(console, result)
 
 
-def main(program: typer.Typer = app) -> None:
+def main(commands: typer.Typer = app) -> None:
     """Entry point: one sentence and exit code 2 for what a user can mend.
 
     After Ctrl-C, SIGTERM or SIGHUP, one sentence and 128 plus the signal's number.
     """
     # CompressAI's import; nothing that a user of this program could mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has not every letter
     with _ending_in_words() as received:
         try:
             # Not standalone, so that Ctrl-C can be answered in words; typer makes it a code.
-            code = program(standalone_mode=False)
+            code = commands(standalone_mode=False)
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             sys.exit(code if isinstance(code, int) else 0)

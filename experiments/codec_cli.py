@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, help="Train and measure image codecs, apart from any attack."
-)
+from experiments.program import complete_codecs, program
+
+app = program(no_args_is_help=True, help="Train and measure image codecs, apart from any attack.")
 
 DatasetName = Annotated[
     str, typer.Option("--dataset", help="A registered dataset (see fl-sim list) or an .npz file.")
@@ -19,6 +19,7 @@ Images = Annotated[
     int | None,
     typer.Option("--images", help="Only so many images, at random.", show_default=False),
 ]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder of data files.", show_default=False),
@@ -27,7 +28,10 @@ DataRoot = Annotated[
 
 @app.command()
 def train(
-    codec: Annotated[str, typer.Argument(help="A codec, for example factorized.")],
+    codec: Annotated[
+        str,
+        typer.Argument(help="A codec, for example factorized.", autocompletion=complete_codecs),
+    ],
     dataset: DatasetName,
     out: Annotated[Path, typer.Option(help="The codec file to write (.safetensors).")],
     overrides: Annotated[
@@ -41,18 +45,20 @@ def train(
     ] = None,
     size: Size = None,
     images: Images = None,
-    seed: int = 0,
+    seed: Seed = 0,
     data_root: DataRoot = None,
 ) -> None:
     """Train a codec on a dataset and write it to a file, as an attacker would outside."""
-    from experiments.codecs import train_codec
+    from fl_sim.glance import at_a_glance
+
+    # What is wrong in names and keys is said before torch is imported.
+    at_a_glance("experiments.codecs", "chosen_codec", lambda f: f(codec, overrides or ()))
+    _check_dataset(dataset, size)
+    from experiments.codecs import chosen_codec, train_codec
     from experiments.console import make_console, make_progress, plain
-    from experiments.scenario import apply_override
 
     console = make_console()
-    choice: dict[str, Any] = {"name": codec}
-    for override in overrides or ():
-        apply_override(choice, override)
+    choice = chosen_codec(codec, overrides or ())
     progress = make_progress(console)
     report = train_codec(choice, _table(dataset, size), out, images, seed, data_root, progress)
     last = {name: curve[-1] for name, curve in report.curves.items() if curve}
@@ -68,22 +74,35 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     size: Size = None,
     images: Images = None,
-    seed: int = 0,
+    seed: Seed = 0,
     data_root: DataRoot = None,
 ) -> None:
     """Measure a codec: bits a pixel, ratio to gzip, PSNR, SSIM and MS-SSIM."""
-    import pandas as pd
-
-    from experiments.codecs import evaluate_codec
-    from experiments.console import make_console, print_table
     from fl_sim.errors import unknown_name
+    from fl_sim.glance import at_a_glance
 
     splits = ("train", "validation", "test")
     if split not in splits:
         raise unknown_name("split", split, splits)
+    if not Path(codec).exists():
+        at_a_glance("experiments.codecs", "open_codec", lambda f: f(codec))
+    _check_dataset(dataset, size)
+    import pandas as pd
+
+    from experiments.codecs import evaluate_codec
+    from experiments.console import make_console, print_table
+
     table = _table(dataset, size)
     values = evaluate_codec(codec, table, split, images, seed, data_root)  # type: ignore[arg-type]
     print_table(make_console(), pd.DataFrame([values]), f"{codec} on {dataset}, {split} split")
+
+
+def _check_dataset(dataset: str, size: int | None) -> None:
+    from fl_sim.glance import at_a_glance
+    from fl_sim.settings import parse
+
+    keys = {} if size is None else {"size": size}
+    at_a_glance("fl_sim.data", "dataset_settings", lambda f: parse(f(dataset), keys, "[dataset]"))
 
 
 def _table(dataset: str, size: int | None) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Codecs apart from any attack: train one on a dataset, and measure what it costs and keeps."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from experiments.scenario import apply_override
 from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec, FitReport
 from fl_sim.codecs.files import load_codec, save_codec
@@ -24,8 +25,24 @@ from fl_sim.randomness import Stream, numpy_generator
 SplitName = Literal["train", "validation", "test"]
 
 
+def chosen_codec(name: str, overrides: Iterable[str]) -> Choice:
+    """Return a codec as the command line chooses it, checked.
+
+    Args:
+        name: registered.
+        overrides: ``"key=value"`` of its settings.
+
+    Raises:
+        FlSimError: if there is no such codec, or a setting is wrong.
+    """
+    values: dict[str, Any] = {"name": name}
+    for override in overrides:
+        apply_override(values, override)
+    return Choice.of(values, "The codec").checked(CODECS, "The codec")
+
+
 def train_codec(
-    codec: str | Mapping[str, Any],
+    codec: str | Mapping[str, Any] | Choice,
     dataset: str | Mapping[str, Any],
     out: Path | str,
     images: int | None = None,
@@ -39,7 +56,7 @@ def train_codec(
     on.
 
     Args:
-        codec: a registered codec, by name or as a table of its name and settings.
+        codec: a registered codec, by name or as a table of its name and settings, or chosen.
         dataset: a registered dataset or an .npz file, likewise.
         out: the codec file.
         images: train on so many of the images only, drawn at random.

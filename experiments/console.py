@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -194,54 +193,3 @@ def print_result(console: Console, result: "Result") -> None:
     console.print(f"Model file {plain(result.artifact)}")
     if result.picture.exists():
         console.print(f"Picture    {plain(result.picture)}")
-
-
-def print_components(console: Console, scenarios: Path, grids: Path) -> None:
-    """Print every registered component with its one line, and what scenarios and grids there are.
-
-    Args:
-        console: where to print.
-        scenarios, grids: folders of those that come along.
-    """
-    for kind, entries in _components(scenarios, grids).items():
-        table = Table(title=kind, title_justify="left", show_header=False, box=None)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
-        for name, summary in entries:
-            table.add_row(plain(name), plain(summary))
-        console.print(table)
-        console.print()
-
-
-def _components(scenarios: Path, grids: Path) -> dict[str, list[tuple[str, str]]]:
-    from fl_sim.attacks.base import ATTACKS
-    from fl_sim.carriers.base import CARRIERS
-    from fl_sim.codecs.base import CODECS
-    from fl_sim.coding.base import CODES
-    from fl_sim.data import list_datasets
-    from fl_sim.data.partitions import schemes
-    from fl_sim.defenses.base import DEFENSES
-    from fl_sim.models.base import MODELS
-    from fl_sim.restorations.base import RESTORATIONS
-    from strategies.base import STRATEGIES
-
-    found: dict[str, list[tuple[str, str]]] = {"Datasets": list(list_datasets())}
-    for kind, registry in (
-        ("Models", MODELS),
-        ("Attacks", ATTACKS),
-        ("Codecs", CODECS),
-        ("Carriers", CARRIERS),
-        ("Error-correcting codes", CODES),
-        ("Defences", DEFENSES),
-        ("Restorations", RESTORATIONS),
-        ("Strategies", STRATEGIES),
-    ):
-        found[kind] = [(entry.name, entry.summary) for entry in registry.entries()]
-    found["Partitions"] = [(name, "") for name in schemes()]
-    for kind, folder in (("Scenarios", scenarios), ("Grids", grids)):
-        found[kind] = [(file.stem, _first_comment(file)) for file in sorted(folder.glob("*.toml"))]
-    return found
-
-
-def _first_comment(file: Path) -> str:
-    return file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

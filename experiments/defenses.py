@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from experiments.grid import Grid
-from experiments.grid_study import Changes, DataRoot, Gpus, GridStudy, How, Out, Workers, start
+from experiments.grid_study import Changes, DataRoot, Gpus, GridStudy, How, Out, Workers
 from experiments.pictures import draw_blocks
+from experiments.program import start
 from experiments.shipped import GRIDS, find
 from experiments.study import load_pictures
 from experiments.tables import summarise

@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments.audit_study import CLEAN, draw
 from experiments.console import make_progress, print_table
 from experiments.figures import write_table
+from experiments.program import program
 from experiments.untuned import population
 from experiments.untuned.member import Member
 from experiments.untuned.networks import NETWORKS
@@ -270,9 +271,7 @@ Shipped = Annotated[
     Path | None,
     typer.Option(help="Where packages with networks in them were installed.", show_default=False),
 ]
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = program(help=__doc__, no_args_is_help=True)
 
 
 @app.command()

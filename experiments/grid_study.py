@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from experiments.program import start
 from experiments.sweep import SweepResult, sweep
 from experiments.tables import labels_of, wide
 from fl_sim.errors import FlSimError
@@ -200,15 +201,6 @@ class GridStudy:
 
         command.__doc__ = cells.__doc__
         start(command)
-
-
-def start(command: Callable[..., None]) -> None:
-    """Run a script's command with its options; errors are one sentence and exit code 2."""
-    from experiments.cli import main
-
-    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(command)
-    main(program)
 
 
 def transpose(images: int, **settings: Any) -> Values:

@@ -35,9 +35,9 @@ from experiments.grid_study import (
     Values,
     Workers,
     dec,
-    start,
     transpose,
 )
+from experiments.program import start
 from experiments.tables import summarise
 from fl_sim.data import data_root as find_data_root
 from fl_sim.data import load_dataset

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from experiments.grid_study import provenance, start
+from experiments.grid_study import provenance
+from experiments.program import start
 from experiments.readme_tables import TABLES, Column, Format, ReadmeTable
 from experiments.tables import to_markdown
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name

@@ -32,7 +32,7 @@ def find(name: str, folder: Path, kind: str, beside: Path = Path()) -> Path:
             f"{printable(str(path))} is a folder; give the path of a {kind} file, which ends in "
             f".toml."
         )
-    if path.suffix or len(Path(name).parts) > 1 or "\\" in name:  # a path, and no name
+    if path.suffix or os.sep in name or "\\" in name:  # a path, and no name
         raise FlSimError(f"The {kind} file {printable(str(path))} does not exist.{_near(path)}")
     raise unknown_name(kind, name, shipped)
 

@@ -14,6 +14,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from experiments.program import start
 from fl_sim.artifact import read_artifact, read_key
 from fl_sim.attacks.dec.route import ATTACK, Route
 from fl_sim.carriers.dead import forward_order
@@ -180,4 +181,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

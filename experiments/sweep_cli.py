@@ -1,10 +1,12 @@
 """The command line of sweeps: ``fl-sim sweep``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from experiments.program import complete_grids
 
 if TYPE_CHECKING:
     from experiments.sweep import SweepResult
@@ -25,7 +27,8 @@ def sweep(
     grid: Annotated[
         str,
         typer.Argument(
-            help="A TOML file, or the name of a grid that comes with fl-sim (see fl-sim list)."
+            help="A TOML file, or the name of a grid that comes with fl-sim (see fl-sim list).",
+            autocompletion=complete_grids,
         ),
     ],
     overrides: Annotated[
@@ -79,13 +82,18 @@ def sweep(
     table over all cells), summary.csv, .md and .tex, failed.csv if cells failed, cells/ (the runs)
     and shared/ (trained networks that several cells start from). Exit code 1 if cells failed.
     """
+    from fl_sim.glance import at_a_glance
+
+    device = "auto" if gpus_per_cell > 0 else "cpu"
+    options: dict[str, Any] = {"overrides": overrides or (), "device": device}
+    # What is wrong in the grid is said before torch is imported.
+    at_a_glance("experiments.grid", "Grid", lambda kind: kind.of(grid, **options))
     from experiments.console import make_console, make_progress, plain
     from experiments.grid import Grid
     from experiments.sweep import sweep as run_sweep
 
     console = make_console()
-    device = "auto" if gpus_per_cell > 0 else "cpu"
-    cells = Grid.of(grid, overrides=overrides or (), device=device)
+    cells = Grid.of(grid, **options)
     seeds = len({cell.scenario.seed for cell in cells.cells})
     console.print(
         f"[bold]{plain(cells.name)}[/bold]: {len(cells.cells)} cells, {seeds} seeds of each"

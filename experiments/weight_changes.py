@@ -20,6 +20,7 @@ from rich.console import Console
 
 from experiments.console import make_progress, print_table
 from experiments.figures import write_table
+from experiments.program import start
 from experiments.result import Result
 from experiments.run import run
 from fl_sim.artifact import read_artifact
@@ -183,4 +184,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -5,17 +5,19 @@ A registry belongs to a package. The file that defines a component registers it:
     @ATTACKS.register("transpose", "images memorised by running the network backwards")
     class Transpose(Attack): ...
 
-and lies in that package; nothing else has to be edited. Asking for a name imports the file of that
-name, and only where there is none the whole package, so a process pays for what it uses.
+and lies in that package; nothing else has to be edited. Names and the lines about them are read
+from the files' text, and asking for a name imports the file that registers it, so a process pays
+for what it uses.
 """
 
 import importlib
-import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fl_sim.errors import FlSimError, printable, shown, unknown_name
+from fl_sim.registrations import Declaration, read_declarations, source_files
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: what an entry is called in messages, for example ``"attack"``.
-        package: dotted name of the package whose modules register the entries.
+        package: dotted name of the package whose modules register the entries, or of the one
+            module that registers them all.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -69,32 +72,63 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             raise unknown_name(self.kind, name, self.names())
         if name not in self._entries:
-            self._import_module_of(name)
+            self._find(name)
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name].component
 
     def names(self) -> list[str]:
-        """Return all names, sorted."""
-        return [entry.name for entry in self.entries()]
+        """Return all names, sorted; see :meth:`summaries`."""
+        return list(self.summaries())
+
+    def summaries(self) -> dict[str, str]:
+        """Return all names, sorted, and the line about each, read from the package's files.
+
+        A file whose text does not say them is imported.
+        """
+        found: dict[str, str] = {}
+        for declared in self._declared():
+            if declared.name is None:
+                self._load(declared)
+            else:
+                found[declared.name] = declared.summary
+        found |= {name: entry.summary for name, entry in self._entries.items()}
+        return dict(sorted(found.items()))
 
     def entries(self) -> list[Entry[T]]:
-        """Return all entries, sorted by name; imports the whole package."""
-        for module in self._modules():
-            importlib.import_module(f"{self.package}.{module}")
+        """Return all entries, sorted by name; imports every file that registers any."""
+        for declared in self._declared():
+            self._load(declared)
         return [self._entries[name] for name in sorted(self._entries)]
 
-    def _import_module_of(self, name: str) -> None:
-        if name in self._modules():
-            importlib.import_module(f"{self.package}.{name}")
-        else:
-            self.entries()
+    def _find(self, name: str) -> None:
+        """Import the file of the package that registers ``name``, if there is one."""
+        unnamed = []
+        for declared in self._declared(name):
+            if declared.name == name:
+                return self._load(declared)
+            if declared.name is None:
+                unnamed.append(declared)
+        for declared in unnamed:
+            self._load(declared)
+            if name in self._entries:
+                return
 
-    def _modules(self) -> list[str]:
-        """Return the names of the package's modules, as its folder has them."""
-        package = importlib.import_module(self.package)
-        names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        return [name for name in names if name.isidentifier() and not name.startswith("__")]
+    def _declared(self, first: str = "") -> Iterator[Declaration]:
+        """Yield what the package's files register here, beginning with the module ``first``."""
+        files = source_files(self.package)
+        for module in sorted(files, key=lambda module: module != f"{self.package}.{first}"):
+            for declared in read_declarations(module, files[module]):
+                if self._is_called(*declared.registry):
+                    yield declared
+
+    def _is_called(self, module: str, name: str) -> bool:
+        """Whether a name of a module means this registry, as far as can be told."""
+        known = sys.modules.get(module)
+        return known is None or getattr(known, name, None) is self
+
+    def _load(self, declared: Declaration) -> None:
+        importlib.import_module(declared.module)
 
 
 def import_plugins(modules: Any) -> None:

@@ -44,6 +44,11 @@ class CombinedSettings(AttackSettings):
     Args:
         images: not used; each part has its own.
         parts: attacks with their settings by name, in the order in which they are written.
+
+    Example:
+        [attack.parts]
+        memory = {name = "transpose", images = 32}
+        bits = {name = "dec", images = 32, codec = "png", carrier = "lsb"}
     """
 
     images: int = 0

@@ -13,11 +13,11 @@ from typing import Any
 
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource
 from fl_sim.data.cache import reporting
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, shown
 from fl_sim.progress import Progress
 from fl_sim.settings import parse
 
-__all__ = ["data_root", "dataset_settings", "list_datasets", "load_dataset", "published_name"]
+__all__ = ["data_root", "dataset_settings", "load_dataset", "published_name"]
 
 
 def data_root(explicit: Path | None = None) -> Path | None:
@@ -66,12 +66,6 @@ def load_dataset(
         return _load(name, text, root)
 
 
-def list_datasets() -> list[tuple[str, str]]:
-    """Return (name, one-line summary) of every dataset, and of files named by path."""
-    rows = [(entry.name, entry.summary) for entry in DATASETS.entries()]
-    return [*rows, ("<file>.npz", "any file in MedMNIST's 2-D format, by its path")]
-
-
 def dataset_settings(name: str) -> type[DatasetSettings]:
     """Return the settings class of a dataset, so that keys can be checked before it is loaded.
 
@@ -99,7 +93,15 @@ def _source(name: str) -> DatasetSource:
         from fl_sim.data.sources.npz import SOURCE
 
         return SOURCE
-    return DATASETS.get(name)
+    try:
+        return DATASETS.get(name)
+    except FlSimError:
+        if not Path(name).suffix and len(Path(name).parts) < 2:
+            raise
+        raise FlSimError(
+            f"The dataset {shown(name)} is no registered name and no .npz file; give the path of "
+            f"an .npz file in MedMNIST's format, or a name (see fl-sim list datasets)."
+        ) from None
 
 
 @functools.lru_cache(maxsize=8)

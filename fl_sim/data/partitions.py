@@ -13,9 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from fl_sim.data.base import Split, Task
 from fl_sim.data.cache import cache_folder
-from fl_sim.errors import FlSimError, unknown_name
+from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.randomness import derive_seed, numpy_generator
+from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,17 +26,9 @@ Indices = NDArray[np.int64]
 Scheme = Callable[[Split, Task, int, "PartitionSettings", int], list[Indices]]
 
 MOST_HOSPITALS = 10_000
-_SCHEMES: dict[str, Scheme] = {}
+SCHEMES: Registry[Scheme] = Registry("partition scheme", "fl_sim.data.partitions")
 _DIRICHLET_TRIES = 10
 _MASKS_AT_ONCE = 256
-
-
-def _scheme(name: str) -> Callable[[Scheme], Scheme]:
-    def add(function: Scheme) -> Scheme:
-        _SCHEMES[name] = function
-        return function
-
-    return add
 
 
 class PartitionSettings(Settings):
@@ -58,8 +51,7 @@ class PartitionSettings(Settings):
     @field_validator("scheme")
     @classmethod
     def _known(cls, scheme: str) -> str:
-        if scheme not in _SCHEMES:
-            raise unknown_name("partition scheme", scheme, _SCHEMES)
+        SCHEMES.get(scheme)
         return scheme
 
 
@@ -82,11 +74,6 @@ class HospitalShare(PartitionSettings):
                 f"{self.hospitals - 1}"
             )
         return self
-
-
-def schemes() -> list[str]:
-    """Return the names of all partition schemes, sorted."""
-    return sorted(_SCHEMES)
 
 
 def cached_partition(
@@ -148,7 +135,7 @@ def partition(
             f"{len(train)} training images cannot be dealt out to {hospitals} hospitals with "
             f"min_images = {settings.min_images}; at most {most} hospitals are possible."
         )
-    parts = _SCHEMES[settings.scheme](train, task, hospitals, settings, seed)
+    parts = SCHEMES.get(settings.scheme)(train, task, hospitals, settings, seed)
     fewest = min(len(part) for part in parts)
     if fewest < settings.min_images:
         raise FlSimError(
@@ -201,7 +188,7 @@ def _what_counts(train: Split, task: Task, settings: PartitionSettings) -> NDArr
     return single_labels(train.labels, task)
 
 
-@_scheme("iid")
+@SCHEMES.register("iid", "at random, equally many images in each hospital")
 def _iid(
     train: Split, task: Task, hospitals: int, settings: PartitionSettings, seed: int
 ) -> list[Indices]:
@@ -213,7 +200,9 @@ def _iid(
     return [np.sort(order[part]).astype(np.int64) for part in parts]
 
 
-@_scheme("dirichlet")
+@SCHEMES.register(
+    "dirichlet", "each class in shares drawn from a Dirichlet distribution; small alpha is uneven"
+)
 def _dirichlet(
     train: Split, task: Task, hospitals: int, settings: PartitionSettings, seed: int
 ) -> list[Indices]:
@@ -242,7 +231,7 @@ def _dirichlet(
     )
 
 
-@_scheme("pathological")
+@SCHEMES.register("pathological", "few classes in each hospital")
 def _pathological(
     train: Split, task: Task, hospitals: int, settings: PartitionSettings, seed: int
 ) -> list[Indices]:
@@ -285,7 +274,9 @@ def _pathological(
     return [np.sort(rows[np.concatenate(own)]).astype(np.int64) for own in joined]
 
 
-@_scheme("patient")
+@SCHEMES.register(
+    "patient", "whole patients, or volumes; about equally many images in each hospital"
+)
 def _patient(
     train: Split, task: Task, hospitals: int, settings: PartitionSettings, seed: int
 ) -> list[Indices]:

@@ -23,6 +23,9 @@ class ChainSettings(Settings):
     Args:
         steps: registered defences in the order in which they are applied, each by its name or as a
             table of its name and settings.
+
+    Example:
+        steps = ["channel_permutation", "lwlrd", {name = "random_bits", bits = 16}]
     """
 
     steps: tuple[Annotated[Choice, BeforeValidator(_checked)], ...] = Field(min_length=1)

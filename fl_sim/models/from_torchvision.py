@@ -4,8 +4,11 @@ Networks of this project's own (``fl_sim.models.zoo``) go before torchvision's o
 ``torchvision/vgg11`` is torchvision's whatever the project has.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +26,19 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+_REGISTERED = re.compile(r"^@register_model\(\)$.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 _SMALL = ("resnet", "resnext", "wide_resnet", "densenet")
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of torchvision's classifiers."""
-    from torchvision import models
-
-    return tuple(models.list_models(module=models))
+    """Return the names of torchvision's classifiers, read from its files without importing it."""
+    spec = find_spec("torchvision")
+    found: list[str] = []
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        for file in Path(root, "models").glob("*.py"):
+            found += _REGISTERED.findall(file.read_text(encoding="utf-8"))
+    return tuple(sorted(found))
 
 
 def entry(name: str) -> ModelEntry | None:

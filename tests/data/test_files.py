@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_sim.data import data_root, list_datasets, load_dataset
+from fl_sim.data import data_root, load_dataset
 from fl_sim.data.base import DATASETS, MULTI_LABEL
 from fl_sim.data.sources import medmnist
 from fl_sim.errors import FlSimError
@@ -37,10 +37,10 @@ def write(path: Path, content: dict[str, np.ndarray]) -> Path:
 
 
 def test_every_2d_dataset_is_listed() -> None:
-    names = [name for name, _ in list_datasets()]
+    names = DATASETS.summaries()
     assert {"dermamnist", "chestmnist", "pneumoniamnist", "retinamnist", "mimic_cxr"} <= set(names)
     assert not [name for name in names if name.endswith("3d")]
-    assert all(summary for _, summary in list_datasets())
+    assert all(names.values())
     assert len(medmnist.catalogue()) == 12
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.data.partitions import (
+    SCHEMES,
     PartitionSettings,
     cached_partition,
     partition,
-    schemes,
     single_labels,
 )
 from fl_sim.errors import FlSimError
@@ -70,18 +70,18 @@ def test_every_scheme_deals_out_everything(scheme: str, hospitals: int, task: Ta
 
 
 def test_all_schemes_are_tested() -> None:
-    assert schemes() == ["dirichlet", "iid", "pathological", "patient"]
+    assert SCHEMES.names() == ["dirichlet", "iid", "pathological", "patient"]
 
 
 _PRINT = """
 import zlib
 import numpy as np
 from fl_sim.data.base import Split, Task
-from fl_sim.data.partitions import PartitionSettings, partition, schemes
+from fl_sim.data.partitions import SCHEMES, PartitionSettings, partition
 images, who = np.zeros((200, 8, 8, 1), np.uint8), (np.arange(200) // 3).astype(str)
 train, task = Split(images, np.arange(200) % 7, who), Task("multi-class", tuple("abcdefg"))
 sums = []
-for scheme in schemes():
+for scheme in SCHEMES.names():
     parts = partition(train, task, 5, PartitionSettings(scheme=scheme), 1)
     sums.append(zlib.crc32(b"|".join(part.tobytes() for part in parts)))
 print(sums)

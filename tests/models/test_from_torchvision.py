@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision import models
 
 from fl_sim.errors import FlSimError
 from fl_sim.models import MODELS, ModelSpec, build_model, skeleton, state_model
@@ -15,6 +16,10 @@ from fl_sim.models.from_torchvision import names
 def test_a_classifier_of_torchvision_is_a_model_by_its_name(name: str, channels: int) -> None:
     model = build_model(name, channels, 32, 5).eval()
     assert model(torch.rand(2, channels, 32, 32)).shape == (2, 5)
+
+
+def test_the_names_read_from_its_files_are_those_that_torchvision_lists() -> None:
+    assert list(names()) == models.list_models(module=models)
 
 
 def test_small_stems_keep_the_size() -> None:

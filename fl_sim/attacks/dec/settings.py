@@ -54,6 +54,11 @@ class DecSettings(AttackSettings):
             hidden channels does not move them; see :mod:`fl_sim.attacks.dec.canonical`.
         precision: of the floating-point entries of the file that leaves.
         codec_steps: internal scenario: steps on the codec after each step on the task.
+
+    Example:
+        images = "fit"
+        codec = "png"
+        carrier = {name = "lsb", bits = 16}
     """
 
     images: int | Literal["fit"] = 64

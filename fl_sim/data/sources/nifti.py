@@ -111,6 +111,9 @@ class NiftiSettings(SliceSettings):
         modality: of images with a fourth axis, by its name in ``dataset.json`` or its number from
             0; of BraTS's layout ``"flair"``, ``"t1"``, ``"t1ce"`` or ``"t2"``. The first one where
             not given.
+
+    Example:
+        path = "my_volumes"
     """
 
     path: str = Field(min_length=1)
