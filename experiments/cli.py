@@ -142,8 +142,9 @@ def find_scenario(name: str) -> Path:
 def _run(
     scenario: Path, overrides: tuple[str, ...] | list[str], root: Path | None, out: Path | None
 ) -> None:
-    from experiments.console import make_console, make_progress, plain, print_result
+    from experiments.console import make_console, plain, print_result
     from experiments.preflight import remarks
+    from experiments.progress import make_progress
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
     from fl_sim.case import open_case

@@ -46,7 +46,8 @@ def train(
 ) -> None:
     """Train a codec on a dataset and write it to a file, as an attacker would outside."""
     from experiments.codecs import train_codec
-    from experiments.console import make_console, make_progress, plain
+    from experiments.console import make_console, plain
+    from experiments.progress import make_progress
     from experiments.scenario import apply_override
 
     console = make_console()

@@ -22,8 +22,9 @@ server_app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the scenario that the run's settings name."""
     from experiments.cli import find_scenario
-    from experiments.console import Lines, make_console, plain, print_result
+    from experiments.console import make_console, plain, print_result
     from experiments.preflight import remarks
+    from experiments.progress import Lines
     from experiments.run import default_folder, run
     from experiments.scenario import Scenario
     from fl_sim.case import open_case

@@ -12,13 +12,14 @@ from experiments.claim import claimed
 from experiments.grid import Grid
 from experiments.jobs import Job, plan_jobs
 from experiments.outcomes import Outcome, all_noted, note, noted
+from experiments.progress import chosen_progress
 from experiments.standing import is_finished
 from experiments.tables import CELL, LABEL, compare, presented, summarise
 from experiments.workers import Here, Workers, ray_workers
 from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError
 from fl_sim.files import sweep_temporaries, write_atomically
-from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.progress import Progress, piece
 from fl_sim.results import read_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def sweep(
     data_root: Path | str | None = None,
     overrides: Iterable[str] = (),
     gpus_per_cell: float = 0.0,
-    progress: Progress = SILENT,
+    progress: Progress | bool | None = None,
 ) -> "SweepResult":
     """Run every cell of a grid.
 
@@ -56,7 +57,7 @@ def sweep(
         overrides: ``"key=value"`` for every cell, or ``"seeds=[0, 1]"``.
         gpus_per_cell: GPUs, or a fraction of one, for each cell; without, cells with ``device =
             "auto"`` compute on the CPU.
-        progress: where to report.
+        progress: where to report, as in :func:`experiments.run.run`.
 
     Returns:
         The table over all cells, summaries, and what failed.
@@ -64,6 +65,8 @@ def sweep(
     Raises:
         FlSimError: if anything about the grid or its data is wrong; nothing has been run then.
     """
+    # Its notes tell the time that is left, which is not that of equal steps.
+    reports_to = chosen_progress(progress, remaining=False)
     if workers is not None and workers < 0:
         raise FlSimError(f"A sweep takes 0 workers or more, not {workers}.")
     if not isinstance(grid, Grid):
@@ -91,7 +94,7 @@ def sweep(
             try:
                 with pool as crew:
                     slots, ready = crew.slots, time.time()
-                    schedule.work_off(crew, progress)
+                    schedule.work_off(crew, reports_to)
             finally:
                 if schedule.done:
                     _note_session(result, schedule, slots, began, ready)

@@ -79,8 +79,9 @@ def sweep(
     table over all cells), summary.csv, .md and .tex, failed.csv if cells failed, cells/ (the runs)
     and shared/ (trained networks that several cells start from). Exit code 1 if cells failed.
     """
-    from experiments.console import make_console, make_progress, plain
+    from experiments.console import make_console, plain
     from experiments.grid import Grid
+    from experiments.progress import make_progress
     from experiments.sweep import sweep as run_sweep
 
     console = make_console()
