@@ -48,11 +48,12 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
         justify: JustifyMethod = "right" if numeric else "left"
         table.add_column(plain(column), justify=justify, no_wrap=True)
     for _, row in frame.iterrows():
-        table.add_row(*(plain(_cell(value)) for value in row))
+        table.add_row(*(plain(cell_text(value)) for value in row))
     console.print(table)
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    """Return a table's cell for people: numbers to three digits, absent values as a dash."""
     if isinstance(value, float):
         if value != value:
             return "-"
@@ -80,6 +81,12 @@ COLUMNS = {
     "dice_floor_scratch": "Dice\nscratch",
 }
 
+EXPLAINED = (
+    "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows only "
+    "public images; scratch: the same network trained on the held-out set alone."
+)
+"""Below a run's summary."""
+
 LEFT_OUT_BESIDE_COUNTS = ("ssim_floor_random", "identification_chance")
 
 
@@ -97,11 +104,7 @@ def compact(summary: "pd.DataFrame") -> "pd.DataFrame":
 def print_result(console: Console, result: "Result") -> None:
     """Print a run's summary and where its files are."""
     print_table(console, compact(result.summary()), "Leakage and utility by stage")
-    console.print(
-        "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows "
-        "only public images;\nscratch: the same network trained on the held-out set alone.",
-        style="dim",
-    )
+    console.print(EXPLAINED, style="dim")
     console.print(f"Table      {plain(result.out / 'results.csv')}")
     console.print(f"Model file {plain(result.artifact)}")
     if result.picture.exists():

@@ -1,6 +1,7 @@
 """Pictures of what was recovered."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def draw_grid(path: Path, images: dict[str, torch.Tensor], columns: int, title: 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())
+
+
+def kept_extractions(pictures: Mapping[str, torch.Tensor], stage: str) -> list[str]:
+    """Return the extractions of a stage whose images were kept, the one of highest SSIM last.
+
+    Args:
+        pictures: as :func:`experiments.study.load_pictures` returns them.
+        stage: ``"upload"``, ``"aggregate"`` or ``"release"``.
+    """
+    found = {
+        name.split("/")[1]: float(pictures[f"{name}/ssim"].double().mean())
+        for name in pictures
+        if name.count("/") == 1 and name.startswith(f"{stage}/") and f"{name}/ssim" in pictures
+    }
+    # Where two are equal, the simpler one: raw.
+    return sorted(found, key=lambda name: (found[name], name == "raw"))
 
 
 def _row_name(name: str) -> str:

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from experiments.notebook import in_notebook
 from fl_sim.errors import FlSimError, printable, shown
 from fl_sim.progress import SILENT, Progress
 
@@ -218,14 +219,6 @@ def chosen_progress(progress: Progress | bool | None = None, remaining: bool = T
             f"start, step and finish, see fl_sim.progress.Progress."
         )
     return progress
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook, whose cells can show pages and pictures."""
-    # One that is a kernel has imported IPython; nobody else pays for that.
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return getattr(shell, "kernel", None) is not None
 
 
 def _is_terminal(file: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from experiments.pictures import kept_extractions
 from experiments.report.measured import Words, number
 from experiments.report.sources import Group
 from fl_sim.results import STAGES
@@ -80,7 +81,7 @@ def sheets_of_group(group: Group, count: int) -> list[Sheet]:
         return []
     rows = [("Original", "", "original")]
     for stage in STAGES:
-        kept = _extractions(pictures, stage)
+        kept = kept_extractions(pictures, stage)
         if not kept or (stage == "release" and _same(pictures, rows, kept)):
             continue
         best = kept[-1]
@@ -117,7 +118,7 @@ def sheets_of_groups(groups: Sequence[Group], count: int) -> list[Sheet]:
         first = family[0]
         pictures = {"original": first.first.pictures["original"]}
         rows = [("Original", "", "original")]
-        earliest = next((s for s in STAGES if _extractions(first.first.pictures, s)), "release")
+        earliest = next((s for s in STAGES if kept_extractions(first.first.pictures, s)), "release")
         if earliest != "release":
             _take(pictures, rows, first, earliest, Words(first).stage(earliest).capitalize(), "0")
         for place, group in enumerate(family, start=1):
@@ -137,7 +138,7 @@ def _take(
     label: str,
     key: str,
 ) -> None:
-    kept = _extractions(group.first.pictures, stage)
+    kept = kept_extractions(group.first.pictures, stage)
     if not kept:
         return
     source = f"{stage}/{kept[-1]}"
@@ -175,18 +176,7 @@ def _shared(family: Sequence[Group]) -> str:
 def _unchanged(group: Group, stage: str) -> bool:
     """Tell whether what was released is what was trained."""
     pictures, rows = group.first.pictures, [("", "", f"{stage}/raw")]
-    return stage == "upload" and _same(pictures, rows, _extractions(pictures, "release"))
-
-
-def _extractions(pictures: "dict[str, torch.Tensor]", stage: str) -> list[str]:
-    """Return the kept extractions of a stage, the one of highest SSIM last."""
-    found = {
-        name.split("/")[1]: float(pictures[f"{name}/ssim"].double().mean())
-        for name in pictures
-        if name.count("/") == 1 and name.startswith(f"{stage}/") and f"{name}/ssim" in pictures
-    }
-    # Where two are equal, the simpler one: raw.
-    return sorted(found, key=lambda name: (found[name], name == "raw"))
+    return stage == "upload" and _same(pictures, rows, kept_extractions(pictures, "release"))
 
 
 def _same(
