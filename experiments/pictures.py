@@ -80,7 +80,7 @@ def _row_name(name: str) -> str:
     stage, _, extraction = name.partition("/")
     if not extraction:
         return "original"
-    how = "raw" if extraction == "raw" else f"{extraction} restoration"
+    how = "raw" if extraction == "raw" else f"{extraction.replace('_', ' ')} restoration"
     return f"{ROW_NAMES.get(stage, stage)},\n{how}"
 
 

@@ -258,6 +258,8 @@ _ORDER = (
     "ssim_floor_mean",
     "ssim_floor_class_mean",
     "ssim_floor_random",
+    "identified raw",
+    "identified strongest",
     "identification_distance raw",
     "identification_distance strongest",
     "identification_correlation raw",
