@@ -145,7 +145,7 @@ def _take(
     name = f"{key}/{source}"
     pictures[name] = group.first.pictures[source]
     pictures[f"{name}/ssim"] = group.first.pictures[f"{source}/ssim"]
-    how = "raw" if kept[-1] == "raw" else f"restored: {kept[-1].replace('_', ' ')}"
+    how = "raw" if kept[-1] == "raw" else f"restored: {Words(group).extraction(kept[-1])}"
     rows.append((label, how, name))
 
 
@@ -163,7 +163,8 @@ def _comparable(one: Group, other: Group) -> bool:
 
 def _differing(group: Group, family: Sequence[Group]) -> str:
     axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
-    text = ", ".join(said for axis in axes if (said := group.said(axis))) or "as released"
+    text = ", ".join(said for axis in axes if (said := group.said(axis)))
+    text = text or Words(group).stage("release").capitalize()
     return text.replace("no defence", "No defence")
 
 
