@@ -83,7 +83,8 @@ def gate(
 
     Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
-    from experiments.console import make_console, make_progress
+    from experiments.console import make_console
+    from experiments.progress import make_progress
     from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
@@ -148,7 +149,8 @@ def audit(
     Exit status 0: clean, and every check ran; 4: nothing found, but some checks could not run; 3:
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
-    from experiments.console import make_console, make_progress
+    from experiments.console import make_console
+    from experiments.progress import make_progress
     from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.auditor import audit_file
     from fl_sim.auditing.page import write_page

@@ -19,9 +19,10 @@ import torch
 import typer
 from rich.console import Console
 
-from experiments.console import make_progress, print_table
+from experiments.console import print_table
 from experiments.figures import MARKERS, write_table
 from experiments.program import start
+from experiments.progress import make_progress
 from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
 from fl_sim.auditing.auditor import audit

@@ -69,7 +69,8 @@ def clean(
     Nothing in the file is run. Beside the cleaned model it tells what the network is worth before
     and after, on the test split of the same dataset. Unlike the gate it refuses no model.
     """
-    from experiments.console import make_console, make_progress
+    from experiments.console import make_console
+    from experiments.progress import make_progress
     from fl_sim.artifact import further_entries
     from fl_sim.defenses.base import Release
     from fl_sim.files import write_atomically

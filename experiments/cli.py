@@ -169,8 +169,9 @@ def _run(
 
     # What is wrong in the scenario is said before torch is imported.
     at_a_glance("experiments.scenario", "Scenario", lambda s: s.from_toml(scenario, overrides))
-    from experiments.console import make_console, make_progress, plain, print_result
+    from experiments.console import make_console, plain, print_result
     from experiments.preflight import remarks
+    from experiments.progress import make_progress
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
     from fl_sim.case import open_case

@@ -55,7 +55,8 @@ def train(
     at_a_glance("experiments.codecs", "chosen_codec", lambda f: f(codec, overrides or ()))
     _check_dataset(dataset, size)
     from experiments.codecs import chosen_codec, train_codec
-    from experiments.console import make_console, make_progress, plain
+    from experiments.console import make_console, plain
+    from experiments.progress import make_progress
 
     console = make_console()
     choice = chosen_codec(codec, overrides or ())

@@ -1,21 +1,10 @@
-"""What a person sees: progress bars on a terminal, plain lines elsewhere, and tables."""
+"""What a person sees on a terminal: tables."""
 
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from fl_sim.errors import printable
@@ -24,83 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from experiments.result import Result
-
-PLAIN_INTERVAL = 15.0
-
-
-class Bars:
-    """Progress as bars, nested pieces below each other; for a terminal."""
-
-    def __init__(self, console: Console, remaining: bool = True) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description:<22}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            *([TimeRemainingColumn()] if remaining else []),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            transient=True,
-        )
-        self._tasks: list[TaskID] = []
-
-    def start(self, what: str, total: int) -> None:
-        """Open a bar."""
-        if not self._tasks:
-            self._bars.start()
-        self._tasks.append(self._bars.add_task(what, total=total, note=""))
-
-    def step(self, note: str = "", advance: int = 1) -> None:
-        """Move the innermost bar."""
-        if self._tasks:
-            self._bars.update(self._tasks[-1], advance=advance, note=note)
-
-    def finish(self) -> None:
-        """Close the innermost bar."""
-        if self._tasks:
-            self._bars.remove_task(self._tasks.pop())
-        if not self._tasks:
-            self._bars.stop()
-
-
-class Lines:
-    """Progress as a plain line every few seconds; for logs and pipes."""
-
-    def __init__(self) -> None:
-        self._pieces: list[list[float]] = []  # done, total, when the last line was written
-        self._names: list[str] = []
-
-    def start(self, what: str, total: int) -> None:
-        """Note a piece of work."""
-        self._names.append(what)
-        self._pieces.append([0.0, float(total), time.monotonic()])
-
-    def step(self, note: str = "", advance: int = 1) -> None:
-        """Count, and write a line if the last one is some seconds old."""
-        if not self._pieces:
-            return
-        piece = self._pieces[-1]
-        piece[0] += advance
-        if time.monotonic() - piece[2] >= PLAIN_INTERVAL or piece[0] == piece[1]:
-            piece[2] = time.monotonic()
-            where = " > ".join(self._names)
-            print(f"{where}: {piece[0]:.0f} of {piece[1]:.0f} {note}".rstrip(), flush=True)
-
-    def finish(self) -> None:
-        """Forget the innermost piece."""
-        if self._pieces:
-            self._pieces.pop()
-            self._names.pop()
-
-
-def make_progress(console: Console, remaining: bool = True) -> Bars | Lines:
-    """Bars on a terminal, lines elsewhere.
-
-    Args:
-        console: the terminal.
-        remaining: whether bars tell the time that is left; not where the notes do.
-    """
-    return Bars(console, remaining) if console.is_terminal and sys.stdout.isatty() else Lines()
 
 
 def make_console(**options: Any) -> Console:
@@ -135,11 +47,12 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
         justify: JustifyMethod = "right" if numeric else "left"
         table.add_column(plain(column), justify=justify, no_wrap=True)
     for _, row in frame.iterrows():
-        table.add_row(*(plain(_cell(value)) for value in row))
+        table.add_row(*(plain(cell_text(value)) for value in row))
     console.print(table)
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    """Return a table's cell for people: numbers to three digits, absent values as a dash."""
     if isinstance(value, float):
         if value != value:
             return "-"
@@ -167,6 +80,12 @@ COLUMNS = {
     "dice_floor_scratch": "Dice\nscratch",
 }
 
+EXPLAINED = (
+    "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows only "
+    "public images; scratch: the same network trained on the held-out set alone."
+)
+"""Below a run's summary."""
+
 LEFT_OUT_BESIDE_COUNTS = ("ssim_floor_random", "identification_chance")
 
 
@@ -184,11 +103,7 @@ def compact(summary: "pd.DataFrame") -> "pd.DataFrame":
 def print_result(console: Console, result: "Result") -> None:
     """Print a run's summary and where its files are."""
     print_table(console, compact(result.summary()), "Leakage and utility by stage")
-    console.print(
-        "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows "
-        "only public images;\nscratch: the same network trained on the held-out set alone.",
-        style="dim",
-    )
+    console.print(EXPLAINED, style="dim")
     console.print(f"Table      {plain(result.out / 'results.csv')}")
     console.print(f"Model file {plain(result.artifact)}")
     if result.picture.exists():

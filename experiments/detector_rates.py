@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 
 from experiments.audit_study import CLEAN, draw
-from experiments.console import make_progress, print_table
+from experiments.console import print_table
 from experiments.figures import write_table
 from experiments.program import program
+from experiments.progress import make_progress
 from experiments.untuned import population
 from experiments.untuned.member import Member
 from experiments.untuned.networks import NETWORKS

@@ -23,6 +23,7 @@ from experiments.study import State, Study, mean_rows
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
+from fl_sim.engine.watched import WatchedGrid
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.measure import Measured
 from fl_sim.models import MODELS, state_of
@@ -64,7 +65,7 @@ def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | N
         with piece(study.progress, "rounds", federation.rounds):
             study.progress.step(advance=first_round - 1)
             rounds.strategy.start(
-                connected,
+                WatchedGrid(connected, study.progress),
                 to_record(state),
                 federation.rounds,
                 timeout=federation.engine.round_timeout,

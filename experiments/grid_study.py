@@ -172,7 +172,8 @@ class GridStudy:
 
     def command(self, grids: Mapping[str, Values], out: Path, how: How) -> None:
         """Do what :meth:`run` does on a terminal, and print the table."""
-        from experiments.console import make_progress, print_table
+        from experiments.console import print_table
+        from experiments.progress import make_progress
 
         console = Console()
         progress = make_progress(console, remaining=False)

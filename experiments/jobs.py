@@ -185,7 +185,7 @@ def _do(job: Job, data_root: Path | None) -> None:
     if job.kind == "cell":
         from experiments.run import run
 
-        run(job.scenario, job.folder, data_root, trained=job.source)
+        run(job.scenario, job.folder, data_root, progress=False, trained=job.source)
         return
     # A worker may outlive a sweep that was killed by a moment, and the next is at work already.
     with claimed(job.folder, job.key):

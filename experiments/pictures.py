@@ -1,6 +1,7 @@
 """Pictures of what was recovered."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,27 @@ def draw_grid(path: Path, images: dict[str, torch.Tensor], columns: int, title: 
     return write_atomically(path, buffer.getvalue())
 
 
+def kept_extractions(pictures: Mapping[str, torch.Tensor], stage: str) -> list[str]:
+    """Return the extractions of a stage whose images were kept, the one of highest SSIM last.
+
+    Args:
+        pictures: as :func:`experiments.study.load_pictures` returns them.
+        stage: ``"upload"``, ``"aggregate"`` or ``"release"``.
+    """
+    found = {
+        name.split("/")[1]: float(pictures[f"{name}/ssim"].double().mean())
+        for name in pictures
+        if name.count("/") == 1 and name.startswith(f"{stage}/") and f"{name}/ssim" in pictures
+    }
+    # Where two are equal, the simpler one: raw.
+    return sorted(found, key=lambda name: (found[name], name == "raw"))
+
+
 def _row_name(name: str) -> str:
     stage, _, extraction = name.partition("/")
     if not extraction:
         return "original"
-    how = "raw" if extraction == "raw" else f"{extraction} restoration"
+    how = "raw" if extraction == "raw" else f"{extraction.replace('_', ' ')} restoration"
     return f"{ROW_NAMES.get(stage, stage)},\n{how}"
 
 

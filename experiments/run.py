@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.claim import claimed
+from experiments.progress import chosen_progress
 from experiments.result import Result
 from experiments.scenario import Scenario
+from experiments.shipped import SCENARIOS, find
 from experiments.standing import sweep_run
 from experiments.study import Study
 from fl_sim.data import data_root as find_data_root
-from fl_sim.progress import SILENT, Progress
+from fl_sim.progress import Progress
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -20,7 +22,7 @@ def run(
     scenario: Scenario | Mapping[str, Any] | str | Path,
     out: Path | str | None = None,
     data_root: Path | str | None = None,
-    progress: Progress = SILENT,
+    progress: Progress | bool | None = None,
     grid: "Grid | None" = None,
     trained: Path | str | None = None,
 ) -> Result:
@@ -31,10 +33,13 @@ def run(
     table on the same machine, bit for bit except ``seconds``.
 
     Args:
-        scenario: a scenario, its keys and values, or the path of a TOML file.
+        scenario: a scenario, its keys and values, the path of a TOML file, or the name of a
+            scenario that comes along, such as ``"demo-centralized"``.
         out: folder of the run; by default ``runs/<scenario>-seed<seed>``.
         data_root: folder of data files; by default ``FL_SIM_DATA``, then medmnist's own place.
-        progress: where long work reports.
+        progress: where long work reports. By default bars on a terminal and in a notebook, plain
+            lines on ``sys.stderr`` elsewhere; ``False`` for none; or an object of one's own, see
+            :func:`experiments.progress.chosen_progress`.
         grid: a Flower grid with the hospitals of a federation, where there is one already.
         trained: folder of a centralized run that differs in its defence only; its trained and
             attacked model is taken, not trained anew.
@@ -45,15 +50,16 @@ def run(
     Raises:
         FlSimError: one sentence, if anything about the scenario or its data is wrong.
     """
+    reports_to = chosen_progress(progress)
     if isinstance(scenario, str | Path):
-        scenario = Scenario.from_toml(Path(scenario))
+        scenario = Scenario.from_toml(find(str(scenario), SCENARIOS, "scenario"))
     elif not isinstance(scenario, Scenario):
         scenario = Scenario.from_mapping(scenario)
     root = find_data_root(Path(data_root) if data_root is not None else None)
     folder = Path(out) if out is not None else default_folder(scenario)
     with claimed(folder, f"{scenario.identity}, seed {scenario.seed}"):
         sweep_run(folder)
-        study = Study(scenario, folder, root, progress)
+        study = Study(scenario, folder, root, reports_to)
         if not study.finished:
             _work_off(study, grid, Path(trained) if trained is not None else None)
             study.finish()

@@ -12,13 +12,14 @@ from experiments.claim import claimed
 from experiments.grid import Grid
 from experiments.jobs import Job, plan_jobs
 from experiments.outcomes import Outcome, all_noted, note, noted
+from experiments.progress import chosen_progress
 from experiments.standing import is_finished
 from experiments.tables import CELL, LABEL, compare, presented, summarise
 from experiments.workers import Here, Workers, ray_workers
 from fl_sim.data import data_root as find_data_root
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 from fl_sim.files import sweep_temporaries, write_atomically
-from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.progress import Progress, piece
 from fl_sim.results import read_table
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def sweep(
     data_root: Path | str | None = None,
     overrides: Iterable[str] = (),
     gpus_per_cell: float = 0.0,
-    progress: Progress = SILENT,
+    progress: Progress | bool | None = None,
 ) -> "SweepResult":
     """Run every cell of a grid.
 
@@ -56,7 +57,7 @@ def sweep(
         overrides: ``"key=value"`` for every cell, or ``"seeds=[0, 1]"``.
         gpus_per_cell: GPUs, or a fraction of one, for each cell; without, cells with ``device =
             "auto"`` compute on the CPU.
-        progress: where to report.
+        progress: where to report, as in :func:`experiments.run.run`.
 
     Returns:
         The table over all cells, summaries, and what failed.
@@ -64,6 +65,8 @@ def sweep(
     Raises:
         FlSimError: if anything about the grid or its data is wrong; nothing has been run then.
     """
+    # Its notes tell the time that is left, which is not that of equal steps.
+    reports_to = chosen_progress(progress, remaining=False)
     if workers is not None and workers < 0:
         raise FlSimError(f"A sweep takes 0 workers or more, not {workers}.")
     if not isinstance(grid, Grid):
@@ -91,7 +94,7 @@ def sweep(
             try:
                 with pool as crew:
                     slots, ready = crew.slots, time.time()
-                    schedule.work_off(crew, progress)
+                    schedule.work_off(crew, reports_to)
             finally:
                 if schedule.done:
                     _note_session(result, schedule, slots, began, ready)
@@ -99,7 +102,17 @@ def sweep(
     return result
 
 
-@dataclass(frozen=True)
+SHOWN = (
+    "ssim strongest",
+    "identification_correlation strongest",
+    "images_intact",
+    "auc",
+    "dice",
+)
+"""Metrics that a screen has room for; the summary files have more."""
+
+
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep gives back; of one that was interrupted, what there is of it.
 
@@ -168,6 +181,45 @@ class SweepResult:
     def compare(self, treatment: str, baseline: str, metric: str, **options: Any) -> "pd.DataFrame":
         """Paired comparison along an axis; see :func:`experiments.tables.compare`."""
         return compare(self.table, treatment, baseline, metric, **options)
+
+    def released(self) -> "pd.DataFrame":
+        """A row a group: what is measured at release, as text for a screen, ``mean ±half``."""
+        summary = self.summary(stages=["release"])
+        summary = summary[summary["metric"].isin(SHOWN)]
+        return presented(summary, digits=2, short=True).drop(columns="stage")
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write a report on all cells; see :meth:`experiments.result.Result.report`."""
+        from experiments.report import write_report
+
+        return write_report(self.out, self.out / "report.html" if path is None else path)
+
+    def __repr__(self) -> str:
+        cells, states = len(self.grid.cells), self._states()
+        failed = f", {states.count('failed')} failed" if "failed" in states else ""
+        return (
+            f"SweepResult of {printable(self.grid.name)}: {states.count('ended')} of {cells} cells "
+            f"ended{failed}, in {printable(str(self.out))}"
+        )
+
+    def _repr_html_(self) -> str:
+        from experiments.console import COLUMNS
+        from experiments.notebook import note, page, table_html
+
+        parts = []
+        if "ended" in self._states():
+            shown = self.released().rename(columns=COLUMNS)
+            parts = [table_html(shown), note("At release: mean over n seeds, ± half of its 95 % "
+                                             "confidence interval.")]  # fmt: skip
+        if len(failed := self.failed):
+            parts += [note("Failed:"), table_html(failed)]
+        return page(repr(self), *parts)
+
+    def _states(self) -> list[str]:
+        """Return ``"ended"`` or ``"failed"`` for each cell of which either is noted."""
+        outcomes = {outcome.key: outcome.error for outcome in all_noted(self.out)}
+        noted = [cell.name for cell in self.grid.cells if cell.name in outcomes]
+        return ["ended" if outcomes[name] is None else "failed" for name in noted]
 
     def write(self) -> None:
         """Write table.csv and .parquet, summary.csv, .md and .tex, and failed.csv, where any did.

@@ -13,14 +13,6 @@ if TYPE_CHECKING:
 
 FAILED = 1
 LOG_WIDTH = 160
-SHOWN = (
-    "ssim strongest",
-    "identification_correlation strongest",
-    "images_intact",
-    "auc",
-    "dice",
-)
-"""Metrics that a terminal has room for; the summary files have more."""
 
 
 def sweep(
@@ -88,8 +80,9 @@ def sweep(
     options: dict[str, Any] = {"overrides": overrides or (), "device": device}
     # What is wrong in the grid is said before torch is imported.
     at_a_glance("experiments.grid", "Grid", lambda kind: kind.of(grid, **options))
-    from experiments.console import make_console, make_progress, plain
+    from experiments.console import make_console, plain
     from experiments.grid import Grid
+    from experiments.progress import make_progress
     from experiments.sweep import sweep as run_sweep
 
     console = make_console()
@@ -111,17 +104,13 @@ def sweep(
 
 def _print(console: Console, result: "SweepResult") -> None:
     from experiments.console import COLUMNS, make_console, plain, print_table
-    from experiments.tables import presented
 
     failed = result.failed
     if len(failed) < len(result.grid.cells):
-        summary = result.summary(stages=["release"])
-        summary = summary[summary["metric"].isin(SHOWN)]
-        shown = presented(summary, digits=2, short=True).drop(columns="stage")
         title = "At release: mean over n seeds, and half of its 95 % confidence interval"
         # A log or a pipe has no width that numbers would have to be cut for.
         wide = console if console.is_terminal else make_console(width=LOG_WIDTH)
-        print_table(wide, shown.rename(columns=COLUMNS), title)
+        print_table(wide, result.released().rename(columns=COLUMNS), title)
         console.print(f"Table   {plain(result.out / 'table.csv')}")
         console.print(f"Summary {plain(result.out / 'summary.csv')}, .md, .tex")
     shared = result.out / "shared"

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from experiments.console import make_progress, print_table
+from experiments.console import print_table
 from experiments.figures import write_table
 from experiments.program import start
+from experiments.progress import make_progress
 from experiments.result import Result
 from experiments.run import run
 from fl_sim.artifact import read_artifact

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,6 +33,8 @@ COLUMNS = (
     "value",
 )
 STAGES = ("upload", "aggregate", "release")
+FACTS = ("mode", "dataset", "model", "attack", "defense", "aggregator", "seed")
+"""Columns that tell runs apart, as people do."""
 NO_EXTRACTION = "-"
 
 _INTEGERS = ("seed", "clients", "round")
@@ -211,26 +214,42 @@ def without_timings(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def summary(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a row a round and stage, for people to read.
+    """Return a row a run, round and stage, for people to read.
+
+    The first columns, :data:`FACTS`, tell runs apart, so that the summaries of several runs may be
+    put below each other; where two scenarios differ in their settings alone, ``scenario`` stands
+    before them. Stages stand in the order of the way, single attackers' after them by number.
 
     A metric of extractions has two columns, ``"<metric> raw"`` and ``"<metric> strongest"``; the
-    others have one. Values are means over seeds; several scenarios have rows of their own.
+    others have one.
 
     Args:
         table: as :meth:`Results.table` returns it.
     """
     rows = table[table["extraction"].isin([NO_EXTRACTION, "raw", "strongest"])]
     suffix = (" " + rows["extraction"]).where(rows["extraction"] != NO_EXTRACTION, "")
-    rows = rows.assign(
-        column=rows["metric"] + suffix,
-        order=rows["stage"].map({stage: i for i, stage in enumerate(STAGES)}).fillna(len(STAGES)),
-    )
-    keys = (["scenario"] if rows["scenario"].nunique() > 1 else []) + ["round", "order", "stage"]
+    places = {stage: place for place, stage in enumerate(sorted(set(rows["stage"]), key=in_order))}
+    rows = rows.assign(column=rows["metric"] + suffix, order=rows["stage"].map(places))
+    several = rows["scenario"].nunique() > len(rows[[*FACTS[:-1]]].drop_duplicates())
+    keys = [*(["scenario"] if several else []), *FACTS, "round", "order", "stage"]
     wide = rows.pivot_table(index=keys, columns="column", values="value", aggfunc="mean")
-    names = sorted([str(name) for name in wide.columns], key=_column_order)
+    names: list[str] = sorted(map(str, wide.columns), key=column_order)
     wide = wide[names]
     wide.columns.name = None
     return wide.reset_index().drop(columns="order")
+
+
+def in_order(stage: str) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Return a key that sorts stages: upload, aggregate, release, then single attackers'."""
+    name, _, hospital = stage.partition(":")
+    place = STAGES.index(name) if name in STAGES else len(STAGES)
+    return place + (len(STAGES) + 1 if hospital else 0), natural(hospital)
+
+
+def natural(text: str) -> tuple[tuple[int, str], ...]:
+    """Return a key that sorts texts as people do: numbers in them by their value, 2 before 10."""
+    parts = re.split(r"(\d{1,9})", text)  # a stranger's text may have more than Python reads
+    return tuple((int(p), "") if n % 2 else (-1, p) for n, p in enumerate(parts))
 
 
 _ORDER = (
@@ -239,6 +258,8 @@ _ORDER = (
     "ssim_floor_mean",
     "ssim_floor_class_mean",
     "ssim_floor_random",
+    "identified raw",
+    "identified strongest",
     "identification_distance raw",
     "identification_distance strongest",
     "identification_correlation raw",
@@ -259,8 +280,9 @@ _ORDER = (
 )
 
 
-def _column_order(column: str) -> tuple[int, str]:
-    return (_ORDER.index(column) if column in _ORDER else len(_ORDER), column)
+def column_order(column: str) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Return a key that sorts a summary's columns: leakage, floors, utility, then the rest."""
+    return (_ORDER.index(column) if column in _ORDER else len(_ORDER), natural(column))
 
 
 def _check_columns(values: Mapping[str, Value]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from fl_sim.errors import FlSimError
-from fl_sim.results import COLUMNS, Results, Value, read_table, summary, without_timings
+from fl_sim.results import COLUMNS, FACTS, Results, Value, read_table, summary, without_timings
 
 COMMON: dict[str, Value] = {
     "scenario": "a",
@@ -185,7 +185,9 @@ def test_summary_has_a_row_a_round_and_stage(tmp_path: Path) -> None:
         rows += [row("ssim", 0.6, extraction="strongest"), row("ssim_floor_mean", 0.4)]
         results.add([*rows, row("auc", 0.8), row("custom", 7.0)], round=1, stage=stage)
     view = summary(results.table())
-    assert view.columns.tolist() == [
+    told = len(FACTS)
+    assert view.columns[:told].tolist() == list(FACTS)
+    assert view.columns[told:].tolist() == [
         "round",
         "stage",
         "ssim raw",
@@ -195,11 +197,41 @@ def test_summary_has_a_row_a_round_and_stage(tmp_path: Path) -> None:
         "custom",
     ]
     assert view["stage"].tolist() == ["upload", "release"]
-    assert view.iloc[0, 2:].tolist() == [0.2, 0.6, 0.4, 0.8, 7.0]
-    results.add([row("auc", 0.6, scenario="b")], **PLACE)
-    assert summary(results.table())["scenario"].tolist() == ["a", "a", "b"]
+    assert view.iloc[0, told + 2 :].tolist() == [0.2, 0.6, 0.4, 0.8, 7.0]
+    assert view.iloc[0][list(FACTS)].tolist() == [COMMON[name] for name in FACTS]
     empty = Results(tmp_path / "empty.csv").table()
     assert len(summary(empty)) == 0
+
+
+def test_summary_tells_runs_apart(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.csv", COMMON)
+    results.add([row("auc", 0.8)], **PLACE)
+    results.add([row("auc", 0.6, seed=10)], **PLACE)
+    results.add([row("auc", 0.7, seed=9)], **PLACE)
+    results.add([row("auc", 0.5, scenario="b", defense="other")], **PLACE)
+    view = summary(results.table())
+    assert view[["defense", "seed", "auc"]].to_numpy().tolist() == [
+        [COMMON["defense"], 3, 0.8],
+        [COMMON["defense"], 9, 0.7],
+        [COMMON["defense"], 10, 0.6],
+        ["other", 3, 0.5],
+    ]
+    # Only where nothing else tells two scenarios apart is the long name of help.
+    assert "scenario" not in view
+    results.add([row("auc", 0.4, scenario="c")], **PLACE)
+    assert set(summary(results.table())["scenario"]) == {"a", "b", "c"}
+
+
+def test_summary_sorts_as_people_do(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.csv", COMMON)
+    for number in (10, 2, 1, 0):
+        for stage in ("upload:10", "release", "upload:3", "aggregate", "upload"):
+            results.add([row(f"error[bit {number}]", 0.5)], round=number, stage=stage)
+    view = summary(results.table())
+    assert view["round"].drop_duplicates().tolist() == [0, 1, 2, 10]
+    stages = ["upload", "aggregate", "release", "upload:3", "upload:10"]
+    assert view["stage"].tolist() == stages * 4
+    assert view.columns[-4:].tolist() == [f"error[bit {n}]" for n in (0, 1, 2, 10)]
 
 
 WRITER = """

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.sources import IDENTIFIED, Group
+from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
 from fl_sim.metrics.measure import STRONGEST
 from fl_sim.results import NO_EXTRACTION, STAGES
 from fl_sim.statistics import Interval, mean_interval
@@ -48,6 +50,14 @@ NAMES = {
     "relative_change": "Relative change",
 }
 
+_RESTORED = {
+    "affine": "affine, by pixel",
+    "affine_channel": "affine, by channel",
+    "affine_global": "affine, all alike",
+    "affine_robust": "affine, robust",
+}
+"""What restorations are called whose names are short for it."""
+
 
 class Measurements:
     """The numbers of one group, by round, stage, metric and extraction.
@@ -57,6 +67,7 @@ class Measurements:
     """
 
     def __init__(self, group: Group) -> None:
+        self._group = group
         rows: pd.DataFrame = group.table
         keys = ["round", "stage", "extraction", "metric"]
         found: dict[Any, list[float]] = rows.groupby(keys, sort=False)["value"].agg(list).to_dict()
@@ -131,9 +142,40 @@ class Measurements:
             None if self.utility is None else self.get(STAGES[-1], f"{self.utility}_floor_scratch")
         )
 
+    @cached_property
+    def stolen(self) -> int:
+        """How many images one attacker hid; 0 where that is not known."""
+        originals = self._group.first.pictures.get("original")
+        if originals is not None:
+            return len(originals)
+        written = self.mean("upload", "images_written")
+        chance = self.chance
+        told = 1 / chance if math.isnan(written) and chance > 0 else written
+        return round(told) if math.isfinite(told) else 0
+
+    def guessing(self, stage: str, metric: str = IDENTIFIED) -> Guessing | None:
+        """Return what blind guesses find, the best of as many as there are extractions.
+
+        Args:
+            stage: whose extractions are counted.
+            metric: of identification; :data:`IDENTIFIED` is the better of two, of each extraction.
+
+        Returns:
+            ``None`` where it is not known how many images there are, or the chance.
+        """
+        if not 0 < self.stolen <= MOST_IMAGES or not 0 < self.chance <= 1:
+            return None
+        extractions = max(1, len([e for e in self.extractions(stage) if e != STRONGEST]))
+        return Guessing(self.stolen, self.chance, extractions * (2 if metric == IDENTIFIED else 1))
+
+    def luck(self, stage: str, metric: str = IDENTIFIED) -> float:
+        """Return the share of images that guessing finds, see :meth:`guessing`, or ``nan``."""
+        guessing = self.guessing(stage, metric)
+        return self.chance if guessing is None else guessing.expected
+
     @property
     def chance(self) -> float:
-        """Share of images that guessing identifies."""
+        """Share of images that one blind guess identifies."""
         for stage in reversed(self.stages):
             found = self.get(stage, "identification_chance")
             if found is not None:
@@ -165,7 +207,7 @@ class Words:
         """Return an extraction's name for people."""
         if name == "raw":
             return "raw"
-        return "best" if name == STRONGEST else name.replace("_", " ")
+        return "best" if name == STRONGEST else _RESTORED.get(name, name.replace("_", " "))
 
 
 def metric_name(metric: str) -> str:

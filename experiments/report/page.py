@@ -8,7 +8,7 @@ from typing import Any
 from experiments.report.charts import Chart, Point, Series, line_chart, pareto_chart
 from experiments.report.measured import Measurements, Words, metric_name, number, range_text
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
-from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain
+from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain, sentence_case
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
 from experiments.report.tabulate import (
     Block,
@@ -262,7 +262,7 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
     scratch = [("from scratch", floor.mean)] if floor else []
     mean = measured.mean(measured.stages[-1], "ssim_floor_mean")
     charts = chart("Images identified (share)", IDENTIFIED, STRONGEST,
-                   [("guessing", measured.chance)], (0.0, 1.0))  # fmt: skip
+                   [("guessing", measured.luck(measured.stages[-1]))], (0.0, 1.0))  # fmt: skip
     charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
     if measured.utility:
         charts += chart(
@@ -313,7 +313,7 @@ def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: st
         label = _defense_label(group, [member for member, _ in members])
         points.append(Point(group.number, label, leak, worth))
         if metric == IDENTIFIED:
-            leak_floors["guessing"] = numbers.chance
+            leak_floors["guessing"] = numbers.luck("release")
         else:
             leak_floors["mean image"] = numbers.mean("release", "ssim_floor_mean")
         if numbers.floor:
@@ -490,7 +490,7 @@ def _component(group: Group, column: str) -> str:
 
 def _component_line(group: Group, column: str) -> str:
     text = _component(group, column)
-    return "" if text == "none" else f"{text[:1].upper()}{text[1:]}."
+    return "" if text == "none" else f"{sentence_case(text)}."
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from experiments.pictures import kept_extractions
 from experiments.report.measured import Words, number
 from experiments.report.sources import Group
 from fl_sim.results import STAGES
@@ -80,7 +81,7 @@ def sheets_of_group(group: Group, count: int) -> list[Sheet]:
         return []
     rows = [("Original", "", "original")]
     for stage in STAGES:
-        kept = _extractions(pictures, stage)
+        kept = kept_extractions(pictures, stage)
         if not kept or (stage == "release" and _same(pictures, rows, kept)):
             continue
         best = kept[-1]
@@ -117,7 +118,7 @@ def sheets_of_groups(groups: Sequence[Group], count: int) -> list[Sheet]:
         first = family[0]
         pictures = {"original": first.first.pictures["original"]}
         rows = [("Original", "", "original")]
-        earliest = next((s for s in STAGES if _extractions(first.first.pictures, s)), "release")
+        earliest = next((s for s in STAGES if kept_extractions(first.first.pictures, s)), "release")
         if earliest != "release":
             _take(pictures, rows, first, earliest, Words(first).stage(earliest).capitalize(), "0")
         for place, group in enumerate(family, start=1):
@@ -137,14 +138,14 @@ def _take(
     label: str,
     key: str,
 ) -> None:
-    kept = _extractions(group.first.pictures, stage)
+    kept = kept_extractions(group.first.pictures, stage)
     if not kept:
         return
     source = f"{stage}/{kept[-1]}"
     name = f"{key}/{source}"
     pictures[name] = group.first.pictures[source]
     pictures[f"{name}/ssim"] = group.first.pictures[f"{source}/ssim"]
-    how = "raw" if kept[-1] == "raw" else f"restored: {kept[-1].replace('_', ' ')}"
+    how = "raw" if kept[-1] == "raw" else f"restored: {Words(group).extraction(kept[-1])}"
     rows.append((label, how, name))
 
 
@@ -162,7 +163,8 @@ def _comparable(one: Group, other: Group) -> bool:
 
 def _differing(group: Group, family: Sequence[Group]) -> str:
     axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
-    text = ", ".join(said for axis in axes if (said := group.said(axis))) or "as released"
+    text = ", ".join(said for axis in axes if (said := group.said(axis)))
+    text = text or Words(group).stage("release").capitalize()
     return text.replace("no defence", "No defence")
 
 
@@ -175,18 +177,7 @@ def _shared(family: Sequence[Group]) -> str:
 def _unchanged(group: Group, stage: str) -> bool:
     """Tell whether what was released is what was trained."""
     pictures, rows = group.first.pictures, [("", "", f"{stage}/raw")]
-    return stage == "upload" and _same(pictures, rows, _extractions(pictures, "release"))
-
-
-def _extractions(pictures: "dict[str, torch.Tensor]", stage: str) -> list[str]:
-    """Return the kept extractions of a stage, the one of highest SSIM last."""
-    found = {
-        name.split("/")[1]: float(pictures[f"{name}/ssim"].double().mean())
-        for name in pictures
-        if name.count("/") == 1 and name.startswith(f"{stage}/") and f"{name}/ssim" in pictures
-    }
-    # Where two are equal, the simpler one: raw.
-    return sorted(found, key=lambda name: (found[name], name == "raw"))
+    return stage == "upload" and _same(pictures, rows, kept_extractions(pictures, "release"))
 
 
 def _same(

@@ -230,8 +230,27 @@ def read_sources(folders: Iterable[Path]) -> Sources:
 
 
 def plain(name: str) -> str:
-    """Return a component's name for a sentence."""
-    return Path(name).stem.replace("_", " ")
+    """Return a component's name for a sentence: words, and acronyms as they are written."""
+    words = Path(name).stem.split("_")
+    return " ".join(_SPELLED.get(word, word) for word in words)
+
+
+_SPELLED = {
+    word.lower(): word
+    for word in (
+        "CNN", "MLP", "VGG11", "ViT", "ResNet18", "DenseNet121", "U-Net", "LWLRD", "REFIT", "DEC",
+        "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedMedian", "FedProx", "FedTrimmedAvg",
+        "FedYogi", "IID", "MIMIC", "CXR", "BraTS", "LiTS", "NIfTI", "BloodMNIST", "BreastMNIST",
+        "ChestMNIST", "DermaMNIST", "OCTMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST",
+        "PathMNIST", "PneumoniaMNIST", "RetinaMNIST", "TissueMNIST",
+    )
+} | {"unet": "U-Net", "transpose": "Transpose", "krum": "Krum", "bulyan": "Bulyan"}  # fmt: skip
+"""How names are written that are no plain words; others stay as they are."""
+
+
+def sentence_case(text: str) -> str:
+    """Return a text with a capital first letter; the rest stays, for the sake of acronyms."""
+    return text[:1].upper() + text[1:]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 from experiments.report.measured import Measurements, Words, count_text, metric_name, number
-from experiments.report.sources import IDENTIFIED, Group, plain
+from experiments.report.sources import IDENTIFIED, Group, plain, sentence_case
 from fl_sim.metrics.measure import STRONGEST
 
 SURE = 0.001
-"""More images than guessing identifies: where guessing does as well less often than this. Strict,
-since the best of several extractions and two ways to identify is taken."""
+"""More images than guessing identifies: where the best of as many blind guesses does as well less
+often than this. Strict, since a key that tells the images' classes guesses better than blindly."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,7 @@ class Story:
     @property
     def stolen(self) -> int:
         """How many images one attacker hid; 0 where that is not known."""
-        originals = self.group.first.pictures.get("original")
-        if originals is not None:
-            return len(originals)
-        written = self._measured.mean("upload", "images_written")
-        chance = self._measured.chance
-        told = 1 / chance if math.isnan(written) and chance > 0 else written
-        return round(told) if math.isfinite(told) else 0
+        return self._measured.stolen
 
     @property
     def attackers(self) -> int:
@@ -76,14 +70,12 @@ class Story:
         Returns:
             ``None`` where that was not measured.
         """
-        from scipy import stats
-
         found = self._measured.get(stage, IDENTIFIED, STRONGEST)
-        chance = self._measured.chance
-        if found is None or not self.stolen or not 0 < chance <= 1 or not 0 <= found.mean <= 1:
+        guessing = self._measured.guessing(stage)
+        if found is None or guessing is None or not 0 <= found.mean <= 1:
             return None
-        images = self.stolen * found.n
-        return bool(stats.binom.sf(round(found.mean * images) - 1, images, chance) < SURE)
+        images = round(found.mean * guessing.images * found.n)
+        return guessing.reaches(images, found.n) < SURE
 
     @property
     def headline(self) -> str:
@@ -97,7 +89,7 @@ class Story:
         found = self._measured.mean(self._last, IDENTIFIED, STRONGEST)
         leaks = self.leaks(self._last)
         if leaks is None:
-            return f"{self._attack.capitalize()} against {self._defense}"
+            return f"{sentence_case(self._attack)} against {self._defense}"
         if leaks:
             return f"{self._share(found)} stolen images can be identified {where}"
         if self.leaks(self._first):
@@ -162,7 +154,7 @@ class Story:
                 said.append(f"{where}, {share} can be identified{verdict}; SSIM is {best}.")
             else:
                 said.append(
-                    f"{where}, {share} can be identified, where guessing finds {self._guess()}; "
+                    f"{where}, {share} can be identified, where {self._guess(stage)}; "
                     f"SSIM with the true images is {best} at best, where public images alone give "
                     f"{number(floor, 2)}."
                 )
@@ -235,11 +227,12 @@ class Story:
         if shown:
             texts = [self._count(value) for value in shown]
             of = f"of {self.stolen:,}; " if self._counts else ""
-            guess = self._guess()
+            luck = self._measured.luck(last)
             found.append(
                 KeyFigure(
-                    "Images identified", *self._arrow(texts), floor=f"{of}guessing: {guess}",
-                    bars=tuple(shown), mark=self._measured.chance,
+                    "Images identified", *self._arrow(texts),
+                    floor=f"{of}guessing: {'not known' if math.isnan(luck) else self._count(luck)}",
+                    bars=tuple(shown), mark=None if math.isnan(luck) else luck,
                 )
             )  # fmt: skip
         similar = self._pair("ssim", STRONGEST)
@@ -311,11 +304,13 @@ class Story:
     def _many(self, images: float) -> str:
         return f"{count_text(images)} of {self.stolen:,}"
 
-    def _guess(self) -> str:
-        chance = self._measured.chance
-        if math.isnan(chance):
-            return "not known"
-        return self._count(chance)
+    def _guess(self, stage: str) -> str:
+        """Return what guessing finds, in words."""
+        guessing = self._measured.guessing(stage)
+        if guessing is None:
+            return "it is not known what guessing finds"
+        of = f"the best of {guessing.tries} blind guesses, as many as there are ways to look,"
+        return f"{of} finds {self._count(guessing.expected)}"
 
 
 def compare_headline(groups: list[Group]) -> str:
@@ -343,20 +338,21 @@ def compare_sentences(groups: list[Group], measured: list[Measurements]) -> list
     if len(leaks) > 1:
         worst = max(leaks, key=lambda pair: pair[0])
         least = min(leaks, key=lambda pair: pair[0])
-        chances = [numbers.chance for numbers in measured if not math.isnan(numbers.chance)]
+        luck = [numbers.luck("release") for numbers in measured]
+        luck = [value for value in luck if not math.isnan(value)]
         said.append(
             f"Of the stolen images {_percent(worst[0])} can be identified in what leaves at worst "
             f"({worst[1].label}), and {_percent(least[0])} at least ({least[1].label}); guessing "
-            f"reaches {_percent(max(chances))}."
+            f"reaches {_percent(max(luck, default=math.nan))}."
         )
     stories = [Story(g, m) for g, m in zip(groups, measured, strict=True) if g.attacked]
     defended = [story for story in stories if story.group.defended]
     verdicts = [story.leaks("release") for story in defended]
     if verdicts:
-        held = sum(verdict is False for verdict in verdicts)
+        leaking = sum(verdict is True for verdict in verdicts)
         said.append(
-            f"In {held} of {len(verdicts)} attacked and defended scenarios no more images are "
-            f"identified than by guessing."
+            f"More images than guessing finds are identified in {leaking or 'none'} of "
+            f"{len(verdicts)} attacked and defended scenario{'' if len(verdicts) == 1 else 's'}."
         )
     metrics = {m.utility for m in measured}
     if len(metrics) == 1 and None not in metrics:

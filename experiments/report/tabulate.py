@@ -121,7 +121,8 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
         "leakage", "Leakage by stage, raw and after the best restoration, with its floors",
         "Extraction", columns, blocks,
         note="Best: the strongest of all restorations, metric by metric. A line in a bar is the "
-        "floor: the mean of public images for SSIM, guessing for identification.",
+        "floor: the mean of public images for SSIM; for identification one blind guess, and for "
+        "the best extraction the best of as many guesses.",
     )  # fmt: skip
 
 
@@ -397,7 +398,8 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         "overview", "All scenarios: leakage at best, and utility", "Scenario",
         [columns[n][0] for n in used], blocks,
         note="Before: at upload, or for utility as the defence got it. Identified: the better of "
-        "distance and correlation; the line in a bar is guessing, or the SSIM floor.",
+        "distance and correlation; the line in a bar is what the best of as many blind guesses "
+        "finds, or the SSIM floor.",
     )  # fmt: skip
 
 
@@ -460,7 +462,8 @@ def _leak_row(
         if metric == "ssim":
             cells.append(_barred(found, measured.mean(stage, "ssim_floor_mean")))
         elif metric.startswith("identification_"):
-            cells.append(_barred(found, measured.chance))
+            best = extraction == STRONGEST
+            cells.append(_barred(found, measured.luck(stage, metric) if best else measured.chance))
         else:
             cells.append(_plain(found, metric))
     return Row(words.extraction(extraction).capitalize(), cells, strong)
@@ -479,12 +482,25 @@ def _floor_rows(measured: Measurements) -> list[Row]:
     )
     if chance:
         cells = [_plain(chance) if m.startswith("identification_") else Cell("") for m in metrics]
-        rows.append(Row("Guessing", cells))
+        rows.append(Row("One blind guess", cells))
+        rows += _best_guess_rows(measured, metrics)
     return rows
 
 
+def _best_guess_rows(measured: Measurements, metrics: Sequence[str]) -> list[Row]:
+    """Return what the best of as many guesses finds as there are extractions, where several are."""
+    stage = measured.stages[-1]
+    guessing = measured.guessing(stage, "")
+    if guessing is None or guessing.tries < 2:
+        return []
+    luck = _plain(_single(guessing.expected))
+    cells = [luck if m.startswith("identification_") else Cell("") for m in metrics]
+    return [Row(f"Best of {guessing.tries} blind guesses", cells)]
+
+
 def _leak_cell(measured: Measurements, stage: str, metric: str) -> Cell:
-    floor = measured.chance if metric == IDENTIFIED else measured.mean(stage, "ssim_floor_mean")
+    known = metric == IDENTIFIED
+    floor = measured.luck(stage) if known else measured.mean(stage, "ssim_floor_mean")
     return _barred(measured.get(stage, metric, STRONGEST), floor)
 
 

@@ -50,6 +50,7 @@ class InProcessGrid(Grid):
             for number in range(hospitals)
         }
         self._pending: dict[str, Message] = {}
+        self._limit: float | None = None
         self._sent = 0
         # A Message asks the process who is writing it.
         TaskIdentity.run_id = _RUN
@@ -93,7 +94,7 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Work on the messages of these ids and return the replies."""
-        return [in_time(self._reply(self._pending.pop(name)), None) for name in message_ids]
+        return [in_time(self._reply(self._pending.pop(name)), self._limit) for name in message_ids]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -104,7 +105,12 @@ class InProcessGrid(Grid):
         that says that it was late. Those behind it have their own time.
         """
         ids = list(self.push_messages(messages))
-        return [in_time(self._reply(self._pending.pop(name)), timeout) for name in ids]
+        self._limit = timeout
+        try:
+            # One after another, so that who watches sees each reply when it comes.
+            return [reply for name in ids for reply in self.pull_messages([name])]
+        finally:
+            self._limit = None
 
     def _reply(self, message: Message) -> Message:
         # Arrays hold immutable bytes, so a deep copy is cheap and still shares nothing that either

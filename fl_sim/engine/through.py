@@ -23,6 +23,11 @@ class ThroughGrid(Grid):
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
+    @property
+    def innermost(self) -> Grid:
+        """The grid behind all others, which exchanges the messages."""
+        return self._grid.innermost if isinstance(self._grid, ThroughGrid) else self._grid
+
     def set_run(self, run: Run) -> None:
         """Set the run."""
         self._grid.set_run(run)

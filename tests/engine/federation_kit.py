@@ -168,6 +168,22 @@ class Recorder(Unobserved):
         self.failures[server_round, hospital] = reason
 
 
+class Steps:
+    """Progress that remembers what it is told, in order."""
+
+    def __init__(self):
+        self.said = []
+
+    def start(self, what, total):
+        self.said.append((what, total))
+
+    def step(self, note="", advance=1):
+        self.said.append(advance)
+
+    def finish(self):
+        self.said.append("end")
+
+
 def halve(state, server_round, reference):
     """A defence: half of every weight of the last layer."""
     return {k: v / 2 if k.startswith("4.") else v for k, v in state.items()}, server_round

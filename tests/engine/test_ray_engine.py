@@ -7,13 +7,24 @@ import time
 
 import pytest
 import torch
-from federation_kit import LATE, Recorder, client_app, halve, initial, same, settings, strategy
+from federation_kit import (
+    LATE,
+    Recorder,
+    Steps,
+    client_app,
+    halve,
+    initial,
+    same,
+    settings,
+    strategy,
+)
 from flower_kit import ROOT, flower
 
 from fl_sim.engine import EngineSettings, guard, run
 from fl_sim.engine import ray as ray_engine
 from fl_sim.engine.ray import backend_config, hospitals_at_once
 from fl_sim.engine.records import from_record, to_record
+from fl_sim.engine.watched import WatchedGrid
 
 
 def test_resources_are_given_in_full():
@@ -72,10 +83,10 @@ def test_ray_gives_the_same_numbers_bit_for_bit(capfd, monkeypatch):
     leaving = settings(hospitals=5, attack="leaving-attack", malicious=(0, 1), rounds=1)
     late = settings(hospitals=5, attack="late-attack", malicious=(2,), rounds=1)
 
-    def main(recorders):
+    def main(recorders, steps):
         def serve(grid):
             first = strategy(recorders[0], federation, "fedadam", cohort=3, release=halve)
-            first.start(grid, to_record(initial()), 2)
+            first.start(WatchedGrid(grid, steps), to_record(initial()), 2)
             strategy(recorders[1], leaving).start(grid, to_record(initial()), 1)
             strategy(recorders[2], late).start(grid, to_record(initial()), 1, timeout=LATE / 2)
             last = strategy(recorders[3], broken)
@@ -85,11 +96,11 @@ def test_ray_gives_the_same_numbers_bit_for_bit(capfd, monkeypatch):
 
     kept = ("PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")
     environment, level = [os.environ.get(name) for name in kept], logging.getLogger("flwr").level
-    results, recorders = {}, {}
+    results, recorders, steps = {}, {}, {}
     for engine in ("inprocess", "ray"):
-        recorders[engine] = [Recorder() for _ in range(4)]
+        recorders[engine], steps[engine] = [Recorder() for _ in range(4)], Steps()
         chosen = EngineSettings(engine=engine)
-        results[engine] = run(chosen, main(recorders[engine]), client_app, 5)
+        results[engine] = run(chosen, main(recorders[engine], steps[engine]), client_app, 5)
     assert same(results["ray"], results["inprocess"])
     for mine, theirs in zip(recorders["ray"], recorders["inprocess"], strict=True):
         assert mine.failures.keys() == theirs.failures.keys()
@@ -97,6 +108,9 @@ def test_ray_gives_the_same_numbers_bit_for_bit(capfd, monkeypatch):
             left, right = getattr(mine, stage), getattr(theirs, stage)
             assert left.keys() == right.keys()
             assert all(same(left[key], right[key]) for key in left)
+    assert (
+        steps["ray"].said == steps["inprocess"].said == 2 * [("hospitals back", 3), 1, 1, 1, "end"]
+    )
     for _, left, slow, failed in recorders.values():
         assert left.failures == {(1, 0): "SystemExit: 7", (1, 1): "SystemExit: 7"}
         assert list(slow.failures) == [(1, 2)] and "late" in slow.failures[1, 2]

@@ -10,7 +10,11 @@ import torch
 from browser_kit import Browser, find_chromium
 from safetensors.torch import save_file
 
+from experiments.pictures import draw_grid
 from experiments.report import write_report
+from experiments.result import Result
+from fl_sim.auditing.auditor import audit_file
+from fl_sim.auditing.page import write_page
 from fl_sim.results import COLUMNS
 
 CHROMIUM = find_chromium()
@@ -153,3 +157,38 @@ def test_a_page_prints(browser: Browser, pages: dict[str, Path], tmp_path: Path)
     browser.open(pages["one"], 1200)
     browser.print_pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_an_audit_shows_its_evidence_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    noise = torch.randint(0, 2**16, (256, 64), generator=torch.Generator().manual_seed(0))
+    long = "features.denseblock4.denselayer16.convolution_of_a_long_name.weight"
+    save_file({long: noise.to(torch.uint16)}, tmp_path / "m.safetensors")
+    report = audit_file(tmp_path / "m.safetensors")
+    evident = [finding for finding in report.findings if finding.evidence]
+    assert evident
+    browser.open(write_page(tmp_path / "page.html", report), 360)
+    shown = browser.evaluate(
+        """[...document.querySelectorAll('td[data-name=Evidence]')].filter(e =>
+            e.textContent.trim()).map(e => [e.getBoundingClientRect().left,
+            e.getBoundingClientRect().right])"""
+    )
+    assert len(shown) == len(evident)
+    assert all(0 <= left < right <= 360 for left, right in shown)
+
+
+def test_what_a_notebook_shows_fits_a_narrow_window(browser: Browser, tmp_path: Path) -> None:
+    table = _rows(0, "lwlrd", 0.5)
+    table.to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "images").mkdir()
+    images = {"original": torch.rand(8, 1, 28, 28), "release/raw": torch.rand(8, 1, 28, 28)}
+    draw_grid(tmp_path / "images" / "recovered.png", images, 8, "eight images")
+    page = tmp_path / "page.html"
+    meta = '<!doctype html><meta name="viewport" content="width=device-width">'
+    page.write_text(meta + Result(None, tmp_path)._repr_html_())
+    for width in (360, 1200):
+        browser.open(page, width)
+        assert browser.complaints() == []
+        assert browser.evaluate("document.images[0].naturalWidth") > 1000
+        assert browser.evaluate("document.images[0].getBoundingClientRect().right") <= width
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("document.querySelectorAll('tbody tr').length") == 9
