@@ -84,8 +84,8 @@ def gate(
     Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
     from experiments.console import make_console
-    from experiments.progress import make_progress
     from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
+    from fl_sim.bars import make_progress
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
@@ -150,11 +150,11 @@ def audit(
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
     from experiments.console import make_console
-    from experiments.progress import make_progress
     from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.auditor import audit_file
     from fl_sim.auditing.page import write_page
     from fl_sim.auditing.report import OUTCOMES
+    from fl_sim.bars import make_progress
     from fl_sim.files import write_atomically
 
     console = make_console()
@@ -177,6 +177,30 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _print_gate(console: Console, report: "GateReport") -> None:
+    """Print the verdict with its reasons, then what was done, then the tensors."""
+    reasons = report.all_reasons()
+    if report.approved:
+        console.print("[bold green]Approved[/]")
+    else:
+        console.print(f"[bold red]Refused[/], {_count(len(reasons), 'reason')}:")
+    for reason in reasons[:_SHOWN]:
+        console.print(f"  {plain(reason)}")
+    if len(reasons) > _SHOWN:
+        console.print(f"  and {len(reasons) - _SHOWN} more, in the table")
+    if report.rounds:
+        rounds = _count(report.rounds, "round")
+        console.print(
+            f"{report.defense}, {rounds} on {report.images} held-out images: loss "
+            f"{report.loss_before:.3f} before, {report.loss_after:.3f} after; {report.overwritten} "
+            f"weights overwritten that nothing moved"
+        )
+    for what in report.left_behind[:_SHOWN]:
+        console.print(f"  left behind: {plain(what)}")
+    if report.tensors:
+        _print_gated(console, report)
+
+
+def _print_gated(console: Console, report: "GateReport") -> None:
     table = _table("Tensors", "tensor ", "elements ", "change ", "unmoved ", "dead ", "refused")
     for row in report.tensors:
         table.add_row(
@@ -185,23 +209,6 @@ def _print_gate(console: Console, report: "GateReport") -> None:
             plain("; ".join(row.reasons)),
         )  # fmt: skip
     console.print(table)
-    rounds = _count(report.rounds, "round")
-    console.print(
-        f"{report.defense}, {rounds} on {report.images} held-out images: loss "
-        f"{report.loss_before:.3f} before, {report.loss_after:.3f} after; {report.overwritten} "
-        f"weights overwritten that nothing moved"
-    )
-    for what in report.left_behind[:_SHOWN]:
-        console.print(f"  left behind: {plain(what)}")
-    if report.approved:
-        console.print("[bold green]Approved[/]")
-        return
-    reasons = report.all_reasons()
-    console.print(f"[bold red]Refused[/], {_count(len(reasons), 'reason')}:")
-    for reason in reasons[:_SHOWN]:
-        console.print(f"  {plain(reason)}")
-    if len(reasons) > _SHOWN:
-        console.print(f"  and {len(reasons) - _SHOWN} more, in the table")
 
 
 def _print_audit(console: Console, report: "AuditReport", everything: bool) -> None:

@@ -22,11 +22,11 @@ from rich.console import Console
 from experiments.console import print_table
 from experiments.figures import MARKERS, write_table
 from experiments.program import start
-from experiments.progress import make_progress
 from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
 from fl_sim.auditing.auditor import audit
 from fl_sim.auditing.gate import GateSettings, pass_gate
+from fl_sim.bars import make_progress
 from fl_sim.case import Case, CaseSettings, open_case
 from fl_sim.checkpoints import Checkpoint
 from fl_sim.choice import Choice

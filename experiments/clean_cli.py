@@ -70,8 +70,8 @@ def clean(
     and after, on the test split of the same dataset. Unlike the gate it refuses no model.
     """
     from experiments.console import make_console
-    from experiments.progress import make_progress
     from fl_sim.artifact import further_entries
+    from fl_sim.bars import make_progress
     from fl_sim.defenses.base import Release
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream

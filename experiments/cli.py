@@ -130,11 +130,15 @@ def extract(
     """Play the receiver: read images back from a model file with the attacker's key."""
     from experiments.console import make_console, plain
     from experiments.pictures import write_images
+    from fl_sim.attacks.doubt import doubt
     from fl_sim.extraction import extract as read_back
 
-    images = read_back(artifact, key).images
-    write_images(out, images)
-    make_console(soft_wrap=True).print(f"{len(images)} images in {plain(out)}")
+    extraction, console = read_back(artifact, key), make_console(soft_wrap=True)
+    write_images(out, extraction.images)
+    console.print(f"{len(extraction.images)} images in {plain(out)}")
+    doubted = doubt(extraction)
+    if doubted:
+        console.print(f"[yellow]Doubtful:[/] {plain(doubted)}")
 
 
 for _name, _command, _line in (
@@ -171,9 +175,9 @@ def _run(
     at_a_glance("experiments.scenario", "Scenario", lambda s: s.from_toml(scenario, overrides))
     from experiments.console import make_console, plain, print_result
     from experiments.preflight import remarks
-    from experiments.progress import make_progress
     from experiments.run import run as run_scenario
     from experiments.scenario import Scenario
+    from fl_sim.bars import make_progress
     from fl_sim.case import open_case
     from fl_sim.data import data_root
 

@@ -56,7 +56,7 @@ def train(
     _check_dataset(dataset, size)
     from experiments.codecs import chosen_codec, train_codec
     from experiments.console import make_console, plain
-    from experiments.progress import make_progress
+    from fl_sim.bars import make_progress
 
     console = make_console()
     choice = chosen_codec(codec, overrides or ())

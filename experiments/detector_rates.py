@@ -20,11 +20,11 @@ from experiments.audit_study import CLEAN, draw
 from experiments.console import print_table
 from experiments.figures import write_table
 from experiments.program import program
-from experiments.progress import make_progress
 from experiments.untuned import population
 from experiments.untuned.member import Member
 from experiments.untuned.networks import NETWORKS
 from experiments.untuned.written import spec_of
+from fl_sim.bars import make_progress
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.progress import SILENT, Progress, piece
 

@@ -32,9 +32,9 @@ def _run(grid: Grid, context: Context) -> None:
     from experiments.cli import find_scenario
     from experiments.console import make_console, plain, print_result
     from experiments.preflight import remarks
-    from experiments.progress import Lines
     from experiments.run import default_folder, run
     from experiments.scenario import Scenario
+    from fl_sim.bars import Lines
     from fl_sim.case import open_case
     from fl_sim.data import data_root
 

@@ -173,7 +173,7 @@ class GridStudy:
     def command(self, grids: Mapping[str, Values], out: Path, how: How) -> None:
         """Do what :meth:`run` does on a terminal, and print the table."""
         from experiments.console import print_table
-        from experiments.progress import make_progress
+        from fl_sim.bars import make_progress
 
         console = Console()
         progress = make_progress(console, remaining=False)

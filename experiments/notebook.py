@@ -3,7 +3,6 @@
 import base64
 import html
 import importlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +12,6 @@ from fl_sim.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook, whose cells can show pages and pictures."""
-    # One that is a kernel has imported IPython; nobody else pays for that.
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return getattr(shell, "kernel", None) is not None
 
 
 def display(thing: object) -> None:

@@ -117,7 +117,8 @@ class Result:
     def show(self) -> None:
         """Show the summary and, in a notebook, the picture; on a terminal print the summary."""
         from experiments.console import make_console, print_result
-        from experiments.notebook import display, in_notebook
+        from experiments.notebook import display
+        from fl_sim.bars import in_notebook
 
         if in_notebook():
             display(self)

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.claim import claimed
-from experiments.progress import chosen_progress
 from experiments.result import Result
 from experiments.scenario import Scenario
 from experiments.shipped import SCENARIOS, find
 from experiments.standing import sweep_run
 from experiments.study import Study
+from fl_sim.bars import chosen_progress
 from fl_sim.data import data_root as find_data_root
 from fl_sim.progress import Progress
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     progress: Progress | bool | None = None,
     grid: "Grid | None" = None,
     trained: Path | str | None = None,
+    strategy: "Strategy | None" = None,
 ) -> Result:
     """Run a scenario to its end.
 
@@ -39,10 +41,12 @@ def run(
         data_root: folder of data files; by default ``FL_SIM_DATA``, then medmnist's own place.
         progress: where long work reports. By default bars on a terminal and in a notebook, plain
             lines on ``sys.stderr`` elsewhere; ``False`` for none; or an object of one's own, see
-            :func:`experiments.progress.chosen_progress`.
+            :func:`fl_sim.bars.chosen_progress`.
         grid: a Flower grid with the hospitals of a federation, where there is one already.
         trained: folder of a centralized run that differs in its defence only; its trained and
             attacked model is taken, not trained anew.
+        strategy: a Flower strategy that aggregates a federation's uploads, instead of the one
+            that the scenario names; rows call it by its class's name.
 
     Returns:
         The table, the recovered images and the files.
@@ -55,19 +59,25 @@ def run(
         scenario = Scenario.from_toml(find(str(scenario), SCENARIOS, "scenario"))
     elif not isinstance(scenario, Scenario):
         scenario = Scenario.from_mapping(scenario)
+    if strategy is not None:
+        from experiments.stated_strategy import with_strategy
+
+        scenario = with_strategy(scenario, strategy)
     root = find_data_root(Path(data_root) if data_root is not None else None)
     folder = Path(out) if out is not None else default_folder(scenario)
     with claimed(folder, f"{scenario.identity}, seed {scenario.seed}"):
         sweep_run(folder)
         study = Study(scenario, folder, root, reports_to)
         if not study.finished:
-            _work_off(study, grid, Path(trained) if trained is not None else None)
+            _work_off(study, grid, Path(trained) if trained is not None else None, strategy)
             study.finish()
         study.tidy()
     return Result(scenario, folder)
 
 
-def _work_off(study: Study, grid: "Grid | None", trained: Path | None) -> None:
+def _work_off(
+    study: Study, grid: "Grid | None", trained: Path | None, strategy: "Strategy | None"
+) -> None:
     if trained is not None:
         from experiments.adoption import adopt_trained
 
@@ -80,7 +90,7 @@ def _work_off(study: Study, grid: "Grid | None", trained: Path | None) -> None:
         # Flower costs seconds to import, which a centralized run does not pay.
         from experiments.federated import run_federated
 
-        run_federated(study, grid)
+        run_federated(study, grid, strategy)
 
 
 def default_folder(scenario: Scenario) -> Path:

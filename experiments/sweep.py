@@ -12,10 +12,10 @@ from experiments.claim import claimed
 from experiments.grid import Grid
 from experiments.jobs import Job, plan_jobs
 from experiments.outcomes import Outcome, all_noted, note, noted
-from experiments.progress import chosen_progress
 from experiments.standing import is_finished
 from experiments.tables import CELL, LABEL, compare, presented, summarise
 from experiments.workers import Here, Workers, ray_workers
+from fl_sim.bars import chosen_progress
 from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import sweep_temporaries, write_atomically

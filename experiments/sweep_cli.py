@@ -82,8 +82,8 @@ def sweep(
     at_a_glance("experiments.grid", "Grid", lambda kind: kind.of(grid, **options))
     from experiments.console import make_console, plain
     from experiments.grid import Grid
-    from experiments.progress import make_progress
     from experiments.sweep import sweep as run_sweep
+    from fl_sim.bars import make_progress
 
     console = make_console()
     cells = Grid.of(grid, **options)

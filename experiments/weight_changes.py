@@ -21,10 +21,10 @@ from rich.console import Console
 from experiments.console import print_table
 from experiments.figures import write_table
 from experiments.program import start
-from experiments.progress import make_progress
 from experiments.result import Result
 from experiments.run import run
 from fl_sim.artifact import read_artifact
+from fl_sim.bars import make_progress
 from fl_sim.files import write_atomically
 from fl_sim.metrics.weights import MANTISSA_BITS, weight_change
 from fl_sim.models import build, layers

@@ -30,6 +30,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiments.compare import compare, load_runs
     from experiments.run import run
     from experiments.sweep import sweep
     from fl_sim.data import load_dataset
@@ -59,6 +60,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Defended": "strategies.any_app",
     "FlSimError": "fl_sim.errors",
+    "compare": "experiments.compare",
+    "load_runs": "experiments.compare",
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
     "clean": "fl_sim.verbs.cleaning",
@@ -76,8 +79,10 @@ __all__ = [
     "attack",
     "audit",
     "clean",
+    "compare",
     "extract",
     "load_dataset",
+    "load_runs",
     "measure",
     "run",
     "sweep",

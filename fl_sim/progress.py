@@ -42,8 +42,3 @@ def piece(progress: Progress, what: str, total: int) -> Iterator[Progress]:
         yield progress
     finally:
         progress.finish()
-
-
-def shown(progress: Progress | bool | None) -> Progress:
-    """Return where to report."""
-    return SILENT if progress is None or isinstance(progress, bool) else progress

@@ -12,12 +12,13 @@ from torch import nn
 from fl_sim.artifact import Artifact, Key, write_artifact, write_key
 from fl_sim.attacks.base import ATTACKS, Attack, Inside
 from fl_sim.attacks.checked import make_plan
+from fl_sim.bars import chosen_progress
 from fl_sim.choice import Choice
 from fl_sim.faults import blaming
 from fl_sim.models import state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.models.pixels import Normalization
-from fl_sim.progress import Progress, shown
+from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 from fl_sim.training import LocalTraining, TrainingSettings
@@ -127,7 +128,7 @@ def attack(
     side = (int(split.images.shape[3]), int(split.images.shape[1]))
     network = given(model, side, normalize, make, outputs, seed)
     task = task_of(split, network.spec.classes, network.spec.task == "segmentation")
-    reporting, stream = shown(progress), Stream(seed, ("hospital", 0))
+    reporting, stream = chosen_progress(progress), Stream(seed, ("hospital", 0))
     root = None if data_root is None else Path(data_root)
     inside = Inside(split, task, network.spec, stream, root, reporting)
     plan = make_plan(chosen, inside, name)

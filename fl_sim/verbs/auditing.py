@@ -12,12 +12,12 @@ from fl_sim.auditing.architecture import Statement
 from fl_sim.auditing.auditor import audit as audit_checkpoint
 from fl_sim.auditing.auditor import audit_file
 from fl_sim.auditing.report import AuditReport
+from fl_sim.bars import chosen_progress
 from fl_sim.checkpoints import Checkpoint
 from fl_sim.errors import FlSimError, shown
 from fl_sim.models import state_of
 from fl_sim.models.lent import Pixels, copied, lend, made
 from fl_sim.progress import Progress
-from fl_sim.progress import shown as shown_progress
 
 
 def audit(
@@ -49,7 +49,7 @@ def audit(
     Raises:
         FlSimError: if a file cannot be read, or the network does not exist.
     """
-    reporting = shown_progress(progress)
+    reporting = chosen_progress(progress)
     if isinstance(what, nn.Module):
         model = what if model is None else model
     network = _network(model, classes, channels, size)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import Artifact, further_entries, write_artifact
+from fl_sim.bars import chosen_progress
 from fl_sim.choice import Choice
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
@@ -20,7 +21,6 @@ from fl_sim.models.base import ModelSpec
 from fl_sim.models.entries import value_problem
 from fl_sim.models.pixels import Normalization
 from fl_sim.progress import Progress
-from fl_sim.progress import shown as shown_progress
 from fl_sim.randomness import Stream
 from fl_sim.verbs.attacking import Attacked
 from fl_sim.verbs.images import is_labelled, split_of, task_of
@@ -118,7 +118,7 @@ def clean(
     entries = {n: v.clone() for n, v in further_entries(weights, network.model).items()}
     release = Release(
         network.model, network.spec, split, task, stream or Stream(seed, ("release", 0)),
-        progress=shown_progress(progress), entries=entries, reference=reference,
+        progress=chosen_progress(progress), entries=entries, reference=reference,
     )  # fmt: skip
     cleaned, report = cleaned_release(chosen, name, release, weights)
     return Cleaned(network.back(cleaned), report, cleaned, network.spec)

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from experiments import progress as shown
-from experiments.progress import Bars, Lines, NotebookBars, chosen_progress
 from experiments.run import run
+from fl_sim.bars import Bars, Lines, NotebookBars, chosen_progress
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, piece
 
 TWO_PIECES = """
 import sys
-from experiments.progress import chosen_progress
+from fl_sim.bars import chosen_progress
 from fl_sim.progress import piece
 progress = chosen_progress()
 with piece(progress, "rounds", 2):

@@ -18,7 +18,6 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from experiments.notebook import in_notebook
 from fl_sim.errors import FlSimError, printable, shown
 from fl_sim.progress import SILENT, Progress
 
@@ -182,6 +181,14 @@ def _bar(piece: _Piece) -> str:
         f'<progress max="{max(1, piece.total)}" value="{piece.done}"></progress>'
         f"<span>{' · '.join(text for text in told if text)}</span></div>"
     )
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose cells can show pages and pictures."""
+    # One that is a kernel has imported IPython; nobody else pays for that.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def make_progress(console: Console, remaining: bool = True) -> Bars | Lines:
