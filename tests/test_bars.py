@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from experiments import progress as shown
 from experiments.run import run
+from fl_sim import bars as shown
 from fl_sim.bars import Bars, Lines, NotebookBars, chosen_progress
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, piece
