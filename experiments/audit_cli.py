@@ -77,7 +77,7 @@ def gate(
     channels: Channels = None,
     size: Size = None,
     stem: StemChoice = None,
-    normalize: Normalize = "symmetric",
+    normalize: Normalize = None,
 ) -> None:
     """Let a model leave only if its loss is the task's and all of it changes in fine-tuning.
 
@@ -124,6 +124,7 @@ def audit(
     channels: Channels = None,
     size: Size = None,
     stem: StemChoice = None,
+    normalize: Normalize = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -158,7 +159,7 @@ def audit(
     from fl_sim.files import write_atomically
 
     console = make_console()
-    stated = Statement(model, classes, channels, size, stem)
+    stated = Statement(model, classes, channels, size, stem, normalize)
     report = audit_file(file, stated, reference, make_progress(console))
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())

@@ -75,6 +75,7 @@ KINDS = (
         "model", "Models", "fl_sim.models.base", "MODELS", settings=_of_model,
         further=(
             ("<torchvision's name>", "any classifier of torchvision, for example resnet50"),
+            ("timm/<name>", "any network of timm, where that is installed: timm/resnet10t"),
             ("<package.module:function>", "your own function, which returns the network"),
         ),
     ),

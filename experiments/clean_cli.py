@@ -61,7 +61,7 @@ def clean(
     channels: Channels = None,
     size: Size = None,
     stem: StemChoice = None,
-    normalize: Normalize = "symmetric",
+    normalize: Normalize = None,
     json_out: Json = None,
 ) -> None:
     """Let a defence clean a model file that anybody may have made, on held-out images.

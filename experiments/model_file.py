@@ -1,6 +1,6 @@
 """What the commands on a model file have in common: their options, and reading and writing it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,10 +45,12 @@ StemChoice = Annotated[
     typer.Option(help="Its stem; otherwise told by shapes.", show_default=False),
 ]
 Normalize = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="How the network takes pixels: symmetric ([-1, 1]), none ([0, 1]), imagenet (as "
-        "torchvision's pretrained weights), or a mean and a deviation, such as 0.5,0.25."
+        "torchvision's pretrained weights), or a mean and a deviation, such as 0.5,0.25; otherwise "
+        "the file's word, or symmetric.",
+        show_default=False,
     ),
 ]
 ModelFile = Annotated[
@@ -94,7 +96,7 @@ class Network:
     channels: int | None = None
     size: int | None = None
     stem: Literal["default", "small"] | None = None
-    normalize: str = "symmetric"
+    normalize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,6 @@ def open_model_file(
     from fl_sim.checkpoints import read_checkpoint
     from fl_sim.data import load_dataset
     from fl_sim.data.splits import HeldOutSettings, divide
-    from fl_sim.models.pixels import normalization
 
     checkpoint = read_checkpoint(file)
     own = checkpoint.spec if network.model is None else None
@@ -146,14 +147,9 @@ def open_model_file(
     loaded = load_dataset(dataset, {} if side is None else {"size": side}, data_root)
     stated = Statement(
         network.model, network.classes, network.channels or loaded.channels, loaded.size,
-        network.stem,
+        network.stem, network.normalize,
     )  # fmt: skip
     artifact, known = identified_artifact(checkpoint, stated, str(file))
-    if network.normalize != Network.normalize or own is None:
-        mean, std = normalization(network.normalize, artifact.spec.channels)
-        artifact = replace(
-            artifact, spec=artifact.spec.model_copy(update={"mean": mean, "std": std})
-        )
     held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
     return Opened(artifact, checkpoint, known, loaded, held_out)
 

@@ -18,6 +18,7 @@ from fl_sim.auditing.subject import COUNTED
 from fl_sim.errors import FlSimError
 from fl_sim.models import skeleton
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec, Stem
+from fl_sim.models.pixels import Normalization, normalization
 
 State = dict[str, torch.Tensor]
 SIZES = (28, 8, 12, 16, 24, 32, 48, 64, 96, 128, 224)
@@ -41,6 +42,7 @@ class Statement:
         channels: of its images.
         size: side of its images in pixels.
         stem: ``"default"`` or ``"small"``.
+        normalize: how it takes pixels; see :func:`fl_sim.models.pixels.normalization`.
     """
 
     model: str | None = None
@@ -48,6 +50,14 @@ class Statement:
     channels: int | None = None
     size: int | None = None
     stem: Stem | None = None
+    normalize: Normalization = None
+
+    def of_pixels(self, spec: ModelSpec) -> ModelSpec:
+        """Return a specification with what is said of how the network takes pixels."""
+        if self.normalize is None:
+            return spec
+        mean, std = normalization(self.normalize, spec.channels)
+        return spec.model_copy(update={"mean": mean, "std": std})
 
 
 @dataclass(frozen=True)

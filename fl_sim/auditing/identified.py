@@ -117,6 +117,7 @@ def _identified(
     if stated.model is None and checkpoint.spec is not None:
         found = _own_word(state, checkpoint.spec)
         if found is not None:
+            found = replace(found, spec=stated.of_pixels(found.spec))
             return Identified(found, f"{_words(found.spec)}, as the file states")
         what = f"Its header states a {_words(checkpoint.spec)}, and the entries are of no such one."
         findings = (Finding("file", "suspicious", what),)
@@ -127,6 +128,7 @@ def _identified(
         found = replace(fitting(state, _stated_spec(stated)), size_known=stated.size is not None)
     if found is None:
         return Identified(None, "unknown", findings)
+    found = replace(found, spec=stated.of_pixels(found.spec))
     told = "as given" if stated.model is not None else _told(found)
     words = f"{_words(found.spec, found.size_known)}, {told}"
     return Identified(found, words, findings)

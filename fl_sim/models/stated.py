@@ -84,6 +84,9 @@ class _Make:
             name = next((n for n in names if n in known), None)
             if name is not None:
                 wanted[name] = getattr(spec, what)
+        # Torchvision's own functions take it among their keywords.
+        if str(self._make.__module__).startswith("torchvision.models"):
+            wanted["num_classes"] = spec.classes
         return wanted
 
 

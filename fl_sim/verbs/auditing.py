@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fl_sim.checkpoints import Checkpoint
 from fl_sim.errors import FlSimError, shown
 from fl_sim.models import state_of
 from fl_sim.models.lent import Pixels, copied, lend, made
+from fl_sim.models.pixels import Normalization
 from fl_sim.progress import Progress
 
 
@@ -28,6 +30,7 @@ def audit(
     classes: int | None = None,
     channels: int | None = None,
     size: int | None = None,
+    normalize: Normalization = None,
     reference: Path | str | None = None,
     progress: Progress | bool | None = None,
 ) -> AuditReport:
@@ -39,6 +42,8 @@ def audit(
         model: the network that it is of: an ``nn.Module``, a function that makes one, or a name.
             Otherwise the file's own word, or what explains the file.
         classes, channels, size: of the network, where shapes do not tell.
+        normalize: how the network takes pixels, where it is not the file's word or [-1, 1]; see
+            :func:`fl_sim.clean`. ``None`` says nothing.
         reference: a checkpoint of an earlier state that its owner trusts.
         progress: ``False`` for silence; by default bars on terminals and in notebooks.
 
@@ -52,7 +57,7 @@ def audit(
     reporting = chosen_progress(progress)
     if isinstance(what, nn.Module):
         model = what if model is None else model
-    network = _network(model, classes, channels, size)
+    network = replace(_network(model, classes, channels, size), normalize=normalize)
     if isinstance(what, str | Path):
         earlier = None if reference is None else Path(reference)
         return audit_file(Path(what), network, earlier, reporting)
@@ -85,7 +90,8 @@ def _network(model: Any, classes: int | None, channels: int | None, size: int | 
     sides = [size] if size else _sides(network, channels)
     spec = lend(network, Pixels(channels, sides[0]), make)
     # Where several sides will do, none is known: where weights are dead depends on it.
-    return Statement(spec.name, spec.classes, channels, sides[0] if len(sides) == 1 else None)
+    outputs = classes if make else spec.classes
+    return Statement(spec.name, outputs, channels, sides[0] if len(sides) == 1 else None)
 
 
 def _channels(network: nn.Module) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 from verb_kit import DATA, FEW, HELD_OUT, Own, Scaled, labels, pixels
 
 import fl_sim
@@ -157,6 +158,11 @@ def test_audit_takes_networks_states_and_files(model: nn.Module, tmp_path: Path)
     for what in (state, tmp_path / "a.pth"):
         found = fl_sim.audit(what, model=Own, progress=False)
         assert found.outcome != "clean" and any(f.tensor == "notes" for f in found.findings)
+    torch.save(resnet18(num_classes=5).state_dict(), tmp_path / "b.pth")
+    told = fl_sim.audit(tmp_path / "b.pth", model=resnet18, size=28, progress=False)
+    assert told.outcome == "clean" and "5 outputs" in told.architecture
+    assert told.page(tmp_path / "b.html").read_text().startswith("<!doctype html>")
+    assert "b.pth: clean" in repr(told) and "<iframe" in told._repr_html_()
     with pytest.raises(FlSimError, match="cannot be audited"):
         fl_sim.audit(3)
 
