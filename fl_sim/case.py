@@ -8,11 +8,11 @@ from typing import Any, cast
 from pydantic import create_model
 
 from fl_sim.choice import Choice
-from fl_sim.data import load_dataset
+from fl_sim.data import load_dataset, task_family
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
 from fl_sim.data.splits import HeldOutSettings, divide
-from fl_sim.models import Stem, build, check, state_model
+from fl_sim.models import Stem, build, check, check_task, state_model
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.lent import require_answers
 from fl_sim.models.pixels import normalization
@@ -122,8 +122,10 @@ def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress
 @lru_cache(maxsize=2)
 def _open(settings_json: str, data_root: Path | None) -> Case:
     settings = CaseSettings.model_validate_json(settings_json)
-    dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
     model = parse(model_settings(settings.model.name), settings.model.settings, "[model]")
+    # What cannot fit is said before gigabytes are prepared.
+    check_task(settings.model.name, task_family(settings.dataset.name, settings.dataset.settings))
+    dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
     mean, std = normalization(model.normalize, dataset.channels)
     weights = None if model.weights is None else Path(model.weights).expanduser()
     spec = ModelSpec(

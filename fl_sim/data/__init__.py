@@ -14,6 +14,7 @@ from typing import Any
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource
 from fl_sim.data.cache import reporting
 from fl_sim.errors import FlSimError, shown
+from fl_sim.models.base import TaskFamily
 from fl_sim.progress import Progress
 from fl_sim.settings import parse
 
@@ -86,6 +87,20 @@ def published_name(name: str) -> str | None:
     if name.endswith(".npz"):
         return medmnist_name(Path(name).stem)
     return name if name in catalogue() else None
+
+
+def task_family(name: str, settings: dict[str, Any]) -> TaskFamily:
+    """Return what networks of a dataset are for, before it is loaded.
+
+    Args:
+        name: see :func:`load_dataset`.
+        settings: the dataset's keys.
+
+    Raises:
+        FlSimError: for an unknown name or key.
+    """
+    source = _source(name)
+    return source.family(parse(source.settings, settings, "[dataset]"))
 
 
 def _source(name: str) -> DatasetSource:

@@ -270,10 +270,13 @@ class DatasetSource:
         settings: the settings class, a subclass of :class:`DatasetSettings`.
         load: ``load(name, settings, data_root) -> Dataset``; ``data_root`` is ``None`` where the
             user named none. Raises :class:`fl_sim.errors.FlSimError` for a missing or broken file.
+        family: what its networks are for, from its settings, so that one for something else is
+            refused before anything is loaded.
     """
 
     settings: type[DatasetSettings]
     load: Callable[[str, Any, Path | None], Dataset]
+    family: Callable[[Any], TaskFamily] = lambda settings: "classification"
 
 
 DATASETS: Registry[DatasetSource] = Registry("dataset", "fl_sim.data.sources")

@@ -24,6 +24,7 @@ __all__ = [
     "absorbed_biases",
     "build",
     "build_model",
+    "check_task",
     "fresh",
     "layers",
     "skeleton",
@@ -104,6 +105,21 @@ def fresh(spec: ModelSpec, seed: int = 0) -> nn.Module:
     return build(spec, seed)
 
 
+def check_task(name: str, task: TaskFamily) -> None:
+    """Refuse a network that is for another kind of task.
+
+    Raises:
+        FlSimError: naming networks that are for it.
+    """
+    tasks = MODELS.get(name).tasks
+    if task not in tasks:
+        fitting = [e.name for e in MODELS.entries() if task in e.component.tasks]
+        raise FlSimError(
+            f"The model '{name}' is for {' and '.join(tasks)}, and the dataset's task is {task}; "
+            f"choose one of: {', '.join(fitting)}."
+        )
+
+
 def check(spec: ModelSpec) -> None:
     """Refuse a specification that cannot be built.
 
@@ -112,12 +128,7 @@ def check(spec: ModelSpec) -> None:
             that size or stem, or a key of its own is wrong.
     """
     entry = MODELS.get(spec.name)
-    if spec.task not in entry.tasks:
-        fitting = [e.name for e in MODELS.entries() if spec.task in e.component.tasks]
-        raise FlSimError(
-            f"The model '{spec.name}' is for {' and '.join(entry.tasks)}, and the dataset's task "
-            f"is {spec.task}; choose one of: {', '.join(fitting)}."
-        )
+    check_task(spec.name, spec.task)
     parse(entry.settings, spec.settings, f"The model '{spec.name}'")
     if spec.stem not in entry.stems:
         raise FlSimError(

@@ -82,3 +82,18 @@ def test_new_keys_of_the_model_leave_the_names_of_earlier_runs_alone() -> None:
     ]
     assert identities[1] == identities[2] and len(set(identities)) == 3
     assert identities[0] == "centralized-phantoms-cnn-transpose-undefended-680640d0"
+
+
+def test_a_network_for_another_task_is_refused_before_data_are_prepared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(*arguments: Any) -> Any:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("fl_sim.case.load_dataset", load)
+    scenario = {**SMALL, "mode": "centralized", "dataset": "hippocampus", "model": "resnet18"}
+    with pytest.raises(FlSimError, match=r"task is segmentation; choose one of.*unet"):
+        run(scenario, tmp_path)
+    phantoms = {"name": "phantoms", "task": "segmentation"}
+    with pytest.raises(FlSimError, match="'cnn' is for classification"):
+        run({**scenario, "dataset": phantoms, "model": "cnn"}, tmp_path)

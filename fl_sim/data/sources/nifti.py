@@ -37,6 +37,7 @@ from fl_sim.data.sources.nifti_volumes import (
     survey,
 )
 from fl_sim.errors import FlSimError
+from fl_sim.models.base import TaskFamily
 from fl_sim.randomness import derive_seed
 
 SHARE = 0.15
@@ -157,6 +158,10 @@ KNOWN = {
         "glioma in brain MR (BraTS 2021), registration required",
     ),
 }
+
+
+def _family(settings: SliceSettings) -> TaskFamily:
+    return "segmentation"
 
 
 def load(name: str, settings: SliceSettings, data_root: Path | None) -> Dataset:
@@ -426,8 +431,8 @@ for _name, _kind in (
     ("brats", BratsSettings),
 ):
     DATASETS.register(_name, f"{KNOWN[_name].about}; slices with masks, from the official folder")(
-        DatasetSource(_kind, load)
+        DatasetSource(_kind, load, _family)
     )
 DATASETS.register("nifti", "any NIfTI volumes with masks, by the 'path' of their folder")(
-    DatasetSource(NiftiSettings, load)
+    DatasetSource(NiftiSettings, load, _family)
 )

@@ -23,6 +23,7 @@ from fl_sim.data.base import (
     Split,
     Task,
 )
+from fl_sim.models.base import TaskFamily
 from fl_sim.randomness import numpy_generator
 from fl_sim.settings import Seed
 
@@ -119,6 +120,10 @@ def load(name: str, settings: PhantomSettings, data_root: Path | None = None) ->
     )
     about = f"procedural phantoms, {settings.task}, difficulty {settings.difficulty}"
     return Dataset(name, _task(settings), train, validation, test, (), about)
+
+
+def _family(settings: PhantomSettings) -> TaskFamily:
+    return _task(settings).family
 
 
 def _task(settings: PhantomSettings) -> Task:
@@ -339,4 +344,4 @@ DATASETS.register(
     "phantoms",
     "procedural images with organs and lesions; grey or RGB, any size, any task, also organ masks; "
     "no file needed",
-)(DatasetSource(PhantomSettings, load))
+)(DatasetSource(PhantomSettings, load, _family))
