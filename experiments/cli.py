@@ -87,8 +87,12 @@ def demo(out: Out = None) -> None:
     A network is attacked so that it memorises images, is cleaned, leaves as a file, and the images
     are read back from that file: first from a data lake, then from a federation.
     """
-    for name in ("demo-centralized", "demo-federated"):
-        _run(SCENARIOS / f"{name}.toml", (), None, out / name if out else Path("runs") / name)
+    from experiments.demo import RUNS, conclude
+
+    folder = out or Path("runs")
+    for name in RUNS.values():
+        _run(SCENARIOS / f"{name}.toml", (), None, folder / name)
+    conclude(folder)
 
 
 def run(
