@@ -5,7 +5,6 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
@@ -336,15 +335,11 @@ class Scenario(Settings):
 
 
 def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a scenario's tables with the name of its model, where that is an object.
-
-    Raises:
-        FlSimError: if it is neither a network nor a function that makes one.
-    """
+    """Return a scenario's tables with the name of its model, where that is an object."""
     plain = dict(values)
     model = plain.get("model")
     table = dict(model) if isinstance(model, Mapping) else {"name": model}
-    if not isinstance(table.get("name"), str | Path | Settings | NoneType):
+    if callable(table.get("name")):  # as networks are, too
         from fl_sim.models.lent import lend_for_scenario
 
         plain["model"] = {**table, "name": lend_for_scenario(table["name"])}

@@ -100,6 +100,8 @@ def test_a_models_own_keys_stand_beside_the_stem() -> None:
     scenario = Scenario.create(**values, model=own)
     assert scenario.model.settings == {
         "stem": "default",
+        "weights": None,
+        "normalize": "symmetric",
         "channels": [8, 16, 32],
         "residual_units": 2,
     }
