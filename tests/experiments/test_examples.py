@@ -1,6 +1,8 @@
 """The examples run as they stand, and do what they say."""
 
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,13 @@ from flwr.clientapp import ClientApp
 
 from experiments import examples
 from experiments.scenario import Scenario
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.base import ATTACKS
+from fl_sim.data.base import DATASETS
+from fl_sim.defenses.base import DEFENSES
 from fl_sim.engine.inprocess import InProcessGrid
+from fl_sim.errors import FlSimError
+from fl_sim.models import MODELS, ModelSpec, build, state_of
 from fl_sim.results import read_table
 from strategies.base import build_aggregator
 
@@ -73,6 +81,120 @@ def _reply(value, images):
             return False
 
     return Reply()
+
+
+# --------------------------------------------------------------------------- parts of one's own
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Runs an example as a script, copied into a folder of its own; what it registers goes away."""
+    for registry in (ATTACKS, DATASETS, DEFENSES, MODELS):
+        registry.entries()  # what the project registers stays
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+
+    def run(name, as_script=True):
+        copied = shutil.copy(FOLDER / f"{name}.py", tmp_path)
+        return runpy.run_path(copied, run_name="__main__" if as_script else name)
+
+    yield run
+    for name in {path.stem for path in tmp_path.glob("*.py")} - before:
+        sys.modules.pop(name, None)
+
+
+def numbers(printed, row):
+    """The numbers behind each row that a table has under this name."""
+    found = re.findall(rf"\b{row}((?: +[\d.]+)+)$", printed, re.MULTILINE)
+    return [[float(number) for number in line.split()] for line in found]
+
+
+@pytest.mark.slow
+def test_an_attack_of_ones_own_hides_and_reads_images(script, capsys):
+    script("own_attack")
+    printed = capsys.readouterr().out
+    (upload,), (release,) = numbers(printed, "upload"), numbers(printed, "release")
+    assert upload[0] > 0.7 and upload[1] == 1.0
+    assert release[0] < 0.3 and release[1] < 0.3
+
+
+def test_its_thumbnails_are_the_images_made_small_and_its_key_is_checked(script):
+    own = script("own_attack", as_script=False)
+    attack = own["Thumbnails"](own["ThumbnailSettings"](images=2))
+    spec = ModelSpec(name="cnn", channels=3, size=28, classes=4)
+    targets = torch.rand(2, 3, 14, 14).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    key = Key("thumbnails", settings={"images": 2, "tensor": "11.weight"})
+    before = state_of(build(spec))
+    plan = type("Plan", (), {"targets": targets, "key": key})
+    after = attack.embed(before, spec, plan).state
+    read = attack.extract(Artifact(spec, after), key).images
+    small = torch.nn.functional.interpolate(targets, size=(14, 14), mode="area")
+    wanted = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear")
+    torch.testing.assert_close(read, wanted, rtol=0, atol=0.5 / 255 + 1e-6)
+    torch.testing.assert_close(after["11.weight"], before["11.weight"], rtol=1e-4, atol=0)
+    attack.check_key(key, Artifact(spec, after))
+    for wrong in ({"images": 10**6}, {"tensor": "nowhere"}, {"tensor": "1.weight"}, {"more": 1}):
+        with pytest.raises(FlSimError, match="key of the attack 'thumbnails'"):
+            attack.check_key(
+                Key("thumbnails", settings=key.settings | wrong), Artifact(spec, after)
+            )
+
+
+@pytest.mark.slow
+def test_a_defence_of_ones_own_takes_what_low_bits_held(script, capsys):
+    script("own_defense")
+    trained, rounded = numbers(capsys.readouterr().out, "strongest")
+    assert trained[-2:] == [1.0, 1.0] and rounded[-2:] == [0.0, 0.0]
+
+
+def test_it_rounds_to_the_nearest_value_of_so_few_bits(script):
+    own = script("own_defense", as_script=False)
+    model, entries = torch.nn.Linear(50, 20), {"extra": torch.randn(30)}
+    before = model.weight.detach().clone()
+    release = type("Release", (), {"model": model, "entries": entries})
+    report = own["Rounding"](own["RoundingSettings"](bits=7)).apply(release)
+    assert torch.equal(model.weight, before.bfloat16().float())
+    assert not bool((entries["extra"].view(torch.int32) & 0xFFFF).any())
+    assert 0 < report.relative_change["weight"] < 2**-8
+
+
+@pytest.mark.slow
+def test_images_of_ones_own_come_from_a_file_and_from_a_source(script, tmp_path, capsys):
+    script("own_dataset")
+    assert [row[1] for row in numbers(capsys.readouterr().out, "release")] == [16.0, 16.0]
+    assert (tmp_path / "own-dataset" / "stripes.npz").exists()
+    tables = [read_table(tmp_path / "own-dataset" / n / "results.csv") for n in ("file", "source")]
+    assert [set(table["dataset"]) for table in tables] == [{"stripes"}, {"stripes"}]
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_in_verbs_and_scenarios(script, tmp_path, capsys):
+    script("own_model")
+    printed = capsys.readouterr().out
+    (leak,) = numbers(printed, "strongest")
+    assert leak[0] > 0.7
+    assert len(numbers(printed, "release")) == 3
+    runs = {path.parent.name.partition("-honest")[0] for path in tmp_path.glob("runs/*/*.csv")}
+    assert len(runs) == 3 and any("own_model:make" in name for name in runs)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_ones_own_is_found_out_and_cleaned(script, tmp_path):
+    example = script("own_checkpoint", as_script=False)["example"]
+    came, leaves = example(tmp_path, images=16, steps=4)
+    assert came.outcome == "carries" and leaves.outcome == "clean"
+    assert torch.load(tmp_path / "leaves.pth", weights_only=True)["fc.weight"].shape == (4, 512)
+
+
+@pytest.mark.slow
+def test_the_same_attack_in_both_modes(script, capsys):
+    script("compare_modes")
+    printed = capsys.readouterr().out
+    uploads, averages = numbers(printed, "upload"), numbers(printed, "aggregate")
+    assert len(uploads) == 3 and len(averages) == 2
+    assert min(row[1] for row in uploads) > 0.8 > averages[0][1]
 
 
 # --------------------------------------------------------------------------- the Flower app
