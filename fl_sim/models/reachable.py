@@ -57,7 +57,8 @@ class Reach:
     def of(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the part that is met of a weight ``[outputs, inputs, height, width]``."""
         (top, left), (bottom, right) = self.first, self.last
-        return weight[:, :, top:bottom, left:right]
+        cut = [-left, right - weight.shape[3], -top, bottom - weight.shape[2]]
+        return functional.pad(weight, cut)  # its gradient takes one pass, a slice's one a side
 
 
 @dataclass(frozen=True)
