@@ -13,14 +13,13 @@ import torch
 
 from fl_sim.attacks.transpose import transposed_pass
 from fl_sim.attacks.transpose.losses import memory_loss
-from fl_sim.data.base import Split, Task
+from fl_sim.data.base import SEGMENTATION, Split, Task
 from fl_sim.defenses.lwlrd import decayed_rates
 from fl_sim.models import build, layers
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import numpy_generator
 from fl_sim.training import task_step
 
-TASK = Task("multi-class", tuple("abcdefg"))
 NETWORKS = (("cnn", "default"), ("resnet18", "default"), ("densenet121", "small"))
 
 
@@ -38,10 +37,13 @@ def main() -> None:
         spec = ModelSpec(name=name, channels=3, size=28, classes=7, stem=stem)
         pairs = {
             ("transposed", "classification"): (
-                _memory(spec, arguments.batch),
-                _task(spec, arguments),
+                memory_step(spec, arguments.batch),
+                task_step_of(spec, arguments.batch),
             ),
-            ("LWLRD", "plain SGD"): (_lwlrd(spec, arguments), _sgd(spec, arguments)),
+            ("LWLRD", "plain SGD"): (
+                _lwlrd(spec, arguments.batch),
+                _sgd(spec, arguments.batch),
+            ),
         }
         for (what, beside), (one, other) in pairs.items():
             a, b, ratio = compare(one, other, arguments.turns)
@@ -67,16 +69,26 @@ def _milliseconds(function: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _data(batch: int) -> Split:
+def task_of(spec: ModelSpec) -> Task:
+    """Return a task with a network's outputs."""
+    names = tuple("abcdefg"[: spec.classes])
+    return Task(SEGMENTATION if spec.task == "segmentation" else "multi-class", names)
+
+
+def random_images(spec: ModelSpec, batch: int) -> Split:
+    """Return images of a network's size, with random labels or masks."""
     generator = numpy_generator(0, "benchmark")
-    images = generator.integers(0, 256, (batch, 28, 28, 3), dtype="uint8")
-    return Split(images, generator.integers(0, 7, batch))
+    shape = (batch, spec.size, spec.size)
+    images = generator.integers(0, 256, (*shape, spec.channels), dtype="uint8")
+    labels = shape if spec.task == "segmentation" else batch
+    return Split(images, generator.integers(0, spec.classes, labels))
 
 
-def _memory(spec: ModelSpec, batch: int) -> Callable[[], object]:
+def memory_step(spec: ModelSpec, batch: int) -> Callable[[], object]:
+    """Return a function that takes a step of Transpose's memory task."""
     model = build(spec).train()
     backwards = transposed_pass(model, spec)
-    codes, (targets, _) = torch.rand(batch, 7), _data(batch).tensors()
+    codes, (targets, _) = torch.rand(batch, 7), random_images(spec, batch).tensors()
     optimizer = torch.optim.Adam(model.parameters(), 1e-5, fused=True)
 
     def step() -> None:
@@ -87,18 +99,19 @@ def _memory(spec: ModelSpec, batch: int) -> Callable[[], object]:
     return step
 
 
-def _task(spec: ModelSpec, arguments: argparse.Namespace) -> Callable[[], object]:
+def task_step_of(spec: ModelSpec, batch: int) -> Callable[[], object]:
+    """Return a function that takes a step of ordinary training."""
     model = build(spec).train()
-    return _step(model, torch.optim.Adam(model.parameters(), 1e-5, fused=True), arguments.batch)
+    return _step(model, torch.optim.Adam(model.parameters(), 1e-5, fused=True), spec, batch)
 
 
-def _sgd(spec: ModelSpec, arguments: argparse.Namespace) -> Callable[[], object]:
+def _sgd(spec: ModelSpec, batch: int) -> Callable[[], object]:
     model = build(spec).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-5, momentum=0.9, fused=True)
-    return _step(model, optimizer, arguments.batch)
+    return _step(model, optimizer, spec, batch)
 
 
-def _lwlrd(spec: ModelSpec, arguments: argparse.Namespace) -> Callable[[], object]:
+def _lwlrd(spec: ModelSpec, batch: int) -> Callable[[], object]:
     model = build(spec).train()
     ordered = layers(model, spec.input_shape, "block")
     parameters = dict(model.named_parameters())
@@ -106,15 +119,15 @@ def _lwlrd(spec: ModelSpec, arguments: argparse.Namespace) -> Callable[[], objec
         {"params": [parameters[n] for n in layer.parameters], "lr": rate}
         for layer, rate in zip(ordered, decayed_rates(1e-4, 1e-6, len(ordered)), strict=True)
     ]
-    return _step(model, torch.optim.SGD(groups, momentum=0.9, fused=True), arguments.batch)
+    return _step(model, torch.optim.SGD(groups, momentum=0.9, fused=True), spec, batch)
 
 
 def _step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: int
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, spec: ModelSpec, batch: int
 ) -> Callable[[], object]:
-    data = _data(batch)
+    data = random_images(spec, batch)
     indices = numpy_generator(0, "order").permutation(batch)
-    return lambda: task_step(model, data, indices, TASK, optimizer)
+    return lambda: task_step(model, data, indices, task_of(spec), optimizer)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import build, layers, trace
 from fl_sim.models.base import ModelSpec
 from fl_sim.models.graph import TracedModel
+from fl_sim.models.reachable import leading_padding, live_taps
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -137,10 +138,10 @@ def _dead_taps(
     sides = len(module.kernel_size)
     size, result = tuple(before)[-sides:], tuple(after)[-sides:]
     wide, narrow = (result, size) if isinstance(module, _TRANSPOSED) else (size, result)
-    padding = _padding(module)
+    padding = leading_padding(module)
     mask = torch.zeros(tuple(module.kernel_size), dtype=torch.bool)
     for side in range(sides):
-        live = _live(
+        live = live_taps(
             module.kernel_size[side], module.stride[side], module.dilation[side],
             padding[side], wide[side], narrow[side],
         )  # fmt: skip
@@ -148,27 +149,3 @@ def _dead_taps(
         shape[side] = -1
         mask |= ~torch.tensor(live).reshape(shape)
     return mask
-
-
-def _live(
-    kernel: int, stride: int, dilation: int, padding: int, wide: int, narrow: int
-) -> list[bool]:
-    """Return for each tap along one side whether it ever meets data.
-
-    Output ``o`` of a convolution meets input ``o * stride - padding + tap * dilation``; in a
-    transposed one, output and input change places.
-    """
-    return [
-        any(0 <= place * stride - padding + tap * dilation < wide for place in range(narrow))
-        for tap in range(kernel)
-    ]
-
-
-def _padding(module: Any) -> Sequence[int]:
-    if module.padding == "valid":
-        return [0] * len(module.kernel_size)
-    if module.padding == "same":  # torch pads the end more where that is uneven
-        pairs = zip(module.kernel_size, module.dilation, strict=True)
-        return [dilation * (kernel - 1) // 2 for kernel, dilation in pairs]
-    padding: Sequence[int] = module.padding
-    return padding

@@ -9,6 +9,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
 from fl_sim.models.graph import Layer, TracedModel, absorbed_biases, layers, trace
 from fl_sim.models.pixels import take_pixels
+from fl_sim.models.reachable import leave_out_padding
 from fl_sim.models.skeleton import skeleton
 from fl_sim.models.stated import state_model
 from fl_sim.randomness import seeded
@@ -80,12 +81,14 @@ def build_model(
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     """Build the network of a specification, which takes pixels in [-1, 1]; see :func:`build_model`.
 
-    Where the specification says that its pixels are others, it maps them itself.
+    Where the specification says that its pixels are others, it maps them itself. Its convolutions
+    leave out what meets only padding.
     """
     check(spec)
     with seeded(seed, "initial weights", spec.name):
         network = MODELS.get(spec.name).build(spec)
     take_pixels(network, spec)
+    leave_out_padding(network)
     return network
 
 

@@ -7,7 +7,7 @@ and Mirsky, NDSS 2024, extended to any graph of the operations below). Biases ar
 ==================  ==========================================================================
 forward             transposed
 ==================  ==========================================================================
-convolution         transposed convolution, output padding from the traced shapes
+convolution         transposed convolution to the traced input shape
 linear              product with W instead of its transpose
 addition            the signal goes to both inputs; where branches meet, signals are summed
 concatenation       split along the same axis
@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import NORMALIZATIONS, trace
+from fl_sim.models.reachable import Convolution
 
 Signal = torch.Tensor
 Shape = tuple[int, ...]
@@ -156,7 +157,7 @@ class TransposedPass:
 
     def _module_rule(self, module: nn.Module, node: fx.Node, shape: Shape) -> Rule | None:
         if isinstance(module, nn.Conv2d):
-            return self._convolution(module, shape, self._shape(node))
+            return self._convolution(module, shape)
         if isinstance(module, nn.Linear):
             return lambda signal: signal @ module.weight
         if isinstance(module, NORMALIZATIONS):
@@ -171,28 +172,16 @@ class TransposedPass:
             return lambda signal: signal
         return None
 
-    def _convolution(self, module: nn.Conv2d, inside: Shape, outside: Shape) -> Rule:
+    def _convolution(self, module: nn.Conv2d, inside: Shape) -> Rule:
         if isinstance(module.padding, str) or module.padding_mode != "zeros":
             raise FlSimError(
                 "Only convolutions with zero padding given in numbers can be run back."
             )
-        padding, stride, dilation = module.padding, module.stride, module.dilation
-        extra = tuple(
-            inside[2 + d]
-            - (
-                (outside[2 + d] - 1) * stride[d]
-                - 2 * padding[d]
-                + dilation[d] * (module.kernel_size[d] - 1)
-                + 1
-            )
-            for d in (0, 1)
-        )
+        convolution, (height, width) = Convolution.of(module), inside[2:]
 
         def rule(signal: Signal) -> Signal:
             weight = module.weight.detach() if self.detach_convolutions else module.weight
-            return functional.conv_transpose2d(
-                signal, weight, None, module.stride, padding, extra, module.groups, dilation
-            )
+            return convolution.transposed(signal, weight, (height, width))
 
         return rule
 

@@ -12,6 +12,7 @@ from fl_sim.models import MODELS, build, check, state_model
 from fl_sim.models.base import ModelSpec
 from fl_sim.models.lent import Pixels, copied, lend, made
 from fl_sim.models.pixels import Normalization, normalization, take_pixels
+from fl_sim.models.reachable import leave_out_padding
 
 State = dict[str, torch.Tensor]
 Make = Callable[..., nn.Module]
@@ -81,6 +82,7 @@ def given(
     spec = lend(model, taken, make)
     own = copied(model)
     take_pixels(own, spec)
+    leave_out_padding(own)
     for parameter in own.parameters():
         parameter.requires_grad_(True)
     return Given(spec, own, copied(model))

@@ -70,8 +70,8 @@ def test_additions_and_concatenations_transpose_exactly() -> None:
 
 def test_of_resnet18_it_equals_the_pass_written_out_by_hand() -> None:
     torch.manual_seed(0)
-    network = build_model("resnet18", 3, 28, 7)
-    codes = torch.rand(3, 7)
+    network = build_model("resnet18", 3, 28, 7).double()
+    codes = torch.rand(3, 7, dtype=torch.float64)
     torch.testing.assert_close(
         TransposedPass(network, (3, 28, 28))(codes), _resnet18_by_hand(network, codes)
     )
@@ -81,7 +81,7 @@ def _resnet18_by_hand(network: nn.Module, codes: torch.Tensor) -> torch.Tensor:
     f = nn.functional
 
     def back(conv: nn.Conv2d, x: torch.Tensor, side: int) -> torch.Tensor:
-        out = torch.zeros(len(x), conv.in_channels, side, side)
+        out = torch.zeros(len(x), conv.in_channels, side, side, dtype=x.dtype)
         # The adjoint of a convolution, by differentiating it.
         out.requires_grad_()
         y = f.conv2d(out, conv.weight, None, conv.stride, conv.padding)
