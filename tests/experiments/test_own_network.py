@@ -66,9 +66,7 @@ def test_outputs_that_are_not_the_task_s_are_told_before_training(tmp_path: Path
 
 
 def test_an_object_that_is_no_network_is_told() -> None:
-    with pytest.raises(
-        FlSimError, match=r"'name' is .1, 2., but it should be a string"
-    ):
+    with pytest.raises(FlSimError, match=r"'name' is .1, 2., but it should be a string"):
         Scenario.from_mapping({**SMALL, "mode": "centralized", "model": {"name": [1, 2]}})
 
 
