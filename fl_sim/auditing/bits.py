@@ -291,13 +291,20 @@ def _free(words: Words, form: Format) -> bool:
 
 
 def _together(form: Format, parts: list[Words]) -> list[Coins]:
-    """Put together small tensors' words; values that occur twice were not trained apart."""
+    """Put together small tensors' words; values that occur twice were not trained apart.
+
+    Of values that stand in several tensors the first tensor's count: in a DenseNet every later
+    normalisation has the same statistics of the same channels, bit for bit.
+    """
     if form.mantissa < FLOAT32.mantissa:
         return []  # values about one have too few neighbours there
-    pieces = []
+    pieces: list[Words] = []
+    seen = np.empty(0, dtype=form.sizes(parts[0]).dtype)
     for words in parts:
         sizes, first, counts = np.unique(form.sizes(words), return_index=True, return_counts=True)
         own = words[np.sort(first[counts == 1])]
+        own = own[~np.isin(form.sizes(own), seen)]
+        seen = np.union1d(seen, sizes)
         own = typical(own[~coarse_words(own, form)], form)
         if len(sizes) and len(own) and _spread(own, form) > NEAR:
             pieces.append(own)

@@ -401,3 +401,17 @@ def test_streams_give_back_what_was_written_in_either_order(depth: int, order: A
     behind = np.concatenate([np.zeros(3, np.uint8), elements])
     found = [content.tobytes() for _, content in bit_streams("", behind, depth)]
     assert any(bytes(_text(80)) in content for content in found)
+
+
+def test_statistics_that_many_layers_share_are_no_dependence_of_bits() -> None:
+    """A dense block's normalisations have the same statistics of the channels before them."""
+    generator = torch.Generator().manual_seed(5)
+    shared = torch.rand(1500, generator=generator) * 3 + 0.1
+    own = {f"layer{n}.running_var": torch.cat([shared[: 60 * n + 60]]) for n in range(24)}
+    assert check_bits(Subject(own)) == []
+    words = (torch.rand(64, generator=generator) * 3 + 0.1).view(torch.int32)
+    written = {
+        f"layer{n}.running_var": ((words + n * 4096) & ~0x3F | 0x15).view(torch.float32)
+        for n in range(40)
+    }
+    assert check_bits(Subject(written))
