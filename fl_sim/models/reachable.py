@@ -7,6 +7,8 @@ covers the map, it is one product of matrices. Outputs and gradients are the sam
 and taps that are left out have a gradient of exactly zero, as before.
 """
 
+import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,10 +35,39 @@ def leave_out_padding(network: nn.Module) -> None:
     for module in network.modules():
         if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
             continue
-        kind = type(module)
+        kind, own = type(module), vars(module).keys() & {"forward", "_conv_forward"}
         plain = (kind.forward, kind._conv_forward) == (nn.Conv2d.forward, nn.Conv2d._conv_forward)
-        if plain and max(module.kernel_size) > 1:
-            module._conv_forward = Convolution.of(module)  # type: ignore[assignment, method-assign]
+        if plain and not own and max(module.kernel_size) > 1:
+            convolve: Any = _Convolve(module, Convolution.of(module))
+            module._conv_forward = convolve  # type: ignore[method-assign]
+
+
+class _Convolve:
+    """Convolves for a module, by the settings that it has when it is called.
+
+    The module is not held, or a network would be freed only when cycles are looked for; a shallow
+    copy that outlives it convolves as it did at first.
+    """
+
+    def __init__(self, module: nn.Conv2d, first: "Convolution") -> None:
+        self._module = weakref.ref(module)
+        self._first = first
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        module = self._module()
+        if module is None:
+            return copy.copy, (self._first,)
+        return _Convolve, (module, self._first)
+
+    def __call__(
+        self, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        module = self._module()
+        if module is None:
+            return self._first(images, weight, bias)
+        if module.padding_mode != "zeros":
+            return nn.Conv2d._conv_forward(module, images, weight, bias)
+        return Convolution.of(module)(images, weight, bias)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Convolutions that leave out what meets only padding, beside the plain ones."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -207,6 +209,39 @@ def test_copies_answer_the_same_and_have_weights_of_their_own(kind: str) -> None
         other.load_state_dict(build(RESNET, 1).state_dict())
         torch.testing.assert_close(other(images), build(RESNET, 1).eval()(images))
         assert torch.equal(network(images), expected)
+
+
+@pytest.mark.parametrize("kind", ["deepcopy", "pickle"])
+def test_settings_that_are_changed_later_count(kind: str) -> None:
+    network = COPIES[kind](build(RESNET)).eval()
+    theirs = plain(RESNET).eval()
+    for one in (network, theirs):
+        one.layer4[1].conv1.padding = (2, 2)  # type: ignore[index, union-attr]
+        one.layer4[1].conv1.dilation = (2, 2)  # type: ignore[index, union-attr]
+        one.conv1.stride = (1, 1)  # type: ignore[union-attr]
+        mirrored = nn.Conv2d(512, 512, 3, padding=1, padding_mode="replicate")
+        one.layer4[1].conv2.padding_mode = "replicate"  # type: ignore[index, union-attr]
+        one.layer4[1].conv2._reversed_padding_repeated_twice = (  # type: ignore[index, union-attr]
+            mirrored._reversed_padding_repeated_twice
+        )
+    images = torch.rand(2, 3, 28, 28)
+    torch.testing.assert_close(network(images), theirs(images))
+
+
+def test_a_network_is_freed_at_once_and_a_shallow_copy_of_a_layer_lives_on() -> None:
+    network, images = _tiny(), torch.rand(2, 4, 1, 1)
+    leave_out_padding(network)
+    shallow = copy.copy(network[2])  # type: ignore[index]
+    expected = shallow(images)
+    gone = weakref.ref(network[2])  # type: ignore[index]
+    gc.disable()
+    try:
+        del network
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert torch.equal(shallow(images), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(shallow))(images), expected)
 
 
 def _tiny() -> nn.Module:
