@@ -466,6 +466,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         table = inner
     known = table.get(last)
     if isinstance(known, dict) and isinstance(value, str):
+        if last == "dataset" and value != known.get("name"):  # keys of the other one alone go
+            own = {"name", *dataset_settings(value).model_fields}
+            known = table[last] = {key: known[key] for key in known if key in own}
         known["name"] = value  # --set attack=none on a table
     else:
         table[last] = value

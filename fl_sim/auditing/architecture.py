@@ -107,9 +107,12 @@ def recognise(state: State, stated: Statement | None = None) -> Match | None:
     own = _best(m for entry in MODELS.entries() for m in _tried(entry.name, file, stated))
     if own is not None and not own.further:
         return own
-    from fl_sim.models.from_torchvision import names
+    from fl_sim.models.from_torchvision import PREFIX, names
 
-    others = (m for name in names() for m in _tried(name, file, stated))
+    # Of a name that this project has too, torchvision's own network is tried as well.
+    own_names = set(MODELS.names())
+    tried = (PREFIX + name if name in own_names else name for name in names())
+    others = (m for name in tried for m in _tried(name, file, stated))
     return _best([*([own] if own is not None else []), *others])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -106,11 +107,22 @@ def _build(name: str, spec: ModelSpec) -> nn.Module:
         ) from None
     if name.startswith("vit_"):  # starts at zero, which leaves a transposed pass without a signal
         nn.init.trunc_normal_(network.get_parameter("heads.head.weight"), std=0.02)
+    take_plain_tensors(network)
     if spec.stem == "small":
         _shrink_stem(name, network)
     if spec.channels != 3:
         _take_channels(network, spec.channels)
     return network
+
+
+def take_plain_tensors(network: nn.Module) -> None:
+    """Let a network, if it is an MNASNet, load tensors by name as any other does.
+
+    Its own method asks for a version, which only torch's pickled state dictionaries have.
+    """
+    if type(network).__name__ == "MNASNet":
+        plain = MethodType(nn.Module._load_from_state_dict, network)
+        network._load_from_state_dict = plain  # type: ignore[method-assign]
 
 
 def _shrink_stem(name: str, network: Any) -> None:

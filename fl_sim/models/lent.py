@@ -17,6 +17,7 @@ from torch import nn
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import cause
 from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec, TaskFamily
+from fl_sim.models.from_torchvision import take_plain_tensors
 from fl_sim.models.pixels import take_pixels
 from fl_sim.models.stated import made_by
 from fl_sim.models.transposed_vit import TransposedVisionTransformer
@@ -193,12 +194,14 @@ def copied(model: nn.Module) -> nn.Module:
         FlSimError: if it holds something that cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        own = copy.deepcopy(model)
     except Exception as error:  # whatever a foreign module holds
         raise FlSimError(
             f"The network {type(model).__name__} cannot be copied: {cause(error)}; hand over one "
             f"that copy.deepcopy takes."
         ) from error
+    take_plain_tensors(own)
+    return own
 
 
 @torch.no_grad()
