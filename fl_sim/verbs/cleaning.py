@@ -16,9 +16,10 @@ from fl_sim.data.base import Split
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming
-from fl_sim.models import state_of
+from fl_sim.models import MODELS, build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.models.entries import value_problem
+from fl_sim.models.lent import copied
 from fl_sim.models.pixels import Normalization
 from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
@@ -183,6 +184,9 @@ def _given(
 ) -> tuple[Given, State]:
     """Return the network, and the weights that are to be cleaned."""
     if isinstance(model, Attacked | Cleaned):
+        if MODELS.lent(model.spec.name) is None:  # one that was given by its name keeps it
+            built = Given(model.spec, build(model.spec, seed), copied(model.model))
+            return built, _tensors(state or model.state)
         normalize = (model.spec.mean, model.spec.std)
         model, state = model.model, state or model.state
     if state is None and not isinstance(model, nn.Module):

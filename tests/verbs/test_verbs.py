@@ -192,3 +192,14 @@ def test_measure_without_public_images_has_no_ssim_floors(attacked: Attacked) ->
     leak = fl_sim.measure(attacked.originals, attacked.originals)
     assert list(leak.index) == ["raw", "strongest", "floor: guessing"]
     assert leak.loc["raw", "ssim"] == pytest.approx(1) and leak.loc["raw", "found by distance"] == 1
+
+
+def test_a_network_by_its_name_is_attacked_cleaned_and_read() -> None:
+    carrier = {"name": "lsb", "bits": 16}
+    attacked = fl_sim.attack(
+        "dec", "cnn", FEW, images=2, codec="png", carrier=carrier, training=SHORT, progress=False
+    )
+    cleaned = fl_sim.clean(attacked, HELD_OUT, defense="gaussian_noise", sigma=0, progress=False)
+    assert cleaned.spec.name == "cnn" and type(cleaned.model) is type(attacked.model)
+    assert torch.equal(fl_sim.extract(cleaned, attacked.key), attacked.originals)
+    assert torch.equal(fl_sim.extract(cleaned.model, attacked.key), attacked.originals)
