@@ -19,7 +19,6 @@ from experiments.model_file import (
     Json,
     Model,
     ModelFile,
-    Network,
     Normalize,
     Overrides,
     Seed,
@@ -84,6 +83,7 @@ def gate(
     Exit status 0: approved (and written to --out); 1: refused; 2: wrong use.
     """
     from experiments.console import make_console
+    from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.gate import Declaration, GateSettings, pass_gate
     from fl_sim.bars import make_progress
     from fl_sim.files import write_atomically
@@ -92,7 +92,7 @@ def gate(
 
     console = make_console()
     settings = parse(GateSettings, settings_of(overrides, defense=defense), "[gate]")
-    network = Network(model, classes, channels, size, stem, normalize)
+    network = Statement(model, classes, channels, size, stem, normalize)
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     artifact, known, task = opened.artifact, opened.known, opened.dataset.task
     report, state = pass_gate(

@@ -224,7 +224,8 @@ def component_kind(word: str) -> Kind:
     Raises:
         FlSimError: if there is none.
     """
-    return next(kind for kind in KINDS if kind.name == kind_called(word))
+    name = kind_called(word)
+    return next(kind for kind in KINDS if kind.name == name)
 
 
 def kind_called(word: str) -> str:

@@ -15,11 +15,10 @@ from fl_sim.attacks.checked import make_plan
 from fl_sim.data.base import Split
 from fl_sim.data.partitions import images_of
 from fl_sim.defenses.base import DefenseReport
-from fl_sim.errors import FlSimError
 from fl_sim.faults import blaming
 from fl_sim.files import write_atomically
 from fl_sim.models import state_of
-from fl_sim.models.entries import value_problem
+from fl_sim.models.entries import require_sound
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, train
 
@@ -48,10 +47,7 @@ def _cleaned(study: Study, trained: State) -> tuple[State, DefenseReport | None]
         return study.defend(trained, 0)
     with blaming(f"The defence '{defense.name}'"):
         released, report = study.defend(trained, 0)
-        for name in (name for name in released if name in trained):
-            problem = value_problem(name, released[name])
-            if problem and not value_problem(name, trained[name]):
-                raise FlSimError(f"The release's {problem}.")
+        require_sound(released, trained)
     return released, report
 
 

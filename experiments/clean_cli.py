@@ -17,7 +17,6 @@ from experiments.model_file import (
     Json,
     Model,
     ModelFile,
-    Network,
     Normalize,
     Opened,
     Overrides,
@@ -71,6 +70,7 @@ def clean(
     """
     from experiments.console import make_console
     from fl_sim.artifact import further_entries
+    from fl_sim.auditing.architecture import Statement
     from fl_sim.bars import make_progress
     from fl_sim.defenses.base import Release
     from fl_sim.files import write_atomically
@@ -79,7 +79,7 @@ def clean(
 
     console = make_console()
     chosen, name = defense_of({"name": defense, **settings_of(overrides)})
-    network = Network(model, classes, channels, size, stem, normalize)
+    network = Statement(model, classes, channels, size, stem, normalize)
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     console.print(f"Network: {plain(opened.known.words)}")
     built = opened.artifact.model()
@@ -136,15 +136,9 @@ def _test_images(opened: Opened) -> "Split":
 
 
 def _worth(network: "nn.Module", test: "Split", opened: Opened) -> dict[str, float]:
-    import numpy as np
-    import torch
+    from fl_sim.metrics.utility import measured_utility
 
-    from fl_sim.metrics.utility import utility
-    from fl_sim.training import predict
-
-    answers = predict(network, test, opened.dataset.task)
-    labels = torch.from_numpy(np.array(test.labels))
-    found = utility(answers, labels, opened.dataset.task, test.patients)
+    found = measured_utility(network, test, opened.dataset.task)
     return {metric: value for metric, value in found.items() if "[" not in metric}
 
 

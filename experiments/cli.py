@@ -19,6 +19,7 @@ from experiments.audit_cli import audit, gate
 from experiments.clean_cli import clean
 from experiments.codec_cli import app as codec_app
 from experiments.list_cli import list_components, show
+from experiments.model_file import DataRoot
 from experiments.program import complete_scenarios, program
 from experiments.report_cli import report
 from experiments.shipped import SCENARIOS, find
@@ -61,15 +62,6 @@ def _options(
     pass
 
 
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root",
-        help="Folder of data files; otherwise the environment variable FL_SIM_DATA, then "
-        "medmnist's own folder.",
-        show_default=False,
-    ),
-]
 Out = Annotated[
     Path | None,
     typer.Option(

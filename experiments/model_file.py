@@ -1,6 +1,6 @@
 """What the commands on a model file have in common: their options, and reading and writing it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from fl_sim.artifact import Artifact
+    from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.identified import Identified
     from fl_sim.checkpoints import Checkpoint
     from fl_sim.data.base import Dataset, Split
@@ -83,23 +84,6 @@ Overrides = Annotated[
 
 
 @dataclass(frozen=True)
-class Network:
-    """What the user says of a file's network.
-
-    Args:
-        model, classes, channels, size, stem: see the options of these names.
-        normalize: how it takes pixels.
-    """
-
-    model: str | None = None
-    classes: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    stem: Literal["default", "small"] | None = None
-    normalize: str | None = None
-
-
-@dataclass(frozen=True)
 class Opened:
     """A model file, with the images of its owner.
 
@@ -119,7 +103,7 @@ class Opened:
 
 
 def open_model_file(
-    file: Path, network: Network, dataset: str, data_root: Path | None, images: int | None,
+    file: Path, network: "Statement", dataset: str, data_root: Path | None, images: int | None,
     seed: int,
 ) -> Opened:  # fmt: skip
     """Read a model file that anybody may have made, and the images to clean it with.
@@ -135,7 +119,6 @@ def open_model_file(
     Raises:
         FlSimError: if a file is missing or damaged, or the network is not known.
     """
-    from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.identified import identified_artifact
     from fl_sim.checkpoints import read_checkpoint
     from fl_sim.data import load_dataset
@@ -145,10 +128,8 @@ def open_model_file(
     own = checkpoint.spec if network.model is None else None
     side = network.size or (own.size if own else None)
     loaded = load_dataset(dataset, {} if side is None else {"size": side}, data_root)
-    stated = Statement(
-        network.model, network.classes, network.channels or loaded.channels, loaded.size,
-        network.stem, network.normalize,
-    )  # fmt: skip
+    channels = network.channels or loaded.channels
+    stated = replace(network, channels=channels, size=loaded.size)
     artifact, known = identified_artifact(checkpoint, stated, str(file))
     held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
     return Opened(artifact, checkpoint, known, loaded, held_out)

@@ -44,8 +44,8 @@ def remarks(scenario: Scenario, case: Case) -> list[str]:
         f"Task: {task.kind}, {task.outputs} outputs; {images} training images of "
         f"{case.spec.size}x{case.spec.size} pixels ({case.description or case.name})."
     ]
-    if case.weights is not None:
-        said.append(case.initial(scenario.seed).said)
+    if case.own_weights is not None:
+        said.append(case.own_weights.said)
     if scenario.attack is not None and not len(case.public):
         said.append(
             "No public images: restorations and floors need them and are left out, so what leaked "

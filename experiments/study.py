@@ -49,7 +49,7 @@ from fl_sim.extraction import extract, survival_by_place
 from fl_sim.files import Stand, write_atomically
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
-from fl_sim.metrics.utility import utility
+from fl_sim.metrics.utility import measured_utility
 from fl_sim.models import build, state_of
 from fl_sim.privacy import check_private
 from fl_sim.progress import SILENT, Progress
@@ -58,7 +58,7 @@ from fl_sim.rehearsal import Outside, rehearse
 from fl_sim.restorations.base import Restoration, choose
 from fl_sim.restorations.learned import LEARNED, learn
 from fl_sim.results import Results
-from fl_sim.training import computing_threads, predict
+from fl_sim.training import computing_threads
 
 State = dict[str, torch.Tensor]
 LOGGED_TEST_IMAGES = 1000
@@ -481,9 +481,7 @@ class Study:
         test = self.case.test
         if images is not None and images < len(test):
             test = test.subset(np.arange(images))
-        answers = predict(model, test, self.case.task)
-        labels = torch.tensor(np.asarray(test.labels))
-        return utility(answers, labels, self.case.task, test.patients)
+        return measured_utility(model, test, self.case.task)
 
     def _logged_utility(self) -> Callable[[nn.Module], float]:
         metric = self.case.task.main_metric

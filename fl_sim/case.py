@@ -1,7 +1,7 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from fl_sim.models.lent import require_answers
 from fl_sim.models.pixels import normalization
 from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Seed, Settings, parse
-from fl_sim.starting import Starting, starting, starting_file
+from fl_sim.starting import Starting, Weights, read_weights, starting, starting_file
 
 
 class ModelSettings(Settings):
@@ -101,7 +101,16 @@ class Case:
         Raises:
             FlSimError: if the checkpoint it is to start from is not of this network.
         """
-        return starting(self.spec, self.weights, seed)
+        return starting(self.spec, self.own_weights, seed)
+
+    @cached_property
+    def own_weights(self) -> Weights | None:
+        """What the checkpoint gives the network to start from, read once; ``None`` without one.
+
+        Raises:
+            FlSimError: if it cannot be read or is not of this network.
+        """
+        return None if self.weights is None else read_weights(self.weights, self.spec)
 
 
 def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress = SILENT) -> Case:

@@ -10,12 +10,25 @@ from torch import nn
 from fl_sim.data.base import DataFile
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import checksum
-from fl_sim.models import MODELS, ModelSpec, build
+from fl_sim.models import MODELS, ModelSpec, build, skeleton
 
 if TYPE_CHECKING:
     from fl_sim.auditing.architecture import Match
 
 State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint gives a network to start from.
+
+    Args:
+        state: entries by the network's names.
+        said: where they come from, and which are left out, a sentence.
+    """
+
+    state: State
+    said: str
 
 
 @dataclass(frozen=True)
@@ -31,16 +44,14 @@ class Starting:
     said: str = ""
 
 
-def starting(spec: ModelSpec, weights: Path | None, seed: int) -> Starting:
+def starting(spec: ModelSpec, weights: Weights | None, seed: int) -> Starting:
     """Return the network that training starts from.
 
     Args:
         spec: the network.
-        weights: a checkpoint of any format, read without running anything in it.
+        weights: a checkpoint's, see :func:`read_weights`; ``None`` for fresh ones, or those of a
+            network that was handed over.
         seed: of the weights that are fresh.
-
-    Raises:
-        FlSimError: if the checkpoint cannot be read or is not of this network.
     """
     model = build(spec, seed)
     lent = MODELS.lent(spec.name)
@@ -48,12 +59,25 @@ def starting(spec: ModelSpec, weights: Path | None, seed: int) -> Starting:
         if lent is not None and lent.initial is not None:
             model.load_state_dict(lent.initial())
         return Starting(model)
-    state, left = _fitting(weights, spec, model)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(weights.state, strict=False)
+    return Starting(model, weights.said)
+
+
+def read_weights(weights: Path, spec: ModelSpec) -> Weights:
+    """Read a checkpoint that a network is to start from.
+
+    Args:
+        weights: of any format; nothing in it is run.
+        spec: the network.
+
+    Raises:
+        FlSimError: if it cannot be read or is not of this network.
+    """
+    state, left = _fitting(weights, spec)
     said = f"Training starts from {printable(weights.name)}"
     if left:
         said += f", except for {', '.join(left)}, of another number of outputs, which begin anew"
-    return Starting(model, f"{said}.")
+    return Weights(state, f"{said}.")
 
 
 def starting_file(weights: Path) -> DataFile:
@@ -67,7 +91,7 @@ def starting_file(weights: Path) -> DataFile:
     return DataFile(weights.name, checksum(weights) if weights.is_file() else "", None)
 
 
-def _fitting(weights: Path, spec: ModelSpec, model: nn.Module) -> tuple[State, list[str]]:
+def _fitting(weights: Path, spec: ModelSpec) -> tuple[State, list[str]]:
     """Return the entries of a checkpoint by the network's names, and those of its last layer."""
     from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.identified import identified
@@ -79,7 +103,7 @@ def _fitting(weights: Path, spec: ModelSpec, model: nn.Module) -> tuple[State, l
     match, file = known.match, printable(str(weights))
     if match is None or known.masks or checkpoint.layouts:
         raise FlSimError(f"[model] weights: {file} is not of the network '{spec.name}'.")
-    own = model.state_dict()
+    own = skeleton(spec)
     state = known.renamed(checkpoint.state)
     left = [n for n, v in own.items() if n in state and state[n].shape != v.shape]
     odd = [name for name in left if not _of_outputs(own[name], state[name], match, spec)]

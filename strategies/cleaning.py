@@ -10,7 +10,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models.pixels import Normalization
 from fl_sim.randomness import Stream
 from fl_sim.verbs.cleaning import clean, defense_of
-from fl_sim.verbs.images import is_labelled, split_of, task_of
+from fl_sim.verbs.images import is_labelled, outputs_told, pixels_of, split_of, task_of
 from fl_sim.verbs.network import fits, given
 from strategies.merging import cast_like
 from strategies.observers import State
@@ -49,9 +49,8 @@ class Cleaning:
                 f"labels)."
             )
         self._model, self._seed, self._device = model, seed, device
-        self._normalize, self._classes = normalize, classes or _classes(self._held_out.labels)
-        side = (int(self._held_out.images.shape[3]), int(self._held_out.images.shape[1]))
-        found = given(model, side, normalize, classes=self._classes, seed=seed)
+        self._normalize, self._classes = normalize, classes or outputs_told(self._held_out.labels)
+        found = given(model, pixels_of(self._held_out), normalize, classes=self._classes, seed=seed)
         task_of(self._held_out, found.spec.classes, found.spec.task == "segmentation")
         self._network: nn.Module = found.plain
         self._buffers = {name for name, _ in self._network.named_buffers()}
@@ -110,8 +109,3 @@ class Cleaning:
 def _is_pair(held_out: Any) -> bool:
     """Whether images and labels come as two, and not together."""
     return isinstance(held_out, tuple | list) and len(held_out) == 2
-
-
-def _classes(labels: Any) -> int:
-    """Return how many outputs labels are for."""
-    return int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)

@@ -9,12 +9,26 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from fl_sim.data.base import NO_ANSWER, Task, predicted_masks
+from fl_sim.data.base import NO_ANSWER, Split, Task, predicted_masks
 from fl_sim.errors import FlSimError
+from fl_sim.training import predict
 
 CHANCE_AUC = 0.5
 _MASKS_AT_ONCE = 256
+
+
+def measured_utility(model: nn.Module, test: Split, task: Task) -> dict[str, float]:
+    """Score a network's answers to a split; see :func:`utility`.
+
+    Args:
+        model: called with pixels in [-1, 1].
+        test: images with labels, and patients where known.
+        task: theirs.
+    """
+    labels = torch.tensor(np.asarray(test.labels))
+    return utility(predict(model, test, task), labels, task, test.patients)
 
 
 def utility(

@@ -1,6 +1,10 @@
 """What an entry of a state dictionary may hold, whoever made it."""
 
+from collections.abc import Mapping
+
 import torch
+
+from fl_sim.errors import FlSimError
 
 MOST_BATCHES = 1 << 40
 """What a count of batches is below: a batch in a microsecond for twelve days."""
@@ -38,6 +42,22 @@ def value_problem(name: str, tensor: torch.Tensor) -> str | None:
     if is_counter(name) and not bool(((tensor >= 0) & (tensor < MOST_BATCHES)).all()):
         return f"tensor '{name}' counts {tensor.flatten()[0].item()} batches"
     return None
+
+
+def require_sound(release: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a release with an entry that a defence has broken.
+
+    Args:
+        release: as the defence left it.
+        before: as it came; what was wrong with it already is not the defence's.
+
+    Raises:
+        FlSimError: naming the first such entry.
+    """
+    for name in (name for name in release if name in before):
+        problem = value_problem(name, release[name])
+        if problem and not value_problem(name, before[name]):
+            raise FlSimError(f"The release's {problem}.")
 
 
 def _leaf(name: str) -> str:

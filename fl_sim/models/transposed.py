@@ -227,7 +227,7 @@ def _function_rule(function: Any, node: fx.Node, shape: Shape) -> Rule | None:
     if function in NORMALIZING_FUNCTIONS:
         return normalize
     if function is torch.mean:
-        return _spread_over(_dimensions(node, 1), shape)
+        return _spread_over(_dimensions(node), shape)
     if function in (torch.permute, torch.transpose, torch.swapaxes):
         return _permuted_back(node, shape)
     if function in PASS_FUNCTIONS or getattr(function, "__name__", "") == "stochastic_depth":
@@ -241,17 +241,17 @@ def _method_rule(method: str, node: fx.Node, shape: Shape) -> Rule | None:
     if method in ACTIVATION_METHODS:
         return lambda signal: _activate(ACTIVATION_METHODS[method], signal)
     if method == "mean":
-        return _spread_over(_dimensions(node, 1), shape)
+        return _spread_over(_dimensions(node), shape)
     if method in ("permute", "transpose", "swapaxes"):
         return _permuted_back(node, shape)
     return None
 
 
-def _dimensions(node: fx.Node, first: int) -> tuple[int, ...] | None:
-    """Return the axes that a call names, from its argument ``first`` on; ``None`` for none."""
+def _dimensions(node: fx.Node) -> tuple[int, ...] | None:
+    """Return the axes that a call names behind its tensor; ``None`` for none."""
     named: Any = node.kwargs.get("dim", node.kwargs.get("dims"))
     if named is None:
-        named = node.args[first:]
+        named = node.args[1:]
         if len(named) == 1 and isinstance(named[0], list | tuple):
             named = named[0]
     axes = tuple(named) if isinstance(named, list | tuple) else (named,)
@@ -267,7 +267,7 @@ def _spread_over(axes: tuple[int, ...] | None, shape: Shape) -> Rule | None:
 
 
 def _permuted_back(node: fx.Node, shape: Shape) -> Rule | None:
-    axes = _dimensions(node, 1)
+    axes = _dimensions(node)
     if axes is None:
         return None
     order = [axis % len(shape) for axis in axes]

@@ -22,7 +22,7 @@ from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 from fl_sim.training import LocalTraining, TrainingSettings
-from fl_sim.verbs.images import split_of, task_of
+from fl_sim.verbs.images import outputs_told, pixels_of, split_of, task_of
 from fl_sim.verbs.network import Make, State, given
 
 
@@ -124,9 +124,8 @@ def attack(
     split = split_of(data, labels, "training images")
     chosen, name = _attack(attack, settings)
     values = parse(TrainingSettings, dict(training or {}), "training")
-    outputs = classes or _classes(split.labels)
-    side = (int(split.images.shape[3]), int(split.images.shape[1]))
-    network = given(model, side, normalize, make, outputs, seed)
+    outputs = classes or outputs_told(split.labels)
+    network = given(model, pixels_of(split), normalize, make, outputs, seed)
     task = task_of(split, network.spec.classes, network.spec.task == "segmentation")
     reporting, stream = chosen_progress(progress), Stream(seed, ("hospital", 0))
     root = None if data_root is None else Path(data_root)
@@ -159,7 +158,3 @@ def _attack(
     choice = Choice.of(attack, "attack")
     choice = Choice(name=choice.name, settings={**choice.settings, **settings})
     return choice.build(ATTACKS, f"The attack '{choice.name}'"), choice.name
-
-
-def _classes(labels: Any) -> int:
-    return int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)

@@ -18,13 +18,13 @@ from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming
 from fl_sim.models import MODELS, build, state_of
 from fl_sim.models.base import ModelSpec
-from fl_sim.models.entries import value_problem
+from fl_sim.models.entries import require_sound
 from fl_sim.models.lent import copied
 from fl_sim.models.pixels import Normalization
 from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
 from fl_sim.verbs.attacking import Attacked
-from fl_sim.verbs.images import is_labelled, split_of, task_of
+from fl_sim.verbs.images import is_labelled, outputs_told, pixels_of, split_of, task_of
 from fl_sim.verbs.network import Given, Make, State, fits, given
 
 
@@ -142,10 +142,7 @@ def cleaned_release(
     with blaming(f"The defence '{name}'"):
         report = defense.apply(release)
         cleaned = state_of(release.model) | release.entries
-        for entry in (entry for entry in cleaned if entry in before):
-            problem = value_problem(entry, cleaned[entry])
-            if problem and not value_problem(entry, before[entry]):
-                raise FlSimError(f"The release's {problem}.")
+        require_sound(cleaned, before)
     return cleaned, report
 
 
@@ -194,10 +191,8 @@ def _given(
             f"The model is {shown(model)}, which has no trained weights; give a trained "
             f"torch.nn.Module, or state= with a state dictionary."
         )
-    labels = split.labels
-    told = int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)
-    side = (int(split.images.shape[3]), int(split.images.shape[1]))
-    network = given(model, side, normalize, make, classes or told, seed)
+    outputs = classes or outputs_told(split.labels)
+    network = given(model, pixels_of(split), normalize, make, outputs, seed)
     return network, state_of(network.model) if state is None else _tensors(state)
 
 

@@ -51,6 +51,16 @@ def is_labelled(split: Split) -> bool:
     return not (labels.ndim == 1 and len(labels) and labels[0] == UNLABELLED)
 
 
+def pixels_of(split: Split) -> tuple[int, int]:
+    """Return channels and side of a split's images."""
+    return int(split.images.shape[3]), int(split.images.shape[1])
+
+
+def outputs_told(labels: NDArray[Any]) -> int:
+    """Return the fewest outputs of a network that labels are for; two for one class."""
+    return int(labels.shape[1]) if labels.ndim == 2 else max(2, int(labels.max()) + 1)
+
+
 def task_of(split: Split, outputs: int, segments: bool) -> Task:
     """Return what a network with so many outputs is for, as the labels tell.
 

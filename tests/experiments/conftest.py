@@ -1,6 +1,17 @@
-"""Makes this folder's kit importable."""
+"""Makes this folder's kit importable, and gives files a cache of their own."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let a file's tests, and its fixtures of the same scope, cache in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FL_SIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
