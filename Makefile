@@ -58,8 +58,8 @@ format: setup ## Format the code and mend what lint can mend
 	@$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-tables: setup ## Write the README's tables anew from experiments/results
-	@$(BIN)/python -m experiments.readme
+tables: setup ## Write the tables of the README and of studies anew
+	@$(BIN)/fl-sim study tables
 
 setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fl_sim.case import CaseSettings
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
@@ -49,7 +49,7 @@ class HospitalSettings(Settings):
     partition: PartitionSettings = PartitionSettings()
     rounds: int = Field(ge=1, le=MOST_ROUNDS)
     training: TrainingSettings = TrainingSettings()
-    attack: Choice | None = None
+    attack: Component | None = None
     malicious: tuple[int, ...] = ()
     malicious_rounds: tuple[int, ...] | None = None
     boost: float = Field(1.0, gt=0)

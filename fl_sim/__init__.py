@@ -30,9 +30,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.compare import compare, load_runs
-    from experiments.run import run
-    from experiments.sweep import sweep
+    from experiments.run.start import run
+    from experiments.sweep.compare import compare, load_runs
+    from experiments.sweep.start import sweep
     from fl_sim.data import load_dataset
     from fl_sim.errors import FlSimError
     from fl_sim.verbs.attacking import attack
@@ -60,16 +60,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Defended": "strategies.any_app",
     "FlSimError": "fl_sim.errors",
-    "compare": "experiments.compare",
-    "load_runs": "experiments.compare",
+    "compare": "experiments.sweep.compare",
+    "load_runs": "experiments.sweep.compare",
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
     "clean": "fl_sim.verbs.cleaning",
     "extract": "fl_sim.verbs.extracting",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
-    "run": "experiments.run",
-    "sweep": "experiments.sweep",
+    "run": "experiments.run.start",
+    "sweep": "experiments.sweep.start",
 }
 """Where each name of this module comes from; imported when it is asked for."""
 

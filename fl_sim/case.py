@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pydantic import create_model
 
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data import load_dataset, task_family
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
@@ -61,8 +61,8 @@ class CaseSettings(Settings):
         seed: which images are held out and public, and the initial weights.
     """
 
-    dataset: Choice
-    model: Choice
+    dataset: Component
+    model: Component
     data: HeldOutSettings = HeldOutSettings()
     seed: Seed = 0
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
-from fl_sim import choice, errors, plain, registrations, registry, settings
+from fl_sim import component, errors, plain, registrations, registry, settings
 from fl_sim.errors import FlSimError
 from fl_sim.registrations import Declaration, locate
 from fl_sim.registry import Registry
@@ -32,7 +32,9 @@ SLOW = "torch"
 """What takes seconds to import; once it is there, a glance saves nothing."""
 
 # Cheap, and the same on both sides: errors that are caught, settings that are compared.
-_SHARED = {module.__name__: module for module in (choice, errors, plain, registrations, settings)}
+_SHARED = {
+    module.__name__: module for module in (component, errors, plain, registrations, settings)
+}
 _KEPT = frozenset({"ClassVar", "InitVar", "KW_ONLY"})
 
 

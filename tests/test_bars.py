@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments.run import run
+from experiments.run.start import run
 from fl_sim import bars as shown
 from fl_sim.bars import Bars, Lines, NotebookBars, chosen_progress
 from fl_sim.errors import FlSimError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.tables import to_csv, to_latex, to_markdown
+from experiments.tables.summary import to_csv, to_latex, to_markdown
 from fl_sim.cells import guarded, read_texts, unguarded
 from fl_sim.results import COLUMNS, Results, read_table
 

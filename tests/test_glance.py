@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from experiments.catalogue import KINDS
-from experiments.scenario import Scenario
+from experiments.catalogue.contents import KINDS
+from experiments.run.scenario import Scenario
 from fl_sim.errors import FlSimError
 from fl_sim.glance import Glance, NotGlanced, at_a_glance
 from fl_sim.registry import Registry
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCENARIOS = ROOT / "experiments/scenarios"
 SCHEMAS = """
 def schemas(get):
-    from experiments.catalogue import KINDS, TABLES
+    from experiments.catalogue.contents import KINDS, TABLES
     found = {}
     for kind in KINDS:
         registry = get(kind.module, kind.registry)
@@ -32,7 +32,7 @@ def schemas(get):
             found[f"{kind.name} {name}"] = [summary, schema]
     for name, place in TABLES.items():
         found[name] = ["", get(*place).model_json_schema()]
-    found["scenario"] = ["", get("experiments.scenario", "Scenario").model_json_schema()]
+    found["scenario"] = ["", get("experiments.run.scenario", "Scenario").model_json_schema()]
     return found
 """
 MISTAKES: list[dict[str, Any]] = [
@@ -101,7 +101,7 @@ def test_every_component_is_the_same_at_a_glance_and_torch_is_not_imported() -> 
 def test_every_registry_is_known_to_the_catalogue() -> None:
     made = re.compile(r"^([A-Z]+)(?:: Registry\[.*\])? = (?:Registry|Models)\(", re.MULTILINE)
     found = set()
-    for folder in ("fl_sim", "strategies", "clients", "experiments"):
+    for folder in ("fl_sim", "strategies", "clients"):
         for file in (ROOT / folder).rglob("*.py"):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             found |= {(module, name) for name in made.findall(file.read_text())}
@@ -123,9 +123,10 @@ def test_a_mistake_has_the_same_sentence_before_torch_is_imported() -> None:
         import json, sys
         from fl_sim.errors import FlSimError
         from fl_sim.glance import at_a_glance
+        module = "experiments.run.scenario"
         def said(values):
             try:
-                at_a_glance("experiments.scenario", "Scenario", lambda s: s.from_mapping(values))
+                at_a_glance(module, "Scenario", lambda s: s.from_mapping(values))
             except FlSimError as error:
                 return str(error)
         print(json.dumps([[said(values) for values in json.loads(sys.argv[1])],
@@ -151,7 +152,7 @@ def test_what_is_right_passes_and_is_the_same_scenario() -> None:
         import json, sys
         from pathlib import Path
         from fl_sim.glance import Glance
-        read = Glance().get("experiments.scenario", "Scenario").from_toml
+        read = Glance().get("experiments.run.scenario", "Scenario").from_toml
         print(json.dumps({f.name: [(s := read(f)).identity, s.model_dump(mode="json")]
                           for f in Path(sys.argv[1]).glob("*.toml")}))
     """

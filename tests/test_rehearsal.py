@@ -10,7 +10,7 @@ import torch
 from fl_sim import rehearsal as module
 from fl_sim.attacks.transpose import Transpose, TransposeSettings
 from fl_sim.case import CaseSettings, open_case
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.lwlrd import Lwlrd, LwlrdSettings
 from fl_sim.errors import FlSimError
@@ -23,8 +23,8 @@ from fl_sim.settings import parse
 from fl_sim.training import TrainingSettings
 
 CASE = CaseSettings(
-    dataset=Choice(name="phantoms", settings={"size": 16}),
-    model=Choice(name="cnn"),
+    dataset=Component(name="phantoms", settings={"size": 16}),
+    model=Component(name="cnn"),
     data=HeldOutSettings(public_images=40),
 )
 STREAM = Stream(7, ("rehearsal",))

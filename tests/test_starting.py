@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fl_sim.case import CaseSettings, open_case
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
 
@@ -16,7 +16,7 @@ from fl_sim.models import build
 def _case(weights: Path | None, **model: object) -> CaseSettings:
     settings = {"weights": None if weights is None else str(weights), **model}
     return CaseSettings(
-        dataset=Choice(name="phantoms"), model=Choice(name="resnet18", settings=settings)
+        dataset=Component(name="phantoms"), model=Component(name="resnet18", settings=settings)
     )
 
 

@@ -35,7 +35,7 @@ from torch import nn
 
 from clients.settings import HospitalSettings
 from fl_sim.case import CaseSettings
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
 from fl_sim.training import TrainingSettings
@@ -90,8 +90,8 @@ class Shape:
         total = self.hospitals * self.images
         dataset = {"size": PIXELS, "train": total, "validation": 16, "test": 16}
         case = CaseSettings(
-            dataset=Choice(name="phantoms", settings=dataset),
-            model=Choice(name=self.model, settings={"stem": "default"}),
+            dataset=Component(name="phantoms", settings=dataset),
+            model=Component(name=self.model, settings={"stem": "default"}),
             data=HeldOutSettings(public_images=0),
         )
         training = TrainingSettings(epochs=self.epochs, batch_size=BATCH, optimizer="sgd")

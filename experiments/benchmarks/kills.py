@@ -192,7 +192,7 @@ def strike(kill: Kill, program: Program, total: float, draws: random.Random) -> 
 
 def start(out: Path, name: str, engine: str, temporary: Path) -> Program:
     """Give the command, in a process group of its own."""
-    command = [sys.executable, "-m", "experiments.cli", "run", str(out / "scenario.toml")]
+    command = [sys.executable, "-m", "experiments.cli.main", "run", str(out / "scenario.toml")]
     process = subprocess.Popen(
         [*command, "--out", str(out / name), "--set", f"federation.engine={engine}"],
         env={

@@ -62,10 +62,10 @@ class Kind:
 
 def keys(folder: Path) -> Kind:
     """Attackers' keys, read with the model file that they belong to."""
-    from experiments.centralized import plan_attack
-    from experiments.pictures import write_images
-    from experiments.scenario import Scenario
-    from experiments.study import Study
+    from experiments.run.centralized import plan_attack
+    from experiments.run.scenario import Scenario
+    from experiments.run.study import Study
+    from experiments.tables.pictures import write_images
     from fl_sim.artifact import write_artifact, write_key
     from fl_sim.extraction import extract
     from fl_sim.models import state_of
@@ -109,7 +109,7 @@ def keys(folder: Path) -> Kind:
 def results_tables(folder: Path) -> Kind:
     """A run's results.csv: summarised, reported, and taken up by an interrupted run."""
     from experiments.report import write_report
-    from experiments.standing import FINISHED, proven
+    from experiments.run.standing import FINISHED, proven
     from fl_sim.results import Results, read_table, summary
 
     path = _run(folder / "run") / "results.csv"
@@ -135,7 +135,7 @@ def scenario_files(folder: Path) -> Kind:
     import json
 
     from experiments.report import write_report
-    from experiments.run import run
+    from experiments.run.start import run
 
     path = _run(folder / "run") / "scenario.json"
     seeds = [path.read_bytes()]
@@ -158,7 +158,7 @@ def scenario_files(folder: Path) -> Kind:
 def sweep_tables(folder: Path) -> Kind:
     """A sweep's table.parquet: reported."""
     from experiments.report import write_report
-    from experiments.tables import CELL, LABEL
+    from experiments.tables.summary import CELL, LABEL
     from fl_sim.results import read_table
 
     table = read_table(_run(folder / "run") / "results.csv")
@@ -214,7 +214,7 @@ KINDS: Mapping[str, Callable[[Path], Kind]] = {
 
 
 def _run(folder: Path) -> Path:
-    from experiments.run import run
+    from experiments.run.start import run
 
     shutil.rmtree(folder, ignore_errors=True)
     run(RUN, folder)

@@ -17,7 +17,7 @@ from experiments.benchmarks.steps import (
     task_of,
     task_step_of,
 )
-from fl_sim.defenses.distilling import DistillingSettings, _shares, _step
+from fl_sim.defenses.loops.distil import DistillingSettings, _shares, _step
 from fl_sim.models import ModelSpec, build, reachable
 
 NETWORKS = (

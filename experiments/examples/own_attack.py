@@ -12,7 +12,7 @@ from pydantic import Field
 from torch.nn import functional
 
 import fl_sim
-from experiments.result import Result
+from experiments.run.result import Result
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import (
     ATTACKS,

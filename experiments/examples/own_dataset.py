@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fl_sim
-from experiments.result import Result
+from experiments.run.result import Result
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ from torch import nn
 
 import fl_sim
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import float_entries, perturbing
+from fl_sim.defenses.loops.perturb import float_entries, perturbing
 from fl_sim.settings import Settings
 
 

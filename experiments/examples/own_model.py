@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fl_sim
-from experiments.result import Result
+from experiments.run.result import Result
 
 DATA = {"name": "phantoms", "size": 16, "train": 240, "validation": 60, "test": 60}
 

@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from experiments.result import Result
-from experiments.run import run
+from experiments.run.result import Result
+from experiments.run.start import run
 from fl_sim.settings import Settings
 from strategies.base import STRATEGIES, StrategyEntry
 

@@ -65,7 +65,7 @@ def write_tables(page: Page, folder: Path) -> list[Path]:
         stand below each other, told apart by their labels.
     """
     from experiments.report.tabulate import frame
-    from experiments.tables import to_csv, to_latex, to_markdown
+    from experiments.tables.summary import to_csv, to_latex, to_markdown
 
     kinds: dict[str, list[int]] = {}
     for place, (_, table) in enumerate(page.tables):

@@ -128,7 +128,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("experiments", "templates"),
+        loader=PackageLoader("experiments.report"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_printable,
@@ -344,7 +344,7 @@ def _defense_label(group: Group, family: Sequence[Group]) -> str:
 
 def _in_pairs(sources: Sources) -> Section:
     """Return what each defence changes on the same attacked models, tested over seeds."""
-    from experiments.tables import compare
+    from experiments.tables.summary import compare
 
     tables = []
     defenses = {group.labels.get("defense") for group in sources.groups}

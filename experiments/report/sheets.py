@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from experiments.pictures import kept_extractions
 from experiments.report.measured import Words, number
 from experiments.report.sources import Group
+from experiments.tables.pictures import kept_extractions
 from fl_sim.results import STAGES
 
 if TYPE_CHECKING:

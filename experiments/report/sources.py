@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.about import read_about
-from experiments.grid import VARIANT
-from experiments.tables import CELL, LABEL, labels_of
+from experiments.run.about import read_about
+from experiments.sweep.grid import VARIANT
+from experiments.tables.summary import CELL, LABEL, labels_of
 from fl_sim.cells import read_texts
 from fl_sim.errors import FlSimError, did_you_mean, printable
 from fl_sim.plain import parse_json
@@ -75,7 +75,7 @@ class Run:
 
     @cached_property
     def pictures(self) -> dict[str, "torch.Tensor"]:
-        """Recovered images, as :func:`experiments.study.load_pictures` returns them.
+        """Recovered images, as :func:`experiments.run.study.load_pictures` returns them.
 
         Raises:
             FlSimError: if the file is damaged.
@@ -177,7 +177,7 @@ class Sources:
     Args:
         groups: scenarios, each with its seeds.
         axes: what tells them apart; the keys of each group's labels.
-        table: one long table over all runs, as of a sweep (see :mod:`experiments.tables`).
+        table: one long table over all runs, as of a sweep (see :mod:`experiments.tables.summary`).
         failed: cells of sweeps that failed, a dictionary each.
         sweeps: folders among the sources that are sweeps.
     """

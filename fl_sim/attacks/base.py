@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fl_sim.artifact import Artifact, Key
 from fl_sim.carriers.base import Payload, State
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
@@ -242,7 +242,7 @@ class Attack(ABC, Generic[AttackSettingsT]):
         return None
 
     @property
-    def outside_data(self) -> tuple[Choice, ...]:
+    def outside_data(self) -> tuple[Component, ...]:
         """Datasets that :meth:`prepare` trains on; they must not hold the attacked images."""
         return ()
 

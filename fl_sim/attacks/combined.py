@@ -29,7 +29,7 @@ from fl_sim.attacks.base import (
 )
 from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import Payload, State
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError, shown
 from fl_sim.models.base import ModelSpec
 from fl_sim.plain import LARGEST_INTEGER
@@ -52,14 +52,14 @@ class CombinedSettings(AttackSettings):
     """
 
     images: int = 0
-    parts: dict[str, Choice] = Field(min_length=1)
+    parts: dict[str, Component] = Field(min_length=1)
 
     @field_validator("parts", mode="before")
     @classmethod
     def _complete(cls, parts: Any) -> Any:
         """Fill in each part's defaults, so that they are part of the identity."""
         return {
-            name: Choice.of(part, where := f"[attack] parts.{name}").checked(ATTACKS, where)
+            name: Component.of(part, where := f"[attack] parts.{name}").checked(ATTACKS, where)
             for name, part in dict(parts).items()
         }
 
@@ -132,7 +132,7 @@ class Combined(Attack[CombinedSettings]):
         return " ".join(text for text in made if text is not None) or None
 
     @property
-    def outside_data(self) -> tuple[Choice, ...]:
+    def outside_data(self) -> tuple[Component, ...]:
         """Those of all parts; see :class:`Attack`."""
         return tuple(data for attack in self._parts.values() for data in attack.outside_data)
 

@@ -27,10 +27,10 @@ from fl_sim.auditing.batch_statistics import estimated_statistics
 from fl_sim.auditing.gate_report import GateReport, TensorRow
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.checkpoints import Checkpoint, Finding
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
-from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune
+from fl_sim.defenses.loops.fine_tune import FineTuningSettings, LayerRate, fine_tune
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.models import Layer, absorbed_biases, build, layers, state_of
 from fl_sim.models.base import ModelSpec
@@ -78,7 +78,8 @@ class GateSettings(FineTuningSettings):
 
     learning_rate: float = Field(1e-2, gt=0)
     defense: Annotated[
-        Choice | None, BeforeValidator(lambda value: value and Choice.of(value, "[gate] defense"))
+        Component | None,
+        BeforeValidator(lambda value: value and Component.of(value, "[gate] defense")),
     ] = None
     rounds: int = Field(3, ge=1)
     min_change: float = Field(1e-3, gt=0, lt=1)

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.codecs.files import load_codec, save_codec
+from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.data.base import Dataset
 from fl_sim.data.cache import cache_folder
@@ -21,7 +21,10 @@ STREAM = Stream(0, ("codec",))
 
 
 def trained_codec(
-    codec: Choice, external: Choice | None, data_root: Path | None, progress: Progress = SILENT
+    codec: Component,
+    external: Component | None,
+    data_root: Path | None,
+    progress: Progress = SILENT,
 ) -> Codec[Any]:
     """Return a codec ready to encode and decode.
 
@@ -50,7 +53,7 @@ def trained_codec(
     return load_codec(path)
 
 
-def _digest(codec: Choice, external: Choice, dataset: Dataset) -> str:
+def _digest(codec: Component, external: Component, dataset: Dataset) -> str:
     ingredients = {
         "codec": codec.model_dump(mode="json"),
         "dataset": external.model_dump(mode="json"),

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import changing
+from fl_sim.defenses.loops.perturb import changing
 from fl_sim.settings import Settings
 
 _WHERE = "[defense] steps"
 
 
-def _checked(value: Any) -> Choice:
-    return Choice.of(value, _WHERE).checked(DEFENSES, _WHERE)
+def _checked(value: Any) -> Component:
+    return Component.of(value, _WHERE).checked(DEFENSES, _WHERE)
 
 
 class ChainSettings(Settings):
@@ -28,7 +28,7 @@ class ChainSettings(Settings):
         steps = ["channel_permutation", "lwlrd", {name = "random_bits", bits = 16}]
     """
 
-    steps: tuple[Annotated[Choice, BeforeValidator(_checked)], ...] = Field(min_length=1)
+    steps: tuple[Annotated[Component, BeforeValidator(_checked)], ...] = Field(min_length=1)
 
 
 @DEFENSES.register("chain", "several defences, one after the other")

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import perturbing
+from fl_sim.defenses.loops.perturb import perturbing
 from fl_sim.models.channels import channel_groups, permutable_share, permute
 from fl_sim.models.rescaling import rescale, rescalings
 from fl_sim.settings import Settings

@@ -13,7 +13,7 @@ the student starts from the release before, which is a student itself.
 """
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.distilling import DistillingSettings, distil
+from fl_sim.defenses.loops.distil import DistillingSettings, distil
 
 
 @DEFENSES.register(

@@ -12,9 +12,9 @@ from torch import nn
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.distilling import divergence
-from fl_sim.defenses.finetuning import FineTuningHooks
-from fl_sim.defenses.retraining import retrain
+from fl_sim.defenses.loops.distil import divergence
+from fl_sim.defenses.loops.fine_tune import FineTuningHooks
+from fl_sim.defenses.loops.retrain import retrain
 from fl_sim.defenses.scratch import RetrainingSettings
 
 

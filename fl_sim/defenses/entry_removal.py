@@ -5,7 +5,7 @@ codes; an owner who knows the architecture can simply not let them out.
 """
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import perturbing
+from fl_sim.defenses.loops.perturb import perturbing
 from fl_sim.settings import Settings
 
 

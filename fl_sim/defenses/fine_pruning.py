@@ -14,14 +14,14 @@ from torch import nn
 
 from fl_sim.data.base import Split, Task
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import (
+from fl_sim.defenses.loops.fine_tune import (
     FineTuningHooks,
     FineTuningSettings,
     fine_tune,
     relative_change,
     uniform_rates,
 )
-from fl_sim.defenses.fisher import evaluating
+from fl_sim.defenses.loops.fisher import evaluating
 from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.models.graph import NORMALIZATIONS, TracedModel, trace
 from fl_sim.progress import piece

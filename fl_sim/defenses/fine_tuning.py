@@ -8,7 +8,7 @@ are the ends of that paper's decay.
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import FineTuningSettings, fine_tune, uniform_rates
+from fl_sim.defenses.loops.fine_tune import FineTuningSettings, fine_tune, uniform_rates
 
 
 class UniformFineTuningSettings(FineTuningSettings):

@@ -16,14 +16,14 @@ from pydantic import Field
 from torch import nn
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.distilling import DistillingSettings, distil
-from fl_sim.defenses.finetuning import (
+from fl_sim.defenses.loops.distil import DistillingSettings, distil
+from fl_sim.defenses.loops.fine_tune import (
     FineTuningSettings,
     fine_tune,
     relative_change,
     uniform_rates,
 )
-from fl_sim.defenses.fisher import FisherGradients, FisherLabels, diagonal_fisher
+from fl_sim.defenses.loops.fisher import FisherGradients, FisherLabels, diagonal_fisher
 from fl_sim.models import layers
 from fl_sim.settings import MOST_EPOCHS
 
@@ -34,7 +34,7 @@ class FisherNoiseSettings(FineTuningSettings):
     Args:
         strength: ``c`` in the noise's standard deviation ``c / sqrt(F)``.
         cap: the largest standard deviation, in standard deviations of the weight's own tensor.
-        labels: of the Fisher information; see :func:`fl_sim.defenses.fisher.diagonal_fisher`.
+        labels: of the Fisher information; see :func:`fl_sim.defenses.loops.fisher.diagonal_fisher`.
         per: whose gradients it squares; see there.
         learning_rate: of the fine-tuning that follows.
         epochs: of the fine-tuning; it is not done where ``distillation`` is given.

@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import FineTuningSettings, LayerRate, fine_tune
+from fl_sim.defenses.loops.fine_tune import FineTuningSettings, LayerRate, fine_tune
 from fl_sim.models.graph import Grouping, layers
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import perturbing, weights
+from fl_sim.defenses.loops.perturb import perturbing, weights
 from fl_sim.settings import Settings
 
 

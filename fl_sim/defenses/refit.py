@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import nn
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import (
+from fl_sim.defenses.loops.fine_tune import (
     FineTuningHooks,
     FineTuningSettings,
     fine_tune,
     uniform_rates,
 )
-from fl_sim.defenses.fisher import FisherGradients, FisherLabels, diagonal_fisher
+from fl_sim.defenses.loops.fisher import FisherGradients, FisherLabels, diagonal_fisher
 
 
 class RefitSettings(FineTuningSettings):
@@ -30,7 +30,7 @@ class RefitSettings(FineTuningSettings):
         decay: what the rate is multiplied by after each epoch.
         consolidation: ``lambda``, the penalty's weight. The Fisher information is divided by its
             largest value first, so that one value serves networks of any size.
-        labels: of the Fisher information; see :func:`fl_sim.defenses.fisher.diagonal_fisher`.
+        labels: of the Fisher information; see :func:`fl_sim.defenses.loops.fisher.diagonal_fisher`.
         per: whose gradients it squares; see there.
     """
 

@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import FineTuningSettings
-from fl_sim.defenses.retraining import retrain
+from fl_sim.defenses.loops.fine_tune import FineTuningSettings
+from fl_sim.defenses.loops.retrain import retrain
 from fl_sim.settings import MOST_EPOCHS
 
 

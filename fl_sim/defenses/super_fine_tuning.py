@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.finetuning import (
+from fl_sim.defenses.loops.fine_tune import (
     FineTuningHooks,
     FineTuningSettings,
     fine_tune,
@@ -48,7 +48,7 @@ class SuperFineTuningSettings(StepSettings):
         half_cycle: iterations from the bottom to the top; where not given, those of one pass (the
             guide's text and code disagree on the unit).
         batch_size: images a step, as published.
-        batch_norm: see :class:`fl_sim.defenses.finetuning.FineTuningSettings`.
+        batch_norm: see :class:`fl_sim.defenses.loops.fine_tune.FineTuningSettings`.
     """
 
     preset: Literal["paper", "toolbox"] = "paper"

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.perturbation import float_entries, perturbing, weights
+from fl_sim.defenses.loops.perturb import float_entries, perturbing, weights
 from fl_sim.settings import Settings
 
 

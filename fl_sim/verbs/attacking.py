@@ -13,7 +13,7 @@ from fl_sim.artifact import Artifact, Key, write_artifact, write_key
 from fl_sim.attacks.base import ATTACKS, Attack, Inside
 from fl_sim.attacks.checked import make_plan
 from fl_sim.bars import chosen_progress
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.faults import blaming
 from fl_sim.models import state_of
 from fl_sim.models.base import ModelSpec
@@ -155,6 +155,6 @@ def _attack(
 ) -> tuple[Attack[Any], str]:
     if isinstance(attack, Attack):
         return attack, type(attack).__name__
-    choice = Choice.of(attack, "attack")
-    choice = Choice(name=choice.name, settings={**choice.settings, **settings})
+    choice = Component.of(attack, "attack")
+    choice = Component(name=choice.name, settings={**choice.settings, **settings})
     return choice.build(ATTACKS, f"The attack '{choice.name}'"), choice.name

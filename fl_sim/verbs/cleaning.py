@@ -11,7 +11,7 @@ from torch import nn
 
 from fl_sim.artifact import Artifact, further_entries, write_artifact
 from fl_sim.bars import chosen_progress
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.errors import FlSimError, shown
@@ -165,8 +165,8 @@ def defense_of(
                 f"its name instead."
             )
         return defense, type(defense).__name__
-    choice = Choice.of(defense, "defense")
-    choice = Choice(name=choice.name, settings={**choice.settings, **(settings or {})})
+    choice = Component.of(defense, "defense")
+    choice = Component(name=choice.name, settings={**choice.settings, **(settings or {})})
     return choice.build(DEFENSES, f"The defence '{choice.name}'"), choice.name
 
 

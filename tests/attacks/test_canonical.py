@@ -13,7 +13,7 @@ from fl_sim.attacks.dec import Dec, DecSettings
 from fl_sim.attacks.dec.canonical import sorted_groups
 from fl_sim.attacks.dec.route import Route
 from fl_sim.carriers.base import CARRIERS
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.base import Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
 from fl_sim.errors import FlSimError
@@ -39,12 +39,12 @@ def _trained(spec: ModelSpec) -> nn.Module:
 
 
 def _route(spec: ModelSpec, canonical: bool, carrier: dict[str, Any] | str, **more: Any) -> Route:
-    checked = Choice.of(carrier, "carrier").checked(CARRIERS, "carrier")
+    checked = Component.of(carrier, "carrier").checked(CARRIERS, "carrier")
     if checked.settings.get("kind") == "any":
         checked.settings["kind"] = "bytes"
     values = {"contents": "codes", "rounding": True, "precision": "float32", "images": 1}
     return Route(
-        carrier=checked, seed=7, shape=spec.input_shape, spec=spec, coding=Choice(name="none"),
+        carrier=checked, seed=7, shape=spec.input_shape, spec=spec, coding=Component(name="none"),
         erasure=None, canonical=canonical, **(values | more),
     )  # fmt: skip
 

@@ -259,12 +259,12 @@ def test_internal_training_needs_the_two_headed_network() -> None:
 
 
 def test_a_codec_file_is_taken_as_it_is_and_names_the_scenario_by_content(tmp_path: Path) -> None:
-    from fl_sim.choice import Choice
     from fl_sim.codecs.files import save_codec
     from fl_sim.codecs.library import trained_codec
+    from fl_sim.component import Component
 
     codec = trained_codec(
-        Choice.of(SMALL, "codec").checked(_codecs(), "codec"), Choice(name="phantoms"), None
+        Component.of(SMALL, "codec").checked(_codecs(), "codec"), Component(name="phantoms"), None
     )
     one, two = (save_codec(tmp_path / name, codec) for name in ("a.safetensors", "b.safetensors"))
     settings = [_settings(codec=str(path)) for path in (one, two)]

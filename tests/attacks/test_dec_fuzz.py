@@ -6,8 +6,8 @@ import torch
 
 from fl_sim.attacks.base import Status
 from fl_sim.attacks.dec.message import Codes
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, Codec
+from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.randomness import Stream
 
@@ -16,7 +16,7 @@ IMAGES = 3
 
 
 def _fitted(name: str, **settings: int) -> Codec:
-    codec = Choice(name=name, settings=settings).build(CODECS, "codec")
+    codec = Component(name=name, settings=settings).build(CODECS, "codec")
     images = load_dataset("phantoms").train.batch(slice(0, 64))[0]
     codec.fit(images, images[:16], Stream(0))
     return codec

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fl_sim.artifact import Key, read_artifact, read_key, write_artifact, write_key
 from fl_sim.attacks.base import ATTACKS, Inside
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
@@ -39,7 +39,7 @@ ATTACK: dict[str, dict[str, Any]] = {
 def _files(folder: Path, name: str) -> tuple[Path, Path, Key]:
     settings = {"size": 16, "channels": 1, "train": 40, "validation": 4, "test": 4}
     dataset = load_dataset("phantoms", settings)
-    attack = Choice.of(ATTACK[name], "[attack]").build(ATTACKS, "[attack]")
+    attack = Component.of(ATTACK[name], "[attack]").build(ATTACKS, "[attack]")
     plan = attack.plan(Inside(dataset.train, dataset.task, SPEC, Stream(0)))
     state = attack.embed(state_of(build(SPEC)), SPEC, plan).state
     model = write_artifact(folder / "m.safetensors", SPEC, state)

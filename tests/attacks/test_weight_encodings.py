@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.run import run
+from experiments.run.start import run
 from fl_sim.artifact import Artifact, write_artifact, write_key
 from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan
 from fl_sim.attacks.correlated import Correlated, pearson, standardised

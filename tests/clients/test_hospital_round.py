@@ -18,7 +18,7 @@ from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import Averaging
 from fl_sim.attacks.dec import Dec
 from fl_sim.case import open_case
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.randomness import Stream
@@ -157,9 +157,9 @@ def test_a_malicious_update_is_as_long_as_an_honest_one():
 def stealing(collusion: str, **changes) -> HospitalSettings:
     carrier = {"name": "qim", "step": 0.01, "order": "sequential"}
     values = {"images": 3, "codec": "png", "amplify": True, "carrier": carrier}
-    attack = Choice(name="dec", settings=values)
+    attack = Component(name="dec", settings=values)
     federation = settings(malicious=(1, 2), collusion=collusion, **changes)
-    model = Choice(name="mlp")
+    model = Component(name="mlp")
     case = federation.case.model_copy(update={"model": model})
     return federation.model_copy(update={"attack": attack, "case": case})
 

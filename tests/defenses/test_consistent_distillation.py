@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
-from fl_sim.defenses.distilling import DistillingSettings, _shares, _view, distil, divergence
+from fl_sim.defenses.loops.distil import DistillingSettings, _shares, _view, distil, divergence
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec

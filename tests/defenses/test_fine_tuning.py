@@ -6,7 +6,7 @@ import pytest
 import torch
 from defense_kit import TASK, apply, cleaned, release_of
 
-from fl_sim.defenses import finetuning
+from fl_sim.defenses.loops import fine_tune
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.defenses.super_fine_tuning import SuperFineTuningSettings, triangular_rate
 from fl_sim.errors import FlSimError
@@ -18,7 +18,7 @@ NAMES = ["fine_tuning", "high_rate_fine_tuning", "super_fine_tuning", "refit"]
 def _rates(monkeypatch: pytest.MonkeyPatch, name: str, **settings: object) -> list[float]:
     """The learning rate of every step."""
     rates: list[float] = []
-    step = finetuning.task_step
+    step = fine_tune.task_step
 
     def watched(model, data, indices, task, optimizer, **more):  # type: ignore[no-untyped-def]
         groups = {group["lr"] for group in optimizer.param_groups}
@@ -26,7 +26,7 @@ def _rates(monkeypatch: pytest.MonkeyPatch, name: str, **settings: object) -> li
         rates.append(groups.pop())
         return step(model, data, indices, task, optimizer, **more)
 
-    monkeypatch.setattr(finetuning, "task_step", watched)
+    monkeypatch.setattr(fine_tune, "task_step", watched)
     apply(name, release_of(), **settings)
     return rates
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
-from fl_sim.defenses.fisher import diagonal_fisher
+from fl_sim.defenses.loops.fisher import diagonal_fisher
 from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.randomness import Stream

@@ -7,9 +7,9 @@ import torch
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import Split, Task
 from fl_sim.defenses.base import Release
-from fl_sim.defenses.distilling import DistillingSettings
-from fl_sim.defenses.fisher import diagonal_fisher
 from fl_sim.defenses.fisher_noise import FisherNoise, FisherNoiseSettings
+from fl_sim.defenses.loops.distil import DistillingSettings
+from fl_sim.defenses.loops.fisher import diagonal_fisher
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream

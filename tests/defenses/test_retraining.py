@@ -5,7 +5,7 @@ import torch
 from defense_kit import SPEC, TASK, apply, cleaned, release_of
 
 from fl_sim.defenses.fine_pruning import accuracy
-from fl_sim.defenses.retraining import replace_weights
+from fl_sim.defenses.loops.retrain import replace_weights
 from fl_sim.errors import FlSimError
 
 FAST = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3}

@@ -16,7 +16,7 @@ from clients.settings import HospitalSettings
 from fl_sim.artifact import Key
 from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Plan
 from fl_sim.case import CaseSettings
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource, Split, Task
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.engine import guard
@@ -117,15 +117,15 @@ ATTACKS.register("late-attack", "takes its time")(LateAttack)
 def settings(**changes) -> HospitalSettings:
     """Four hospitals, three rounds, the first one malicious if an attack is given."""
     case = CaseSettings(
-        dataset=Choice(name="tiny", settings={"size": 8}),
-        model=Choice(name="tiny-net"),
+        dataset=Component(name="tiny", settings={"size": 8}),
+        model=Component(name="tiny-net"),
         data=HeldOutSettings(public_images=6),
         seed=3,
     )
     training = TrainingSettings(epochs=1, batch_size=8, learning_rate=0.01)
     values = {"case": case, "hospitals": 4, "rounds": 3, "training": training}
     if "attack" in changes:
-        changes["attack"] = Choice(name=changes["attack"], settings={"images": 3})
+        changes["attack"] = Component(name=changes["attack"], settings={"images": 3})
         changes.setdefault("malicious", (0,))
     return HospitalSettings(**{**values, "plugins": ("federation_kit",), **changes})
 

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import adaptive
-from experiments.adaptive import BEST, STUDY, Cell
-from experiments.grid import Grid
-from experiments.grid_study import How
-from experiments.pictures import draw_blocks
+from experiments.studies import adaptive
+from experiments.studies.adaptive import BEST, STUDY, Cell
+from experiments.studies.base import How
+from experiments.sweep.grid import Grid
+from experiments.tables.pictures import draw_blocks
 from fl_sim.errors import FlSimError
 from fl_sim.results import STAGES
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments.audit_cli import STATUS
-from experiments.cli import app
+from experiments.cli.audit import STATUS
+from experiments.cli.main import app
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of

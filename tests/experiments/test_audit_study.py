@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.audit_study import CLEAN, DISTILLING, GATE, Cell, draw, rates, study
+from experiments.studies.audit_rates import CLEAN, DISTILLING, GATE, Cell, draw, rates, study
 
 
 @pytest.mark.slow

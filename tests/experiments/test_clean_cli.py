@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 from typer.testing import CliRunner
 
-from experiments.cli import app
+from experiments.cli.main import app
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.errors import FlSimError
 

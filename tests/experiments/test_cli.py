@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from experiments.cli import app, find_scenario
+from experiments.cli.main import app
+from experiments.cli.run import find_scenario
 from fl_sim.errors import FlSimError
 
 SCENARIO = """
@@ -34,7 +35,7 @@ scratch_epochs = 1
 def _fl_sim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100", "FL_SIM_CACHE": str(cwd / "cache")}
     return subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *arguments],
+        [sys.executable, "-m", "experiments.cli.main", *arguments],
         cwd=cwd,
         env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -98,7 +99,7 @@ def test_help_teaches() -> None:
 
 def test_the_list_has_every_kind_and_imports_nothing_large() -> None:
     program = (
-        "import sys; from typer.testing import CliRunner; from experiments.cli import app;"
+        "import sys; from typer.testing import CliRunner; from experiments.cli.main import app;"
         "print(CliRunner().invoke(app, ['list']).output);"
         "print([m for m in ('torch', 'flwr', 'ray', 'pandas', 'numpy') if m in sys.modules])"
     )
@@ -119,7 +120,7 @@ def test_scenarios_are_found_by_name_or_path(tmp_path: Path) -> None:
 def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SCENARIO.replace("epochs = 1", "epochs = 9999", 1))
     run = subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", "run", "s.toml", "--out", "out"],
+        [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stderr=subprocess.PIPE,

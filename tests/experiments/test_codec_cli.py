@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments.cli import app
-from experiments.codecs import evaluate_codec, open_codec, train_codec
+from experiments.cli.main import app
+from fl_sim.codecs.workbench import evaluate_codec, open_codec, train_codec
 from fl_sim.errors import FlSimError
 
 SMALL = {"name": "factorized", "N": 8, "M": 8, "max_steps": 60, "validate_every": 20}
@@ -74,7 +74,7 @@ def test_the_command_line_trains_and_measures(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "codec", *arguments],
+        [sys.executable, "-m", "experiments.cli.main", "codec", *arguments],
         capture_output=True,
         text=True,
     )

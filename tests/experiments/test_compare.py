@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from run_kit import CENTRALIZED, FEDERATED
 
-from experiments.compare import Runs, compare, load_runs
-from experiments.result import Result
-from experiments.run import run
-from experiments.sweep import SweepResult, sweep
+from experiments.run.result import Result
+from experiments.run.start import run
+from experiments.sweep.compare import Runs, compare, load_runs
+from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
 
 TUNED = {"name": "fine_tuning", "epochs": 1}

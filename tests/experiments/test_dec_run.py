@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.result import Result
-from experiments.run import run
+from experiments.run.result import Result
+from experiments.run.start import run
 from fl_sim.errors import FlSimError
 
 CODEC = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20}

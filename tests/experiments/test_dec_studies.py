@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments import dec_federated, dec_noise, dec_rate_distortion
-from experiments.figures import draw_lines
-from experiments.grid_study import How
+from experiments.studies import dec_federated, dec_noise, dec_rate_distortion
+from experiments.studies.base import How
+from experiments.tables.figures import draw_lines
 
 CODEC = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20}
 BASE: dict[str, Any] = {

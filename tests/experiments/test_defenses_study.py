@@ -2,18 +2,18 @@
 
 import pandas as pd
 
-from experiments.defenses import (
-    AUC,
-    FOUND,
+from experiments.studies.base import How
+from experiments.studies.defenses import (
     HIDDEN,
     MEMORY,
+    MEMORY_AUC,
+    MEMORY_FOUND,
     STUDY,
     draw_headline,
     grid,
     headline_cells,
 )
-from experiments.grid import Grid
-from experiments.grid_study import How
+from experiments.sweep.grid import Grid
 
 
 def _tiny() -> dict:
@@ -52,7 +52,7 @@ def test_table_trade_off_and_picture(tmp_path) -> None:
     assert intact["none"] == 3
     assert intact["LWLRD, SGD 1e-2 to 1e-4"] == 3
     assert intact["consistent distillation"] == 0
-    assert table[[FOUND, AUC, "auc_floor_scratch"]].notna().all().all()
+    assert table[[MEMORY_FOUND, MEMORY_AUC, "auc_floor_scratch"]].notna().all().all()
     written = pd.read_csv(tmp_path / "defenses.csv")
     assert list(written.columns) == list(table.columns)
     shown = headline_cells(Grid.of(cells), tmp_path / "cells")

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from experiments import cli, demo
-from experiments.scenario import Scenario
-from experiments.shipped import SCENARIOS
+from experiments.cli import demo
+from experiments.cli import main as cli
+from experiments.run.scenario import Scenario
+from experiments.run.shipped import SCENARIOS
 from fl_sim.results import COLUMNS, read_table
 
 HIDDEN = 20
@@ -124,7 +125,7 @@ def test_the_scenarios_are_those_of_one_attack_and_one_defence():
 def test_the_command_runs_both_and_ends_with_what_was_seen(tmp_path, monkeypatch):
     for mode, name in demo.RUNS.items():
         (tmp_path / f"{name}.toml").write_text(f'mode = "{mode}"\n{SMALL}{PARTS[mode]}')
-    monkeypatch.setattr(cli, "SCENARIOS", tmp_path)
+    monkeypatch.setattr(demo, "SCENARIOS", tmp_path)
     done = CliRunner().invoke(cli.app, ["demo", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     tables = {m: read_table(tmp_path / "out" / n / "results.csv") for m, n in demo.RUNS.items()}
@@ -139,7 +140,7 @@ def test_the_command_runs_both_and_ends_with_what_was_seen(tmp_path, monkeypatch
 @pytest.mark.parametrize("mode", demo.RUNS)
 def test_what_the_demo_shows_can_be_recognised(mode, tmp_path):
     """Nearly all images are found wherever the attacker looks, and the model is worth its data."""
-    from experiments.run import run
+    from experiments.run.start import run
 
     last = demo.seen(run(SCENARIOS / f"{demo.RUNS[mode]}.toml", tmp_path).table)
     assert last.hidden == 16 and set(last.found) >= {"upload", "release"}

@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import untuned
-from experiments.detector_rates import errors, flagged, judge, judged, rates
-from experiments.untuned import loop, simple
-from experiments.untuned.clean import clean_members
-from experiments.untuned.loop import Images, Training, fit
-from experiments.untuned.member import Member, load
-from experiments.untuned.networks import NETWORKS, build
-from experiments.untuned.population import make, members
-from experiments.untuned.written import spec_of
+from experiments.studies.detector_rates import errors, flagged, judge, judged, rates, untuned
+from experiments.studies.detector_rates.untuned import loop, simple
+from experiments.studies.detector_rates.untuned.clean import clean_members
+from experiments.studies.detector_rates.untuned.loop import Images, Training, fit
+from experiments.studies.detector_rates.untuned.member import Member, load
+from experiments.studies.detector_rates.untuned.networks import NETWORKS, build
+from experiments.studies.detector_rates.untuned.population import make, members
+from experiments.studies.detector_rates.untuned.written import spec_of
 from fl_sim.errors import FlSimError
 
 ROOM = Path(untuned.__file__).parent

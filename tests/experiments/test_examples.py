@@ -14,7 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from experiments import examples
-from experiments.scenario import Scenario
+from experiments.run.scenario import Scenario
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import ATTACKS
 from fl_sim.data.base import DATASETS

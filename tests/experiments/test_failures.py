@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import FedAvg
 
 import clients.app
 from clients.hospital import LocalResult
-from experiments.failures import failures_logged
-from experiments.run import run
+from experiments.run.failures import failures_logged
+from experiments.run.start import run
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
 from fl_sim.engine import guard
 from fl_sim.errors import FlSimError
@@ -219,7 +219,7 @@ def test_the_command_line_exits_with_2(tmp_path: Path) -> None:
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "run", "s.toml", "--out", "out"],
+        [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])},
         capture_output=True,

@@ -15,13 +15,13 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from experiments import detector_rates
-from experiments.catalogue import FILES, KINDS, TABLE, TABLES, Catalogue, Item
-from experiments.cli import app
-from experiments.keys import arguments, keys_of, prose, written
-from experiments.program import program
-from experiments.sample import sample
-from experiments.scenario import Scenario
+from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
+from experiments.catalogue.keys import arguments, keys_of, prose, written
+from experiments.catalogue.sample import sample
+from experiments.cli.main import app
+from experiments.cli.program import program
+from experiments.run.scenario import Scenario
+from experiments.run.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = Catalogue()
@@ -29,13 +29,18 @@ ITEMS = [Item(kind.name, name) for kind in KINDS for name in CATALOGUE.names(kin
 ITEMS += [Item(TABLE, name) for name in TABLES]
 
 
+_START = "import sys; sys.argv[0] = 'fl-sim'; from experiments.cli.main import main; main()"
+
+
 def _fl_sim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "import sys; sys.argv[0] = 'fl-sim'; from experiments.cli import "
-         "main; main()", *arguments],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", _START, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def _said(*arguments: str, code: int = 0, **environment: str) -> str:
@@ -49,20 +54,21 @@ def _commands(
 ) -> Iterator[tuple[str, click.Command, click.Context]]:
     context = click.Context(command, info_name=name)
     yield name, command, context
-    for inner, one in getattr(command, "commands", {}).items():
-        yield from _commands(one, f"{name} {inner}")
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            one = command.get_command(context, inner)
+            assert one is not None
+            yield from _commands(one, f"{name} {inner}")
 
 
-ALL = [*_commands(typer.main.get_command(app)),
-       *_commands(typer.main.get_command(detector_rates.app), "detector_rates")]  # fmt: skip
+ALL = [*_commands(typer.main.get_command(app))]
 
 
 @pytest.mark.parametrize(("name", "command"), [(n, c) for n, c, _ in ALL])
 def test_help_shows_every_word_of_every_parameter(name: str, command: click.Command) -> None:
     path = name.split()[1:]
-    chosen = detector_rates.app if name.startswith("detector") else app
     outputs = [
-        CliRunner().invoke(chosen, [*path, option], terminal_width=200).output
+        CliRunner().invoke(app, [*path, option], terminal_width=200).output
         for option in ("-h", "--help")
     ]
     assert outputs[0] == outputs[1] and "Usage" in outputs[0] and "\\[" not in outputs[0]
@@ -127,9 +133,9 @@ def test_a_component_names_its_source() -> None:
 
 
 def test_scenarios_and_grids_are_shown_as_they_are() -> None:
-    for kind, (_, folder) in FILES.items():
-        for file in folder.glob("*.toml"):
-            shown = CliRunner().invoke(app, ["show", kind, file.stem]).output
+    for kind, (_, one) in FILES.items():
+        for name, file in shipped(one).items():
+            shown = CliRunner().invoke(app, ["show", kind, name]).output
             assert file.read_text().rstrip() in shown
 
 
@@ -191,7 +197,7 @@ def test_the_list_as_json_and_of_one_kind() -> None:
     [
         ("run demo-", ["demo-centralized", "demo-federated"], ["demo"]),
         ("run ex", ["experiments/"], []),
-        ("run experiments/grids/demo", ["experiments/grids/demo.toml"], []),
+        ("run experiments/scenarios/grids/d", ["experiments/scenarios/grids/demo.toml"], []),
         ("sweep de", ["demo", "defenses-dermamnist"], ["demo-federated"]),
         ("show lw", ["lwlrd", "lwlrd_uniform"], ["transpose"]),
         ("show attack d", ["dec"], ["distillation"]),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.run import run
-from experiments.scenario import Scenario
+from experiments.run.scenario import Scenario
+from experiments.run.start import run
 from fl_sim.artifact import read_artifact
 from fl_sim.errors import FlSimError
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from experiments.cli import app
-from experiments.preflight import remarks
-from experiments.run import run
-from experiments.scenario import Scenario
+from experiments.cli.main import app
+from experiments.run.preflight import remarks
+from experiments.run.scenario import Scenario
+from experiments.run.start import run
 from fl_sim.case import open_case
 from fl_sim.errors import FlSimError
 
@@ -185,7 +185,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
 def test_an_error_shows_brackets_and_no_escapes(tmp_path: Path) -> None:
     name = "[red]no\x1b[31m.toml"
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "run", name],
+        [sys.executable, "-m", "experiments.cli.main", "run", name],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "\x1b" not in done.stderr

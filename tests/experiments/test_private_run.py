@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments.run import run
+from experiments.run.start import run
 from fl_sim.errors import FlSimError
 
 BASE: dict[str, Any] = {

@@ -1,25 +1,44 @@
 """The README's tables: they are what the results say, and results come in with their origin."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from experiments import readme
-from experiments.readme import RESULTS, markdown, take, updated
-from experiments.readme_tables import TABLES, Column, ReadmeTable
+from experiments.studies import published as readme
+from experiments.studies.base import STUDIES
+from experiments.studies.published import RESULTS, markdown, take, updated
+from experiments.studies.published_tables import Column, PublishedTable
 from fl_sim.errors import FlSimError
 
 
 def test_the_readme_says_what_the_results_say() -> None:
-    for page in readme.PAGES:
+    shown = 0
+    for page in readme.pages():
         text = page.read_text(encoding="utf-8")
-        assert "<!-- table: " in text
+        shown += text.count("<!-- table: ")
         assert updated(text) == text, "run: make tables"
+    assert shown > len(readme.tables()) // 2
+
+
+def test_every_study_lies_in_the_folder_of_its_name() -> None:
+    folders = {path.parent.name for path in RESULTS.glob("*/__init__.py")}
+    assert set(STUDIES.names()) == folders
+    for entry in STUDIES.entries():
+        assert all(name.isidentifier() for name in entry.component.tables)
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    for page in readme.pages():
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        for link in links:
+            assert "://" in link or (page.parent / link).exists(), (page, link)
 
 
 def test_every_table_whose_files_are_there_can_be_made() -> None:
-    made = [n for n, t in TABLES.items() if all((RESULTS / file).is_file() for file in t.files)]
+    tables = readme.tables()
+    made = [n for n, t in tables.items() if all((RESULTS / file).is_file() for file in t.files)]
     assert {"adaptive", "dec_federated"} <= set(made)
     for name in made:
         lines = markdown(name).splitlines()
@@ -29,14 +48,14 @@ def test_every_table_whose_files_are_there_can_be_made() -> None:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    table = ReadmeTable(
+    table = PublishedTable(
         ("t.csv",),
         {"defense": "defence"},
         (Column("SSIM", "ssim", stage="release"), Column("wrong", "errors", "percent", "release")),
         names={"lwlrd": "LWLRD"},
     )
-    summary = ReadmeTable(("s.csv",), {"defense": "defence"}, (Column("AUC", "auc", "precise"),))
-    monkeypatch.setattr(readme, "TABLES", {"t": table, "s": summary})
+    summary = PublishedTable(("s.csv",), {"defense": "defence"}, (Column("AUC", "auc", "precise"),))
+    monkeypatch.setattr(readme, "tables", lambda: {"t": table, "s": summary})
     (tmp_path / "t.csv").write_text(
         "defense,seed,stage,ssim,errors\n"
         "none,0,upload,0.9,\nnone,0,release,0.9,0\n"
@@ -71,7 +90,9 @@ def test_an_interval_beyond_what_there_can_be_is_cut_and_says_so(
 ) -> None:
     column = Column("found", "found", bounds=(0, 1))
     monkeypatch.setattr(
-        readme, "TABLES", {"b": ReadmeTable(("b.csv",), {"defense": "defence"}, (column,))}
+        readme,
+        "tables",
+        lambda: {"b": PublishedTable(("b.csv",), {"defense": "defence"}, (column,))},
     )
     (tmp_path / "b.csv").write_text(
         "defense,found,found low,found high\n"
@@ -99,7 +120,7 @@ def test_only_what_is_between_markers_changes(results: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("<!-- table: u -->\n<!-- end -->", "no README table called 'u'"),
+        ("<!-- table: u -->\n<!-- end -->", "no table of a study called 'u'"),
         ("<!-- table: t -->\n", "'t' has no end"),
         ("<!-- table: t -->\n<!-- table: s -->\n<!-- end -->", "'t' has no end"),
     ],
@@ -123,8 +144,8 @@ def test_a_studys_table_is_taken_with_its_origin_and_figure(tmp_path: Path) -> N
     study.mkdir()
     for suffix in (".csv", ".json", ".png"):
         (study / f"held_out{suffix}").write_text(suffix)
-    assert take(study, results=results) == results / "held_out.csv"
-    assert {path.name for path in results.iterdir()} == {
+    assert take(study, results=results) == results / "held_out" / "held_out.csv"
+    assert {path.name for path in (results / "held_out").iterdir()} == {
         "held_out.csv",
         "held_out.json",
         "held_out.png",
@@ -153,8 +174,8 @@ def test_a_sweeps_summary_is_taken_with_the_origin_of_its_cells(tmp_path: Path) 
     (folder / "summary.csv").write_text("metric\n")
     with pytest.raises(FlSimError, match="needs a name"):
         take(folder, results=results)
-    assert take(folder, "defenses", results) == results / "defenses.csv"
-    origin = json.loads((results / "defenses.json").read_text())
+    assert take(folder, "defenses", results) == results / "defenses" / "defenses.csv"
+    origin = json.loads((results / "defenses" / "defenses.json").read_text())
     assert (origin["cells"], origin["seeds"], origin["grid"]) == (2, [0, 1], "g")
     assert [file["name"] for file in origin["data"]] == ["dermamnist.npz"]
     assert origin["machines"] == [{"cpus": 2}]

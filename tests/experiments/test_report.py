@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from experiments.cli import app
+from experiments.cli.main import app
 from experiments.report import write_report
 from experiments.report.charts import Point, Series, line_chart, pareto_chart
 from experiments.report.measured import Measurements, number
 from experiments.report.sources import Group, Run, flat, plain, read_sources
 from experiments.report.story import Story
-from experiments.sweep import sweep
+from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS, read_table
 from fl_sim.statistics import Interval, mean_interval
@@ -163,7 +163,7 @@ def test_images_are_there_with_words_and_their_ssim(defended: Path, tmp_path: Pa
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
     alts = [image["alt"] for image in page.images]
     assert alts[:3] == [f"Stolen image {n}, original" for n in (1, 2, 3)]
-    from experiments.study import load_pictures
+    from experiments.run.study import load_pictures
 
     similarity = load_pictures(defended)["release/raw/ssim"]
     expected = f"Stolen image 2, as released, raw: SSIM {number(float(similarity[1]), 2)}"
@@ -548,7 +548,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_text_stands_out_in_both_colour_schemes() -> None:
-    style = Path(__file__).parents[2] / "experiments" / "templates" / "report.css"
+    style = Path(__file__).parents[2] / "experiments" / "report" / "templates" / "report.css"
     schemes = re.findall(r":root \{(.*?)\}", style.read_text(), flags=re.DOTALL)[:2]
     assert len(schemes) == 2
     for scheme in schemes:

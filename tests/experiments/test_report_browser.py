@@ -10,9 +10,9 @@ import torch
 from browser_kit import Browser, find_chromium
 from safetensors.torch import save_file
 
-from experiments.pictures import draw_grid
 from experiments.report import write_report
-from experiments.result import Result
+from experiments.run.result import Result
+from experiments.tables.pictures import draw_grid
 from fl_sim.auditing.auditor import audit_file
 from fl_sim.auditing.page import write_page
 from fl_sim.results import COLUMNS

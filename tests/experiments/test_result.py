@@ -11,10 +11,10 @@ import pytest
 import torch
 from run_kit import CENTRALIZED, FEDERATED
 
-from experiments.result import Result
-from experiments.run import run
-from experiments.study import load_pictures
-from experiments.sweep import sweep
+from experiments.run.result import Result
+from experiments.run.start import run
+from experiments.run.study import load_pictures
+from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
 from fl_sim.metrics.leakage import ssim
@@ -157,7 +157,7 @@ def test_a_shipped_scenario_is_run_by_its_name(
         assert study.scenario.mode == "centralized"
         raise Begun
 
-    monkeypatch.setattr("experiments.centralized.run_centralized", begin)
+    monkeypatch.setattr("experiments.run.centralized.run_centralized", begin)
     for name in ("demo-centralized", Path("demo-centralized")):
         with pytest.raises(Begun):
             run(name, tmp_path / "out", progress=False)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-import experiments.study as study_module
-from experiments.pictures import write_images
-from experiments.run import run
-from experiments.study import Study
+import experiments.run.study as study_module
+from experiments.run.start import run
+from experiments.run.study import Study
+from experiments.tables.pictures import write_images
 from fl_sim.artifact import read_artifact
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
@@ -117,7 +117,7 @@ def test_the_attackers_public_images_and_the_test_set_are_not_stolen(tmp_path: P
 
 
 def _scenario(values: dict[str, Any]) -> Any:
-    from experiments.scenario import Scenario
+    from experiments.run.scenario import Scenario
 
     return Scenario.from_mapping(values)
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from run_kit import BOTH, CENTRALIZED, FEDERATED, PowerCut, same
 
-import experiments.study as study_module
-from experiments.claim import LOCK, claimed
-from experiments.result import Result
-from experiments.run import run
-from experiments.study import Study, load_pictures
-from experiments.sweep import sweep
+import experiments.run.study as study_module
+from experiments.run.claim import LOCK, claimed
+from experiments.run.result import Result
+from experiments.run.start import run
+from experiments.run.study import Study, load_pictures
+from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.results import read_table
@@ -152,7 +152,7 @@ def test_a_run_within_a_run_in_the_same_folder_is_refused(tmp_path: Path) -> Non
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from experiments.claim import claimed
+from experiments.run.claim import claimed
 with claimed(Path(sys.argv[1]), "work"):
     if os.fork() == 0:
         time.sleep(60)
@@ -446,7 +446,7 @@ training = {batch_size = 32, epochs = 2000}
 
 def _begin(place: Path, *prefix: str) -> "subprocess.Popen[str]":
     (place / "s.toml").write_text(TOML)
-    command = [sys.executable, "-m", "experiments.cli", "run", "s.toml", "--out", "out"]
+    command = [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out"]
     program = subprocess.Popen(
         [*prefix, *command],
         cwd=place,
@@ -482,7 +482,7 @@ def test_a_place_where_nothing_can_be_written_is_one_sentence(tmp_path: Path) ->
     (tmp_path / "s.toml").write_text(TOML)
     (tmp_path / "out").write_text("a file, not a folder")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "run", "s.toml", "--out", "out/a"],
+        [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out/a"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import SCENARIOS
-from experiments.scenario import Scenario
+from experiments.run.scenario import Scenario
+from experiments.run.shipped import SCENARIOS
 from fl_sim.errors import FlSimError
 
 DOCUMENTED = """

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.console import compact
-from experiments.run import run
+from experiments.run.start import run
+from experiments.tables.console import compact
 from fl_sim.artifact import Artifact, read_artifact
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError

@@ -13,11 +13,11 @@ from flwr.serverapp.strategy import (
 from run_kit import FEDERATED, PowerCut, same
 from torch import nn
 
-from experiments.federated import run_federated
-from experiments.result import Result
-from experiments.scenario import Scenario
-from experiments.stated_strategy import with_strategy
-from experiments.study import Study
+from experiments.run.federated import run_federated
+from experiments.run.result import Result
+from experiments.run.scenario import Scenario
+from experiments.run.stated_strategy import with_strategy
+from experiments.run.study import Study
 from fl_sim.errors import FlSimError
 from strategies import Defended
 

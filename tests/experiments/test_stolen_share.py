@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from clients.hospital import hospital_plan
-from experiments.adoption import adopt_trained
-from experiments.centralized import plan_attack
-from experiments.scenario import Scenario
-from experiments.study import Study
+from experiments.run.adopt import adopt_trained
+from experiments.run.centralized import plan_attack
+from experiments.run.scenario import Scenario
+from experiments.run.study import Study
 from fl_sim.errors import FlSimError
 
 BASE: dict[str, Any] = {

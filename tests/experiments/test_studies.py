@@ -8,17 +8,17 @@ from typing import Any, get_args
 import pandas as pd
 import pytest
 
-from experiments import (
+from experiments.studies import (
     architectures,
     capacity,
     federated_vs_centralized,
     held_out,
     lwlrd_ablation,
     paper_tables,
-    usability_test,
+    worth_of_stolen,
 )
-from experiments.grid import Grid
-from experiments.grid_study import NONE, GridStudy, How, Values, dec, transpose
+from experiments.studies.base import NONE, GridStudy, How, Values, dec, transpose
+from experiments.sweep.grid import Grid
 from fl_sim.errors import FlSimError
 from fl_sim.models.graph import Grouping
 
@@ -71,7 +71,7 @@ GRIDS: dict[str, Values] = {
     "capacity, full": capacity.grid(("cnn", "resnet18"), seeds=range(5)),
     "architectures": architectures.grid(distillation={"steps": 10}, **architectures.SMALL),
     "architectures, full": architectures.grid(seeds=range(5)),
-    "usability": usability_test.grid(),
+    "usability": worth_of_stolen.grid(),
 }
 
 
@@ -220,8 +220,8 @@ def test_architectures_have_a_row_a_network_and_defence(tmp_path: Path) -> None:
 
 def test_stolen_images_are_trained_on_before_and_after_raw_and_restored(tmp_path: Path) -> None:
     base = {**PHANTOMS, "measure": {"scratch_epochs": 1, "usability_epochs": 2, "columns": 1}}
-    grid = usability_test.grid("cnn", 12, 2, ONE, (NONE, FEW), **base)
-    frame = _run(usability_test.STUDY, grid, tmp_path)
+    grid = worth_of_stolen.grid("cnn", 12, 2, ONE, (NONE, FEW), **base)
+    frame = _run(worth_of_stolen.STUDY, grid, tmp_path)
     kinds = set(zip(frame["trained on"], frame["defended"], strict=True))
     assert kinds == {
         ("stolen, raw", "before"),

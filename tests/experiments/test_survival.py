@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.result import Result
-from experiments.run import run
-from experiments.survival import (
+from experiments.run.result import Result
+from experiments.run.start import run
+from experiments.studies.survival_by_layer import (
     draw_survival,
     survival_by_layer,
     survival_by_plane,

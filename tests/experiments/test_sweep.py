@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import experiments.centralized as centralized
-import experiments.floor as floor
-from experiments.run import run
-from experiments.study import Study
-from experiments.sweep import SweepResult, sweep
+import experiments.run.centralized as centralized
+import experiments.run.scratch_floor as floor
+from experiments.run.start import run
+from experiments.run.study import Study
+from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
@@ -231,7 +231,7 @@ def test_wrong_use_is_told_before_anything_runs(
 
 
 def test_a_sweep_without_a_finished_cell_has_no_table(tmp_path: Path) -> None:
-    from experiments.grid import Grid
+    from experiments.sweep.grid import Grid
 
     with pytest.raises(FlSimError, match="No cell of the sweep"):
         _ = SweepResult(Grid.of(GRID), tmp_path).table
@@ -254,7 +254,7 @@ defense = ["none", {label = "lwlrd", name = "lwlrd", epochs = 1}, "gaussian_nois
 
 def _fl_sim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "sweep", *arguments],
+        [sys.executable, "-m", "experiments.cli.main", "sweep", *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "100"},
         capture_output=True,
@@ -283,7 +283,7 @@ def test_the_command_line_says_what_failed_and_its_exit_code_too(tmp_path: Path)
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_continues_to_the_same_table(tmp_path: Path) -> None:
     (tmp_path / "g.toml").write_text(TOML)
-    command = [sys.executable, "-m", "experiments.cli", "sweep", "g.toml", "--workers", "1"]
+    command = [sys.executable, "-m", "experiments.cli.main", "sweep", "g.toml", "--workers", "1"]
     root = str(Path(__file__).parents[2])
     driver = subprocess.Popen(
         [*command, "--out", "cut"],

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from experiments.grid import Grid
-from experiments.shipped import GRIDS
+from experiments.run.shipped import shipped
+from experiments.sweep.grid import Grid
 from fl_sim.errors import FlSimError
 
 SCENARIO: dict[str, Any] = {
@@ -94,11 +94,11 @@ def test_a_base_is_a_shipped_scenario_or_a_file_beside_the_grid(tmp_path: Path) 
     assert len(shipped.cells) == 1 and shipped.cells[0].scenario.attack is not None
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in GRIDS.glob("*.toml")))
+@pytest.mark.parametrize("name", shipped("grid"))
 def test_shipped_grids_expand_and_say_what_they_are(name: str) -> None:
     grid = Grid.of(name)
     assert grid.name == name and len(grid.cells) > 10
-    assert (GRIDS / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
+    assert shipped("grid")[name].read_text(encoding="utf-8").startswith("# ")
 
 
 def test_a_cell_is_named_by_its_content() -> None:

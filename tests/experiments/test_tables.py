@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.tables import (
+from experiments.tables.summary import (
     compare,
     presented,
     summarise,

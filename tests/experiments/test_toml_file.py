@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grid import Grid
-from experiments.scenario import Scenario
-from experiments.shipped import SCENARIOS, find
-from experiments.toml_file import read_toml
+from experiments.run.scenario import Scenario
+from experiments.run.shipped import find
+from experiments.run.toml_file import read_toml
+from experiments.sweep.grid import Grid
 from fl_sim.errors import FlSimError
 
 PLAIN = 'mode = "centralized"\ndataset = "phantoms"\nmodel = "cnn"\n'
@@ -77,7 +77,7 @@ def test_a_file_that_is_not_there_is_called_that(tmp_path: Path, name: str, word
     (tmp_path / "folder").mkdir()
     (tmp_path / "ok.toml").write_text(PLAIN)
     with pytest.raises(FlSimError, match=words) as refusal:
-        find(name, SCENARIOS, "scenario", tmp_path)
+        find(name, "scenario", tmp_path)
     assert "Valid names" not in str(refusal.value)
 
 

@@ -1,6 +1,6 @@
 """The study of what fine-tuning leaves behind."""
 
-from experiments.weight_changes import study
+from experiments.studies.weight_changes import study
 
 
 def test_tables_tell_leaks_and_weights_of_each_fine_tuning(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.case import CaseSettings, model_settings, open_case
-from fl_sim.choice import Choice
+from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import Release
@@ -136,8 +136,8 @@ def case(dataset: dict[str, Any], model: str, **settings: Any) -> CaseSettings:
     """A case of phantoms."""
     small = {"size": 32, "train": 40, "validation": 8, "test": 8, **dataset}
     return CaseSettings(
-        dataset=Choice(name="phantoms", settings=small),
-        model=Choice(name=model, settings=settings),
+        dataset=Component(name="phantoms", settings=small),
+        model=Component(name=model, settings=settings),
         data=HeldOutSettings(public_images=4),
     )
 

@@ -5,7 +5,7 @@ import torch
 from federation_kit import client_app, federate, initial, settings
 from flwr.clientapp import ClientApp
 
-from experiments.adaptive import counted
+from experiments.studies.adaptive import counted
 from fl_sim.engine.records import to_record
 
 HOSPITALS = 16

@@ -40,10 +40,10 @@ from fl_sim.attacks.dec.route import (
 from fl_sim.attacks.dec.settings import DecSettings
 from fl_sim.attacks.keys import wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, amplified
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
+from fl_sim.component import Component
 from fl_sim.data.base import Split
 from fl_sim.errors import FlSimError, shown
 from fl_sim.metrics.compression import gzip_baseline
@@ -78,7 +78,7 @@ class Dec(Attack[DecSettings]):
         return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
 
     @property
-    def outside_data(self) -> tuple[Choice, ...]:
+    def outside_data(self) -> tuple[Component, ...]:
         """The dataset that the codec is trained on; see :class:`Attack`."""
         external = self.settings.external
         return () if external is None or self.settings.codec_file else (external,)
@@ -247,7 +247,7 @@ class Dec(Attack[DecSettings]):
                 )
             secret, settings["part"] = collusion.secret, (collusion.number, collusion.parts)
         return Route(
-            carrier=Choice(name=carrier.name, settings=settings),
+            carrier=Component(name=carrier.name, settings=settings),
             seed=int(secret.numpy("carrier seed").integers(2**62)),
             contents=self.settings.contents,
             rounding=self.settings.rounding,

@@ -17,12 +17,12 @@ from fl_sim.attacks.dec.message import Codes, Latents, Message
 from fl_sim.attacks.dec.settings import UNCODED
 from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
 from fl_sim.codecs.files import codec_from
 from fl_sim.coding.base import CODES
 from fl_sim.coding.envelope import Envelope
 from fl_sim.coding.erasure import ErasureSettings
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
@@ -39,7 +39,7 @@ _LARGEST_TABLES = 1 << 26
 class RouteKey(Settings):
     """A route as it stands in a key; see :class:`Route`."""
 
-    carrier: Choice
+    carrier: Component
     seed: Seed
     contents: Literal["codes", "latents"]
     rounding: bool
@@ -47,7 +47,7 @@ class RouteKey(Settings):
     images: int = Field(ge=0)
     shape: tuple[int, int, int]
     spec: ModelSpec
-    coding: Choice
+    coding: Component
     erasure: ErasureSettings | None
     length: int | None = Field(None, ge=0, le=LARGEST_INTEGER)
     canonical: bool = False
@@ -90,7 +90,7 @@ class Route:
         canonical: whether the carrier sees the network's channels sorted.
     """
 
-    carrier: Choice
+    carrier: Component
     seed: int
     contents: str
     rounding: bool
@@ -98,7 +98,7 @@ class Route:
     images: int
     shape: ImageShape
     spec: ModelSpec
-    coding: Choice
+    coding: Component
     erasure: ErasureSettings | None
     length: int | None = None
     canonical: bool = False

@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fl_sim.attacks.base import AttackSettings
 from fl_sim.carriers.base import CARRIERS, Carrier
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS
 from fl_sim.coding.base import CODES
 from fl_sim.coding.erasure import ErasureSettings
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 
@@ -20,7 +20,7 @@ UNCODED = "none"
 
 
 def _component(name: str) -> Any:
-    return BeforeValidator(lambda value: value and Choice.of(value, f"[attack] {name}"))
+    return BeforeValidator(lambda value: value and Component.of(value, f"[attack] {name}"))
 
 
 class DecSettings(AttackSettings):
@@ -63,12 +63,12 @@ class DecSettings(AttackSettings):
 
     images: int | Literal["fit"] = 64
     scenario: Literal["external", "internal"] = "external"
-    codec: Annotated[Choice, _component("codec")] = Choice(name="factorized")
-    external: Annotated[Choice | None, _component("external")] = None
-    carrier: Annotated[Choice, _component("carrier")] = Choice(name="lsb")
+    codec: Annotated[Component, _component("codec")] = Component(name="factorized")
+    external: Annotated[Component | None, _component("external")] = None
+    carrier: Annotated[Component, _component("carrier")] = Component(name="lsb")
     contents: Literal["codes", "latents"] = "codes"
     rounding: bool = True
-    coding: Annotated[Choice, _component("coding")] = Choice(name=UNCODED)
+    coding: Annotated[Component, _component("coding")] = Component(name=UNCODED)
     erasure: ErasureSettings | None = None
     amplify: bool | Annotated[float, Field(gt=0, allow_inf_nan=False)] = False
     canonical: bool = False
@@ -84,12 +84,14 @@ class DecSettings(AttackSettings):
         fill("carrier", self.carrier.checked(CARRIERS, "[attack] carrier"))
         if self.carrier.settings.get("kind") == "any":
             told = {"kind": "bytes" if self.contents == "codes" else "values"}
-            fill("carrier", Choice(name=self.carrier.name, settings=self.carrier.settings | told))
+            fill(
+                "carrier", Component(name=self.carrier.name, settings=self.carrier.settings | told)
+            )
         fill("coding", self.coding.checked(CODES, "[attack] coding"))
         self._check_contents(CARRIERS.get(self.carrier.name))
         if self.scenario == "internal":
             # The codec is the model's; naming one here would say nothing.
-            fill("codec", Choice(name="internal"))
+            fill("codec", Component(name="internal"))
             fill("external", None)
         elif not self.codec_file:
             fill("codec", self.codec.checked(CODECS, "[attack] codec"))

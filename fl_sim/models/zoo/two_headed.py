@@ -11,8 +11,8 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from fl_sim.choice import Choice
 from fl_sim.codecs.base import CODECS, LearnedCodec
+from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
 from fl_sim.models.branches import ClassificationBranch, SegmentationBranch
@@ -22,7 +22,7 @@ _WHERE = "[model] codec"
 
 
 def _checked(value: Any) -> dict[str, Any]:
-    codec = Choice.of(value, _WHERE)
+    codec = Component.of(value, _WHERE)
     if not issubclass(CODECS.get(codec.name), LearnedCodec):
         raise FlSimError(f"{_WHERE}: '{codec.name}' is lossless and has no encoder to share.")
     return {"name": codec.name, **codec.checked(CODECS, _WHERE).settings}
@@ -77,7 +77,7 @@ class TwoHeaded(nn.Module):
 
 def _build(spec: ModelSpec) -> nn.Module:
     codec = parse(TwoHeadedSettings, spec.settings, "[model]").codec
-    inner = Choice.of(codec, _WHERE).build(CODECS, _WHERE)
+    inner = Component.of(codec, _WHERE).build(CODECS, _WHERE)
     assert isinstance(inner, LearnedCodec)  # or the settings would have been refused
     channels = inner.latent_channels
     if spec.task == "segmentation":

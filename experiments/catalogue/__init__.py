@@ -1,0 +1,1 @@
+"""What there is to choose from, its keys and an example of each, read from the code."""

@@ -1,0 +1,80 @@
+"""The command line of studies: ``fl-sim study NAME``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from experiments.cli.program import CommandGroup, program
+from fl_sim.errors import unknown_name
+
+
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 2 where tables differ.")
+    ] = False,
+    take_from: Annotated[
+        Path | None,
+        typer.Option("--take", help="Folder of a finished study or sweep whose table is taken in."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study that it is taken into.")] = None,
+) -> None:
+    """Write the tables of the README and of the studies' pages anew from the studies' results."""
+    from experiments.studies.published import take, write_pages
+    from experiments.tables.console import make_console, plain
+
+    console = make_console()
+    if take_from is not None:
+        console.print(f"Taken: {plain(take(take_from, name))}")
+    for page, names in write_pages(check).items():
+        console.print(f"{plain(page)}: {', '.join(names) or 'no tables'}")
+
+
+class _Studies(CommandGroup):
+    """The studies that there are, and ``tables``; a study is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_summaries(), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        name, known = cmd_name.replace("-", "_"), _summaries()
+        if name not in known:
+            raise unknown_name("study", cmd_name, known)
+        return _command(name, known[name])
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        studies = {name: f"{line[0].upper()}{line[1:]}." for name, line in _summaries().items()}
+        own = {name: command.get_short_help_str() for name, command in self.commands.items()}
+        for title, lines in {"Studies": studies, "Pages": own}.items():
+            with formatter.section(title):
+                formatter.write_dl([*lines.items()])
+
+
+def _summaries() -> dict[str, str]:
+    from experiments.studies.base import STUDIES
+
+    return STUDIES.summaries()
+
+
+def _command(name: str, summary: str) -> click.Command:
+    """Return a study's command: of one function, or a group of several."""
+    from experiments.studies.base import STUDIES
+
+    commands = STUDIES.get(name).commands
+    several = commands if not callable(commands) else {name: commands}
+    made: Any = program(help=summary, no_args_is_help=not callable(commands))
+    for each, function in several.items():
+        made.command(each)(function)
+    return typer.main.get_command(made)
+
+
+app = program(
+    cls=_Studies,
+    no_args_is_help=True,
+    help="Run a study: its cells, its table, its figure. 'fl-sim study NAME -h' says more.",
+)
+app.command("tables", short_help="Write the tables of all pages anew.")(tables)

@@ -1,0 +1,259 @@
+"""A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from clients.app import LendingApp, client_app
+from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
+from clients.settings import HospitalSettings
+from experiments.run.failures import failures_logged
+from experiments.run.scenario import FederationSettings
+from experiments.run.scratch_floor import record_scratch_floor
+from experiments.run.standing import Standing, damaged, read_sealed, write_sealed
+from experiments.run.study import State, Study, mean_rows
+from fl_sim.defenses.base import DefenseReport
+from fl_sim.engine.base import run as run_engine
+from fl_sim.engine.records import to_record
+from fl_sim.engine.watched import WatchedGrid
+from fl_sim.errors import FlSimError
+from fl_sim.metrics.measure import Measured
+from fl_sim.models import MODELS, state_of
+from fl_sim.progress import piece
+from strategies.base import Aggregator, as_aggregator, build_aggregator
+from strategies.defended import DefendedStrategy
+from strategies.observers import Observer
+
+
+def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | None = None) -> None:
+    """Run a federated scenario: stages ``upload``, ``aggregate`` and ``release`` in each round.
+
+    An interrupted run continues after its last finished round.
+
+    Args:
+        study: the run.
+        grid: hospitals that are already there (``flwr run``); otherwise the scenario's engine
+            provides them.
+        strategy: aggregates the uploads, instead of the one that the scenario names (see
+            :func:`experiments.run.stated_strategy.with_strategy`). It is copied where it can
+            be, and its own sampling is switched off.
+    """
+    federation = study.scenario.federation
+    if federation is None:
+        raise FlSimError("A centralized scenario cannot be run as a federation.")
+    settings = study.scenario.hospital_settings(study.data_root)
+    images = dealt(settings)  # an impossible partition is refused before Ray is started
+    for hospital in dict.fromkeys(map(settings.planner, study.scenario.attackers)):
+        study.add_target(hospital, *hospital_plan(settings, hospital))
+
+    rounds = _Rounds(study, federation)
+    model = study.initial_model()
+    buffers = [name for name, _ in model.named_buffers()]
+    aggregator = _aggregator(federation, strategy)
+    rounds.strategy = _defended(study, settings, rounds, buffers, images, aggregator)
+    first_round, state = rounds.resume(state_of(model))
+
+    def serve(connected: Grid) -> None:
+        with piece(study.progress, "rounds", federation.rounds):
+            study.progress.step(advance=first_round - 1)
+            rounds.strategy.start(
+                WatchedGrid(connected, study.progress),
+                to_record(state),
+                federation.rounds,
+                timeout=federation.engine.round_timeout,
+                train_config=ConfigRecord({"device": federation.engine.device}),
+                first_round=first_round,
+            )
+
+    if first_round <= federation.rounds:
+        with failures_logged(study.out):
+            if grid is not None:
+                serve(grid)
+            else:
+                run_engine(federation.engine, serve, _hospitals_app(study), federation.hospitals)
+
+
+def _hospitals_app(study: Study) -> ClientApp:
+    """Return the hospitals' side; a network that was handed over travels with it."""
+    name = study.scenario.model.name
+    lent = MODELS.lent(name)
+    return client_app if lent is None else LendingApp(client_app, {name: lent})
+
+
+def _aggregator(federation: FederationSettings, strategy: Strategy | None) -> Aggregator:
+    if strategy is None:
+        name, keys = federation.strategy.name, federation.strategy.settings
+        return build_aggregator(name, keys, "[federation] strategy")
+    try:
+        return as_aggregator(copy.deepcopy(strategy))
+    except Exception:  # one that holds an open file, for example, has to do for one run
+        return as_aggregator(strategy)
+
+
+def _defended(
+    study: Study,
+    settings: HospitalSettings,
+    observer: Observer,
+    buffers: list[str],
+    images: list[int],
+    aggregator: Aggregator,
+) -> DefendedStrategy:
+    scenario = study.scenario
+    federation, defense = scenario.federation, scenario.defense
+    assert federation is not None
+    return DefendedStrategy(
+        aggregator,
+        hospitals=federation.hospitals,
+        hospital_settings_json=settings.model_dump_json(),
+        seed=scenario.seed,
+        cohort=federation.cohort or federation.hospitals,
+        release=study.defend if defense else None,
+        defend=federation.defend,
+        defense=f"the defence '{defense.name}'" if defense else "",
+        observer=observer,
+        buffers=buffers,
+        dealt=images,
+        needed=ALWAYS_SAID,
+    )
+
+
+class _Rounds:
+    """What happens at each stage of each round: measuring, and a checkpoint at its end."""
+
+    strategy: DefendedStrategy
+
+    def __init__(self, study: Study, federation: FederationSettings) -> None:
+        self._study = study
+        self._federation = federation
+        self._attackers = set(study.scenario.attackers)
+        self._uploads: dict[int | None, State] = {}
+        self._said: dict[int, dict[str, float]] = {}
+        self._seconds: list[float] = []
+        self._epsilons: list[float] = []
+        self._checkpoint = study.out / "checkpoint.safetensors"
+
+    def upload(
+        self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
+    ) -> None:
+        """Keep an attacker's upload for measuring."""
+        self._seconds.append(float(metrics["seconds"]))
+        if "dp-epsilon" in metrics:
+            self._epsilons.append(float(metrics["dp-epsilon"]))
+        if hospital in self._attackers and self._measured(server_round):
+            self._uploads[hospital] = state
+            if metrics["attacked"]:
+                self._said[hospital] = {
+                    name.removeprefix(ATTACK_VALUE): float(value)
+                    for name, value in metrics.items()
+                    if name.startswith(ATTACK_VALUE)
+                }
+
+    def aggregate(self, server_round: int, state: State) -> None:
+        """Measure the uploads and what became of them."""
+        self._study.progress.step(f"round {server_round}: measuring, defending", advance=0)
+        self._study.record_values(
+            server_round,
+            "upload",
+            seconds=sum(self._seconds) / len(self._seconds),
+            hospitals=float(len(self._seconds)),
+        )
+        if self._epsilons:  # of the hospital that has spent most
+            self._study.record_values(server_round, "upload", dp_epsilon=max(self._epsilons))
+        if self._uploads:
+            self._study.record(server_round, "upload", self._uploads, senders=self._said)
+            said = [[Measured("-", m, v) for m, v in s.items()] for s in self._said.values()]
+            means = {row.metric: row.value for row in mean_rows(said)}
+            self._study.record_values(server_round, "upload", **means)
+        if self._measured(server_round):
+            self._study.record(server_round, "aggregate", {None: state})
+        self._uploads, self._said, self._seconds, self._epsilons = {}, {}, [], []
+
+    def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
+        """Measure what is broadcast next, or exported, and make the round durable."""
+        self._study.record_report(server_round, report)
+        if self._measured(server_round):
+            self._study.record(server_round, "release", {None: state})
+            self._study.save_pictures()
+        if server_round == self._federation.rounds:
+            record_scratch_floor(self._study, server_round)
+        server = {
+            name: torch.from_numpy(array)
+            for name, array in self.strategy.state_for_resume().items()
+        }
+        content = {f"model/{n}": t for n, t in state.items()}
+        content |= {f"server/{n}": t for n, t in server.items()}
+        note = {"round": server_round, **asdict(self._study.standing())}
+        write_sealed(self._checkpoint, content, note)
+        self._study.progress.step(f"round {server_round}")
+
+    def failed(self, server_round: int, hospital: int, reason: str) -> None:
+        """Report a hospital that failed or was rejected; the round goes on with the rest."""
+        self._study.record_values(server_round, f"upload:{hospital}", failed=1.0)
+        self._study.warn(f"Round {server_round}: hospital {hospital} was left out: {reason}")
+
+    def resume(self, initial: State) -> tuple[int, State]:
+        """Return the round to run next and its broadcast; drop rows of an unfinished round.
+
+        Raises:
+            FlSimError: if the checkpoint is damaged, or the table does not belong to it.
+        """
+        if not self._checkpoint.exists():
+            self._study.return_to(None)
+            return 1, initial
+        saved, note = read_sealed(self._checkpoint, self._study.out)
+        try:
+            finished, standing = int(note["round"]), Standing.of(note)
+        except (LookupError, TypeError, ValueError):
+            raise damaged(self._checkpoint, self._study.out) from None
+        self._study.return_to(standing)
+        self.strategy.load_resume_state(
+            {n.removeprefix("server/"): t.numpy() for n, t in saved.items() if n[:7] == "server/"}
+        )
+        return finished + 1, {
+            n.removeprefix("model/"): t for n, t in saved.items() if n[:6] == "model/"
+        }
+
+    def _measured(self, server_round: int) -> bool:
+        return (
+            server_round % self._study.scenario.measure.every == 0
+            or server_round == self._federation.rounds
+        )
+
+
+def example(out: Path | None = None) -> Any:
+    """Run a small federation on embedded images."""
+    from experiments.run.start import run
+
+    return run(
+        {
+            "mode": "federated",
+            "dataset": "phantoms",
+            "model": "cnn",
+            "attack": {"name": "transpose", "images": 32, "memory_steps": 8},
+            "defense": "lwlrd",
+            "federation": {
+                "hospitals": 3,
+                "malicious": [0],
+                "rounds": 3,
+                "strategy": "fedprox",
+                "partition": "dirichlet",
+                "alpha": 0.3,
+                "engine": "inprocess",
+            },
+        },
+        out,
+    )
+
+
+if __name__ == "__main__":
+    result = example()
+    print(result.summary().to_string())
+    print(f"Recovered images: {result.picture}")

@@ -1,0 +1,140 @@
+"""Study: the same images stolen from a data lake, and from one of its hospitals in a federation.
+
+The attacker steals the very same images with the same attack: once his code trains on what all
+hospitals brought together but steals only one hospital's images, once that hospital is one of
+several whose models are averaged. What leaves, and what is it worth?
+
+Run ``fl-sim study federated_vs_centralized --help``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.studies.base import (
+    DISTILLATION,
+    LABELS,
+    LEAK,
+    LWLRD,
+    NONE,
+    SKIN,
+    STUDIES,
+    UTILITY,
+    GridStudy,
+    Study,
+    Values,
+    by_seed,
+    settings_of,
+    split_label,
+    transpose,
+)
+from experiments.studies.published_tables import FROM_SCRATCH, RELEASED, PublishedTable
+from experiments.tables.figures import draw_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTITIONS: dict[str, Values] = {
+    "IID": {"scheme": "iid"},
+    "Dirichlet 0.3": {"scheme": "dirichlet", "alpha": 0.3},
+}
+AVERAGES: dict[str, Values] = {
+    "FedAvg": {"name": "fedavg"},
+    "FedProx": {"name": "fedprox", "proximal_mu": 0.1},
+}
+LAKE = "data lake"
+SMALL: Values = {
+    "data": {"train_images": 2000, "images": 500, "test_images": 1000},
+    "measure": {"every": 4},
+}
+"""With so few images a hospital takes few steps; the attack takes four on each."""
+
+
+def grid(
+    model: Any = "cnn",
+    attack: Values | None = None,
+    hospitals: int = 4,
+    rounds: int = 8,
+    seeds: Sequence[int] = (0, 1, 2),
+    distillation_steps: int = 100,
+    partitions: Sequence[str] = tuple(PARTITIONS),
+    averages: Sequence[str] = tuple(AVERAGES),
+    **base: Any,
+) -> Values:
+    """Return the lake and the federations: as many passes over the images, the same images stolen.
+
+    Args:
+        model: of the scenario.
+        attack: by default Transpose on 32 images.
+        hospitals: that the images are dealt out to; the first one's are stolen.
+        rounds: of a federation, one epoch each; the lake is trained for as many epochs.
+        seeds: of everything.
+        distillation_steps: of consistent distillation, which a federation does in every round.
+        partitions, averages: names in :data:`PARTITIONS` and :data:`AVERAGES`.
+        base: further keys of every scenario.
+    """
+    stolen = settings_of(transpose(32, memory_steps=4)) if attack is None else attack
+    variants: list[Values] = []
+    for partition in partitions:
+        share = {"hospitals": hospitals, "number": 0, **PARTITIONS[partition]}
+        lake = {"mode": "centralized", "training.epochs": rounds, "attacker.hospital": share}
+        variants.append({"label": f"{LAKE}, {partition}", **lake})
+        for average in averages:
+            federation = {
+                "hospitals": hospitals,
+                "rounds": rounds,
+                "strategy": AVERAGES[average],
+                "partition": PARTITIONS[partition],
+            }
+            federated = {"mode": "federated", "federation": federation}
+            variants.append({"label": f"{average}, {partition}", **federated})
+    distillation = {**DISTILLATION, "steps": distillation_steps}
+    return {
+        "seeds": list(seeds),
+        "scenario": {**SKIN, "model": model, "attack": stolen, **base},
+        "grid": {
+            "variant": variants,
+            "defense": [NONE, LWLRD, distillation],
+        },
+    }
+
+
+def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a place, partition, defence, seed and stage; of a federation the last round."""
+    return split_label(by_seed(table, (*LEAK, *UTILITY)), "variant", ("where", "partition"))
+
+
+def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
+    """Draw what leaves: a bar a place and partition, a colour a defence."""
+    released = table[table["stage"] == "release"]
+    frame = released.assign(place=released["where"] + ", " + released["partition"])
+    metrics = ("ssim strongest", "identification_correlation strongest", "auc")
+    return draw_bars(path, frame, "place", metrics, "defense", title, LABELS)
+
+
+STUDY = GridStudy(
+    "federated_vs_centralized", "The same images stolen from a data lake and from one hospital",
+    tabulate, draw,
+)  # fmt: skip
+
+
+def cells(full: bool) -> Values:
+    """Steal the same skin images from a data lake and from one hospital of a federation."""
+    if full:
+        attack = settings_of(transpose(64))
+        return grid("resnet18", attack, seeds=range(5), distillation_steps=600)
+    return grid(**SMALL)
+
+
+TABLES = {
+    "federated_vs_centralized": PublishedTable(
+        ("federated_vs_centralized.csv",),
+        {"where": "where", "partition": "images", "defense": "defence"},
+        (*RELEASED, FROM_SCRATCH),
+        {"stage": "release"},
+    ),
+}
+
+STUDIES.register(
+    "federated_vs_centralized", "the same images stolen from a data lake and from a federation"
+)(Study(STUDY.command(cells), TABLES))

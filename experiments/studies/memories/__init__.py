@@ -1,0 +1,10 @@
+"""Study: attacks that memorise pixels, under the defences.
+
+A sweep of ``memories-dermamnist.toml``, beside this file; ``fl-sim study memories`` runs it.
+"""
+
+from experiments.studies.base import STUDIES, Study, swept
+
+STUDIES.register("memories", "attacks that memorise pixels, under the defences")(
+    Study(swept("memories-dermamnist"))
+)

@@ -1,0 +1,259 @@
+"""The tables of the README and of studies' pages, generated from the studies' results.
+
+A table stands in a page between ``<!-- table: NAME -->`` and ``<!-- end -->``; its study says which
+files, columns, headings and formats it has. ``fl-sim study tables`` (or ``make tables``) writes
+them anew. Results come in with ``--take``, with where they come from.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.studies.base import STUDIES, provenance
+from experiments.studies.published_tables import Column, Format, PublishedTable
+from experiments.tables.summary import to_markdown
+from fl_sim.errors import FlSimError, did_you_mean, unknown_name
+from fl_sim.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = Path(__file__).parent
+README = RESULTS.parents[1] / "README.md"
+
+INDEX = "studies"
+"""The table of all studies."""
+
+_BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
+_END = "<!-- end -->"
+
+
+def pages() -> list[Path]:
+    """Return the pages that tables stand in: the README, and those of the studies."""
+    return [README, RESULTS / "README.md", *sorted(RESULTS.glob("*/README.md"))]
+
+
+def tables() -> dict[str, PublishedTable]:
+    """Return every study's tables by name; their files' paths begin with the study's folder."""
+    return {
+        name: replace(table, files=tuple(f"{study.name}/{file}" for file in table.files))
+        for study in STUDIES.entries()
+        for name, table in study.component.tables.items()
+    }
+
+
+def markdown(name: str, results: Path = RESULTS) -> str:
+    """Return one table of a page.
+
+    Args:
+        name: of one of :func:`tables`.
+        results: folder of the studies' folders.
+
+    Raises:
+        FlSimError: if there is no such table, or a file or column of it is missing.
+    """
+    import pandas as pd
+
+    known = tables()
+    if name not in known:
+        raise unknown_name("table of a study", name, known)
+    table = known[name]
+    frame = pd.concat([_read(results / file, table) for file in table.files], ignore_index=True)
+    for column, value in table.where.items():
+        frame = frame[frame[column] == value]
+    for column, unwanted in table.without.items():
+        frame = frame[~frame[column].isin(unwanted)]
+    lines = []
+    for values, group in frame.groupby([*table.keys], sort=False, dropna=False):
+        texts = [_called(str(value), table.names) for value in values]
+        lines.append([*texts, *(_cell(group, column) for column in table.columns)])
+    headings = [*table.keys.values(), *(column.heading for column in table.columns)]
+    shown = pd.DataFrame(lines, columns=headings)
+    # What was not measured anywhere needs no column.
+    empty = [c for c in headings[len(table.keys) :] if (shown[c] == "").all()]
+    return to_markdown(shown.drop(columns=empty))
+
+
+def _index() -> str:
+    """Return the table of studies: what each asks, and the page on its results."""
+    lines = ["| study | question | results |", "| --- | --- | --- |"]
+    for name, question in STUDIES.summaries().items():
+        page = f"[page]({name}/README.md)" if (RESULTS / name / "README.md").is_file() else ""
+        lines.append(f"| `{name}` | {question} | {page} |")
+    return "\n".join(lines) + "\n"
+
+
+def updated(text: str, results: Path = RESULTS) -> str:
+    """Return a page with its tables written anew.
+
+    Raises:
+        FlSimError: if a marker has no end or an unknown name, or a table cannot be made.
+    """
+    parts, position = [], 0
+    for marker in _BEGIN.finditer(text):
+        end = text.find(_END, marker.end())
+        following = _BEGIN.search(text, marker.end())
+        if end < 0 or (following is not None and following.start() < end):
+            raise FlSimError(
+                f"The table '{marker[1]}' has no end; put {_END} on the line below it."
+            )
+        table = _index() if marker[1] == INDEX else markdown(marker[1], results)
+        parts += [text[position : marker.end()], table]
+        position = end
+    return "".join(parts) + text[position:]
+
+
+def take(folder: Path, name: str | None = None, results: Path = RESULTS) -> Path:
+    """Take the table of a finished study or sweep into the folder of its study.
+
+    Args:
+        folder: of a study: its table, provenance and figure are copied; or of a sweep: its summary,
+            and the provenance of its cells.
+        name: of the study and the files; as in ``folder`` where not given. A sweep needs one.
+        results: folder of the studies' folders.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        FlSimError: if the folder is neither.
+    """
+    if (folder / "grid.json").is_file() and (folder / "summary.csv").is_file():
+        if name is None:
+            raise FlSimError("A sweep's summary needs a name in the results; give --name.")
+        grid = json.loads((folder / "grid.json").read_text(encoding="utf-8"))
+        origin = provenance({folder: [cell["name"] for cell in grid["cells"]]})
+        text = json.dumps({"grid": grid["name"], **origin}, indent=2) + "\n"
+        write_atomically(results / name / f"{name}.json", text.encode())
+        table = (folder / "summary.csv").read_bytes()
+        return write_atomically(results / name / f"{name}.csv", table)
+    studies = [path for path in folder.glob("*.json") if path.with_suffix(".csv").is_file()]
+    if len(studies) != 1:
+        raise FlSimError(
+            f"{folder} is neither the folder of a finished study (NAME.csv with NAME.json) nor of "
+            f"a finished sweep (grid.json with summary.csv)."
+        )
+    for suffix in (".json", ".png", ".csv"):
+        source = studies[0].with_suffix(suffix)
+        if source.is_file():
+            called = name or source.stem
+            target = results / called / f"{called}{suffix}"
+            write_atomically(target, source.read_bytes())
+    return target
+
+
+def _read(path: Path, table: PublishedTable) -> "pd.DataFrame":
+    """Read a CSV: a study's, or a sweep's summary, whose metrics become columns."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise FlSimError(
+            f"A page shows {path.name}, which is not in {path.parent}; bring it in with "
+            f"--take FOLDER."
+        )
+    # Keys are texts as they are: "none" is a name, and 0.30 stays 0.30.
+    frame = pd.read_csv(
+        path, dtype=dict.fromkeys(table.keys, str), keep_default_na=False, na_values=_numbers(table)
+    )
+    if {"metric", "mean", "low", "high"} <= set(frame.columns):
+        frame = _widened(frame)
+    staged = ["stage"] if any(column.stage for column in table.columns) else []
+    for column in [*table.keys, *table.where, *staged]:
+        if column not in frame.columns:
+            known = [str(name) for name in frame.columns]
+            raise FlSimError(f"{path} has no column '{column}'.{did_you_mean(column, known)}")
+    if not any(column.column in frame.columns for column in table.columns):
+        raise FlSimError(f"{path} has none of the columns that its page shows.")
+    if "round" in frame.columns:
+        frame = frame[frame["round"] == frame["round"].max()]
+    return frame
+
+
+def _called(text: str, names: Mapping[str, str]) -> str:
+    """Return what the page calls a text; what follows a comma is kept."""
+    for name, other in names.items():
+        if text == name or text.startswith(f"{name}, "):
+            return other + text.removeprefix(name)
+    return text
+
+
+def _numbers(table: PublishedTable) -> dict[str, list[str]]:
+    """Return what counts as missing, by column: an empty text in a column of numbers."""
+    names = [c.column + end for c in table.columns for end in ("", " low", " high")]
+    return {name: ["", "nan"] for name in [*names, "mean", "low", "high"]}
+
+
+def _widened(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a sweep's summary with the columns ``<metric>``, ``<metric> low`` and ``... high``."""
+    import pandas as pd
+
+    keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in summary.to_dict("records"):
+        group = tuple(line[key] for key in keys)
+        row = rows.setdefault(group, dict(zip(keys, group, strict=True)))
+        metric = line["metric"]
+        row |= {metric: line["mean"], f"{metric} low": line["low"], f"{metric} high": line["high"]}
+    return pd.DataFrame(rows.values())
+
+
+def _cell(group: "pd.DataFrame", column: Column) -> str:
+    """Return the mean of a group's rows, with half of its interval or the range of several."""
+    rows = group if column.stage is None else group[group["stage"] == column.stage]
+    if column.column not in rows or rows[column.column].isna().all():
+        return ""
+    values = rows[column.column].dropna().astype(float)
+    mean, written = float(values.mean()), _text(column.format)
+    ends = [f"{column.column} low", f"{column.column} high"]
+    if set(ends) <= set(rows.columns):
+        low, high = (float(rows[end].mean()) for end in ends)
+        return written(mean) + _interval(low, high, column)
+    shown = [written(float(end)) for end in (values.min(), values.max())]
+    return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
+
+
+def _interval(low: float, high: float, column: Column) -> str:
+    """Return half of an interval; of one beyond what there can be, its ends cut off there."""
+    written, (least, most) = _text(column.format), column.bounds
+    if math.isnan(low) or high == low:
+        return ""
+    if least <= low and high <= most:
+        return f" ±{written((high - low) / 2)}"
+    ends = [written(max(low, least)), written(min(high, most))]
+    return f" ({ends[0]}-{ends[1]}, cut)" if ends[0] != ends[1] else ""
+
+
+def _text(kind: Format) -> Any:
+    def percent(value: float) -> str:
+        return f"{100 * value:.2g} %" if value else "0"
+
+    plain = {"number": "{:.2f}".format, "precise": "{:.3f}".format, "count": "{:.0f}".format}
+    return percent if kind == "percent" else plain[kind]
+
+
+def write_pages(check: bool = False) -> dict[Path, list[str]]:
+    """Write the tables of all pages anew.
+
+    Args:
+        check: change nothing.
+
+    Returns:
+        The tables' names by page.
+
+    Raises:
+        FlSimError: with ``check``, if a page differs; or if a table cannot be made.
+    """
+    written = {}
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        fresh = updated(text)
+        if check and fresh != text:
+            raise FlSimError(f"Tables in {page} differ from the studies' results; run make tables.")
+        if fresh != text:
+            write_atomically(page, fresh.encode())
+        written[page] = _BEGIN.findall(fresh)
+    return written

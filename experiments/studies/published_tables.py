@@ -1,0 +1,65 @@
+"""What pages show of the tables of studies: files, columns, headings and formats."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Format = Literal["number", "precise", "count", "percent"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Args:
+        heading: in the README.
+        column: of the CSV; or a metric, of a sweep's summary.
+        format: ``"number"`` (two digits), ``"precise"`` (three), ``"count"`` or ``"percent"``.
+        stage: of the rows that it is taken from; all where not given.
+        bounds: smallest and largest value that there can be. An interval that goes beyond is shown
+            by its ends, cut off there, with the word "cut": it was made for values without bounds.
+    """
+
+    heading: str
+    column: str
+    format: Format = "number"
+    stage: str | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of a page: a row a group of the keys, means over what else differs (seeds).
+
+    Behind a mean of several seeds stands half of its interval where the CSV has one, else their
+    range.
+
+    Args:
+        files: CSVs in the folder of results, one below the other.
+        keys: headings by column of the CSV.
+        columns: the numbers.
+        where: values that rows must have, by column.
+        names: texts of keys that the page calls otherwise, up to a comma.
+        without: values that rows must not have, by column.
+    """
+
+    files: tuple[str, ...]
+    keys: Mapping[str, str]
+    columns: tuple[Column, ...]
+    where: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+FOUND = "identification_correlation strongest"
+SHARE = (0.0, 1.0)
+OF_64 = (0.0, 64.0)
+SECONDS = (0.0, math.inf)
+RELEASED = (
+    Column("SSIM, raw", "ssim raw"),
+    Column("SSIM, best", "ssim strongest"),
+    Column("found by correlation", FOUND, bounds=SHARE),
+    Column("AUC", "auc", "precise"),
+)
+FROM_SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")

@@ -1,0 +1,74 @@
+"""A component as people write it: a registered name, or a table of its name and settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from fl_sim.errors import FlSimError, shown
+from fl_sim.plain import check_plain
+from fl_sim.registry import Registry
+from fl_sim.settings import Settings, parse
+
+T = TypeVar("T")
+
+
+class Component(Settings):
+    """A registered component with its settings, as a plain dictionary."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> "Component":
+        """Read a component as people write it: its name, or a table of its name and settings.
+
+        Args:
+            value: a string, a path, a mapping with the key ``name``, or a choice.
+            where: how its table is called in messages, for example ``"[attack]"``.
+
+        Raises:
+            FlSimError: if it is nothing of these.
+        """
+        if isinstance(value, Component):
+            return value
+        if isinstance(value, str | Path):
+            return cls(name=str(value))
+        if not isinstance(value, Mapping):
+            raise FlSimError(f"{where} should be a name or a table, not {shown(value)}.")
+        check_plain(value, where)
+        if set(value) == {"name", "settings"} and isinstance(value["settings"], Mapping):
+            value = {**value["settings"], "name": value["name"]}
+        settings = dict(value)
+        if "name" not in settings:
+            raise FlSimError(f"{where} lacks the key 'name'.")
+        name = settings.pop("name")
+        if not isinstance(name, str):
+            raise FlSimError(f"{where}: 'name' is {shown(name)}, but it should be a string.")
+        return cls(name=name, settings=settings)
+
+    def checked(self, registry: Registry[type[T]], where: str) -> "Component":
+        """Return the choice with every default of its component filled in.
+
+        Raises:
+            FlSimError: if there is no such component, or a key is wrong.
+        """
+        kind: Any = registry.get(self.name)
+        return Component(
+            name=self.name, settings=parse(kind.Settings, self.settings, where).plain()
+        )
+
+    def build(self, registry: Registry[type[T]], where: str) -> T:
+        """Build the component from a registry of classes that have ``Settings``.
+
+        Args:
+            registry: attacks, defences or the like.
+            where: how its table is called in messages, for example ``"[attack]"``.
+
+        Raises:
+            FlSimError: if there is no such component, or a key is wrong.
+        """
+        kind: Any = registry.get(self.name)
+        component: T = kind(parse(kind.Settings, self.settings, where))
+        return component

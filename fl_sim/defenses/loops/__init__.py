@@ -1,0 +1,1 @@
+"""What several defences share: loops of training, and changes of tensors."""
