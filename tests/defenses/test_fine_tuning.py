@@ -6,8 +6,8 @@ import pytest
 import torch
 from defense_kit import TASK, apply, cleaned, release_of
 
-from fl_sim.defenses.loops import fine_tune
 from fl_sim.defenses.base import DEFENSES
+from fl_sim.defenses.loops import fine_tune
 from fl_sim.defenses.super_fine_tuning import SuperFineTuningSettings, triangular_rate
 from fl_sim.errors import FlSimError
 from fl_sim.settings import parse
