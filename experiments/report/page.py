@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from experiments.report.charts import Chart, Point, Series, line_chart, pareto_chart
+from experiments.report.charts import LineChart, ParetoChart
 from experiments.report.measured import Measurements, Words, metric_name, number, range_text
+from experiments.report.panels import round_charts, trade_offs
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
 from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain, sentence_case
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
@@ -53,7 +54,7 @@ class Section:
     intro: str = ""
     sheets: list[Sheet] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
+    charts: Sequence[LineChart | ParetoChart] = field(default_factory=list)
     details: list[Detail] = field(default_factory=list)
 
     @property
@@ -230,7 +231,7 @@ def _sections(group: Group, measured: Measurements, images: int, prefix: str) ->
         leakage,
         payload,
         Section(f"{prefix}utility", "Utility", tables=_there(utility_table(measured, words))),
-        Section(f"{prefix}rounds", "Round by round", charts=_round_charts(group, measured, words)),
+        Section(f"{prefix}rounds", "Round by round", charts=round_charts(group, measured, words)),
         defense,
         Section(
             f"{prefix}cost", "Cost",
@@ -241,105 +242,15 @@ def _sections(group: Group, measured: Measurements, images: int, prefix: str) ->
     return [section for section in sections if not section.empty]
 
 
-def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Chart]:
-    rounds = [r for r in measured.rounds if r > 0]
-    if len(rounds) < 2:
-        return []
-
-    def chart(
-        title: str, metric: str, extraction: str, floors: Sequence[tuple[str, float]],
-        limits: tuple[float, float] | None = None, bounds: tuple[float, float] = (0.0, 1.0),
-    ) -> list[Chart]:  # fmt: skip
-        series = [
-            Series(words.stage(s), [measured.get(s, metric, extraction, r) for r in rounds])
-            for s in measured.stages
-        ]
-        series = [s for s in series if any(s.values)]
-        known = [(name, value) for name, value in floors if value == value]
-        return [line_chart(title, rounds, series, known, limits, bounds)] if series else []
-
-    floor = measured.floor
-    scratch = [("from scratch", floor.mean)] if floor else []
-    mean = measured.mean(measured.stages[-1], "ssim_floor_mean")
-    charts = chart("Images identified (share)", IDENTIFIED, STRONGEST,
-                   [("guessing", measured.luck(measured.stages[-1]))], (0.0, 1.0))  # fmt: skip
-    charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
-    if measured.utility:
-        charts += chart(
-            f"Utility ({metric_name(measured.utility)})",
-            measured.utility,
-            "-",
-            scratch,
-            bounds=(0.0, 1.0),
-        )
-    charts += chart(
-        "Images intact, bit for bit", "images_intact", "-", [], bounds=(0.0, float("inf"))
-    )
-    charts += chart("Wrong bits (share)", "bit_error_rate", "-", [("chance", 0.5)], (0.0, 0.6))
-    return charts
-
-
 def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Section:
-    """Return privacy-utility plots, one for each set of scenarios that differ in the defence."""
-    families: dict[tuple[str, ...], list[tuple[Group, Measurements]]] = {}
-    for group, numbers in zip(groups, measured, strict=True):
-        if group.attacked and numbers.utility:
-            key = tuple(
-                text for axis, text in group.labels.items()
-                if axis not in ("defense", "settings") and not axis.startswith("defense.")
-            )  # fmt: skip
-            facts = (group.fact("attack"), group.fact("dataset"), group.fact("mode"))
-            families.setdefault((*facts, *key, str(numbers.utility)), []).append((group, numbers))
-    charts = []
-    for members in families.values():
-        charts += _pareto(members, IDENTIFIED, "Identified")
-        charts += _pareto(members, "ssim", "SSIM at best")
     return Section(
-        "trade-off", "Privacy against utility", charts=charts,
+        "trade-off",
+        "Privacy against utility",
+        charts=trade_offs(groups, measured),
         intro="What each defence leaves of the leak and of the model’s worth; up and to the left "
         "is better. Dashed lines are floors. The line joins the defences that no other one beats. "
         "Numbers are those of the overview.",
-    )  # fmt: skip
-
-
-def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: str) -> list[Chart]:
-    points, leak_floors, utility_floors = [], {}, {}
-    utility = str(members[0][1].utility)
-    for group, numbers in members:
-        leak: Interval | None = numbers.get("release", metric, STRONGEST)
-        worth: Interval | None = numbers.get("release", utility)
-        if leak is None or worth is None:
-            continue
-        label = _defense_label(group, [member for member, _ in members])
-        points.append(Point(group.number, label, leak, worth))
-        if metric == IDENTIFIED:
-            leak_floors["guessing"] = numbers.luck("release")
-        else:
-            leak_floors["mean image"] = numbers.mean("release", "ssim_floor_mean")
-        if numbers.floor:
-            utility_floors["from scratch"] = numbers.floor.mean
-    if len(points) < 2:
-        return []
-    group = members[0][0]
-    same = [
-        group.said(axis) for axis in group.labels
-        if len({member.labels[axis] for member, _ in members}) == 1
-    ]  # fmt: skip
-    title = ", ".join(same) or plain(group.fact("attack"))
-    floors = [(n, v) for n, v in leak_floors.items() if v == v]
-    return [
-        pareto_chart(
-            f"{title}: {name.lower() if name[:4] != 'SSIM' else name}", name,
-            metric_name(utility), points, floors, list(utility_floors.items()),
-        )
-    ]  # fmt: skip
-
-
-def _defense_label(group: Group, family: Sequence[Group]) -> str:
-    """Return what tells a group from the others of its chart: the defence, and its settings."""
-    axes = [a for a in group.labels if len({member.labels[a] for member in family}) > 1]
-    said = [group.said(axis) for axis in axes]
-    return ", ".join(part for part in said if part) or plain(group.fact("defense"))
+    )
 
 
 def _in_pairs(sources: Sources) -> Section:
