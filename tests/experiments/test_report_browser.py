@@ -35,6 +35,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
+    facts = ("federated", seed, "federated", "phantoms", "cnn", "dec", defense, "fedavg", 4)
     lines = []
     for server_round in (1, 2, 3):
         for stage in STAGES:
@@ -57,10 +58,8 @@ def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
                 ):
                     numbers[extraction, metric] = base * generator.uniform(0.8, 1.0)
             for (extraction, metric), value in numbers.items():
-                lines.append(
-                    ("federated", seed, "federated", "phantoms", "cnn", "dec", defense, "fedavg", 4,
-                     server_round, stage, extraction, metric, value)
-                )  # fmt: skip
+                measured = (server_round, stage, extraction, metric, value)
+                lines.append((*facts, *measured))
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     table["scenario"] = f"federated-{defense}"
     return table
