@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.sources import IDENTIFIED, Group
+from experiments.report.runs import IDENTIFIED, Group
 from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
 from fl_sim.metrics.measure import STRONGEST
 from fl_sim.results import NO_EXTRACTION, STAGES

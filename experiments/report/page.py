@@ -8,8 +8,8 @@ from typing import Any
 from experiments.report.charts import LineChart, ParetoChart
 from experiments.report.measured import Measurements, Words, metric_name, number, range_text
 from experiments.report.panels import round_charts, trade_offs
+from experiments.report.runs import IDENTIFIED, Group, Run, Sources
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
-from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain, sentence_case
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
 from experiments.report.tabulate import (
     Block,
@@ -29,6 +29,7 @@ from experiments.report.tabulate import (
     sent_table,
     utility_table,
 )
+from experiments.report.words import flat, plain, sentence_case
 from fl_sim.errors import FlSimError, printable
 from fl_sim.metrics.measure import STRONGEST
 from fl_sim.statistics import Interval

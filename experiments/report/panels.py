@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from experiments.report.charts import LineChart, ParetoChart, Point, Series
 from experiments.report.measured import Measurements, Words, metric_name
-from experiments.report.sources import IDENTIFIED, Group, plain
+from experiments.report.runs import IDENTIFIED, Group
+from experiments.report.words import plain
 from fl_sim.metrics.measure import STRONGEST
 
 Member = tuple[Group, Measurements]

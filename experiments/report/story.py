@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from experiments.report.measured import Measurements, Words, count_text, metric_name, number
-from experiments.report.sources import IDENTIFIED, Group, plain, sentence_case
+from experiments.report.runs import IDENTIFIED, Group
+from experiments.report.words import plain, sentence_case
 from fl_sim.metrics.measure import STRONGEST
 
 SURE = 0.001

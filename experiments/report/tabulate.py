@@ -14,7 +14,7 @@ from experiments.report.measured import (
     number,
     range_text,
 )
-from experiments.report.sources import IDENTIFIED, Group
+from experiments.report.runs import IDENTIFIED, Group
 from fl_sim.metrics.measure import STRONGEST
 from fl_sim.statistics import Interval, mean_interval
 

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from experiments.cli.main import app
 from experiments.report import write_report
 from experiments.report.measured import Measurements, metric_name, number
-from experiments.report.sources import Group, Run, flat, plain, read_sources
+from experiments.report.runs import Group, Run
+from experiments.report.sources import read_sources
 from experiments.report.story import Story
+from experiments.report.words import flat, plain
 from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS, read_table
