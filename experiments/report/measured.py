@@ -245,6 +245,14 @@ def count_text(value: float) -> str:
     return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
 
 
+def percent(share: float) -> str:
+    """Return a share for people, small ones with two digits."""
+    if not math.isfinite(share):
+        return "–"
+    text = f"{100 * share:.2g}" if 0 < share < 0.1 else f"{100 * share:.0f}"
+    return f"{text}\u00a0%"
+
+
 def range_text(interval: Interval, said: Callable[[float], str] = number) -> str:
     """Return the ends of an interval; empty where there is none, or it has no width."""
     if math.isnan(interval.low) or interval.low == interval.high:
