@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.cells import Block, Cell, Row, Table, barred, plain_cell, single
+from experiments.report.cells import Block, Cell, Row, Table, barred, plain_cell
 from experiments.report.measured import Measurements, metric_name, number, range_text
 from experiments.report.runs import IDENTIFIED, Group, Sources
 from fl_sim.errors import FlSimError
@@ -18,7 +18,7 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
     """Return a row a scenario: what leaks before and after, and what the model is worth."""
     columns = _overview_columns(measured)
     lines = [
-        [Cell(str(len(group.runs)), single(len(group.runs))), *(make(own) for _, make in columns)]
+        [_count(len(group.runs)), *(make(own) for _, make in columns)]
         for group, own in zip(groups, measured, strict=True)
     ]
     names = ["Seeds", *(name for name, _ in columns)]
@@ -73,6 +73,10 @@ def _leak_cell(measured: Measurements, stage: str, metric: str) -> Cell:
 
 def _before(measured: Measurements, metric: str) -> Interval | None:
     return measured.get("aggregate", metric) or measured.get("upload", metric)
+
+
+def _count(count: int) -> Cell:
+    return Cell(str(count), Interval(count, math.nan, math.nan, 1))
 
 
 def failed_table(failed: Sequence[dict[str, str]]) -> Table:
