@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from experiments.run.centralized import mark_trained
+from experiments.run.identity import until_release
 from experiments.run.scenario import Scenario
 from experiments.run.standing import TABLE, TRAINED, damaged, proven
 from experiments.run.study import Study
@@ -14,7 +17,6 @@ from fl_sim.errors import FlSimError
 from fl_sim.files import writing
 from fl_sim.results import read_table
 
-_FREE = {"defense", "measure", "threads", "device", "plugins"}
 _COLUMNS = ("round", "stage", "extraction", "metric", "value")
 
 
@@ -75,21 +77,15 @@ def _share(path: Path, other: Path) -> None:
             shutil.copyfile(path, other)
 
 
-def _before_release(scenario: dict[str, Any]) -> dict[str, Any]:
-    """Return what a trained model depends on: not how many images are held out for its release.
-
-    They come from a split of their own. Who knows the defence rehearses it with as many.
-    """
-    known: dict[str, Any] = dict(scenario)
-    known["attacker"] = {"hospital": None, **known["attacker"]}
-    if not known["attacker"]["knows_defense"]:
-        known["data"] = {**known["data"], "images": None}
-    return known
-
-
 def _require_same(scenario: Scenario, known: dict[str, Any], trained: Path) -> None:
-    for name, value in _before_release(scenario.model_dump(mode="json")).items():
-        if name not in _FREE and _before_release(known).get(name) != value:
+    try:
+        other = Scenario.model_validate({**known, "plugins": scenario.plugins})
+        until_release(other)
+    except (FlSimError, ValidationError):
+        raise damaged(trained / "scenario.json", trained) from None
+    own, others = ({"seed": s.seed, **until_release(s)} for s in (scenario, other))
+    for name in {**own, **others}:
+        if own.get(name) != others.get(name):
             raise FlSimError(
                 f"The run in {trained} differs from this scenario in '{name}', not only in its "
                 f"defence; train this scenario by itself."

@@ -4,15 +4,12 @@ A defence that keeps less than this has protected nothing worth having. It depen
 network and its training only, so it is computed once and cached.
 """
 
-import hashlib
 import json
 from typing import Any
 
-import torch
-
+from experiments.run.identity import digest_of, floor, made_here
 from experiments.run.scenario import Scenario
 from experiments.run.study import DEFAULT_THREADS, Study
-from fl_sim import __version__
 from fl_sim.data.cache import cache_folder
 from fl_sim.errors import FlSimError
 from fl_sim.files import built_once, write_atomically
@@ -53,19 +50,8 @@ def floor_ingredients(scenario: Scenario, files: list[str], device: str) -> dict
         files: SHA-256 of its data files.
         device: where it is computed.
     """
-    return {
-        "case": scenario.case.model_dump(mode="json"),
-        "files": files,
-        "training": _training(scenario).model_dump(mode="json"),
-        "versions": [__version__, torch.__version__],
-        "threads": scenario.threads or DEFAULT_THREADS,
-        "device": device,
-    }
-
-
-def digest_of(ingredients: dict[str, Any]) -> str:
-    """Return the SHA-256 of plain values, the same for the same values."""
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    threads = scenario.threads or DEFAULT_THREADS
+    return {**floor(scenario), **made_here(scenario, files, device), "threads": threads}
 
 
 def _training(scenario: Scenario) -> TrainingSettings:

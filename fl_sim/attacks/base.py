@@ -39,8 +39,8 @@ class AttackSettings(Settings):
     images: int | Literal["fit"] = 64
 
     def identity(self) -> dict[str, Any]:
-        """Return what results depend on, for a scenario's identity."""
-        return self.model_dump(mode="json")
+        """Return what results depend on: the keys that are not defaults."""
+        return self.differing()
 
 
 AttackSettingsT = TypeVar("AttackSettingsT", bound=AttackSettings)

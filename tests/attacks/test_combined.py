@@ -98,4 +98,4 @@ def test_settings_are_checked_part_by_part() -> None:
     with pytest.raises(FlSimError, match="Did you mean 'dec'"):
         _attack({"a": "dek"})
     identity = _attack({"a": PNG}).settings.identity()
-    assert identity["parts"]["a"]["settings"]["carrier"]["name"] == "lsb"
+    assert identity["parts"]["a"]["settings"]["codec"] == {"name": "png"}

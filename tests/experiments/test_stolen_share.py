@@ -49,7 +49,6 @@ def test_lake_and_federation_lose_the_very_same_images(
 
 def test_only_scenarios_that_name_a_hospital_have_another_identity() -> None:
     whole = _lake()
-    assert "hospital" not in whole.attacker.identity()
     assert _lake(search=False).identity == whole.identity
     assert _lake(hospital=SHARE).identity != whole.identity
     assert _lake(hospital={**SHARE, "number": 0}).identity != _lake(hospital=SHARE).identity
@@ -69,5 +68,5 @@ def test_a_model_attacked_for_another_hospital_is_not_adopted(
     first = Study(_lake(hospital=SHARE), tmp_path / "first", None)
     (first.out / "trained").touch()
     other = Study(_lake(hospital={**SHARE, "number": 0}), tmp_path / "other", None)
-    with pytest.raises(FlSimError, match="differs from this scenario in 'attacker'"):
+    with pytest.raises(FlSimError, match="differs from this scenario in 'attacker.hospital'"):
         adopt_trained(other, first.out)
