@@ -35,13 +35,14 @@ PRODUCTS = {
     "floor": identity.floor,
     "codec": identity.outside,
     "attacked": identity.attacked,
+    "upload": identity.upload,
     "released": identity.released,
     "measures": identity.measures,
 }
-AFTER_DATA = {"network", "floor", "attacked", "released"}
+AFTER_DATA = {"network", "floor", "attacked", "upload", "released"}
 FROM_DATA = {"data", *AFTER_DATA}
-TRAINED = {"network", "attacked", "released"}
-ATTACKED = {"attacked", "released"}
+TRAINED = {"network", "attacked", "upload", "released"}
+ATTACKED = {"attacked", "upload", "released"}
 
 LAKE: dict[str, Any] = {
     "mode": "centralized",
@@ -81,16 +82,16 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "training.epochs": ("2", TRAINED),
     "training.dp": ("{noise_multiplier = 1.0}", TRAINED),
     "attacker.hospital": ("{hospitals = 3, number = 1}", {"measures", *ATTACKED}),
-    "attacker.knows_defense": ("true", {"measures"}),
-    "attacker.search": ("true", {"measures"}),
-    "attacker.restorations": ("['affine']", {"measures"}),
-    "attacker.rehearsal_images": ("9", {"measures"}),
-    "attacker.rehearsal_epochs": ("2.0", {"measures"}),
-    "attacker.rehearsal_defenses": ("2", {"measures"}),
-    "attacker.held_out_share": ("0.5", {"measures"}),
+    "attacker.knows_defense": ("true", {"measures", "upload"}),
+    "attacker.search": ("true", {"measures", "upload"}),
+    "attacker.restorations": ("['affine']", {"measures", "upload"}),
+    "attacker.rehearsal_images": ("9", {"measures", "upload"}),
+    "attacker.rehearsal_epochs": ("2.0", {"measures", "upload"}),
+    "attacker.rehearsal_defenses": ("2", {"measures", "upload"}),
+    "attacker.held_out_share": ("0.5", {"measures", "upload"}),
     "measure.every": ("2", {"measures"}),
     "measure.scratch_epochs": ("2", {"measures", "floor"}),
-    "measure.usability_epochs": ("2", {"measures"}),
+    "measure.usability_epochs": ("2", {"measures", "upload"}),
     "measure.columns": ("2", set()),
     "measure.keep": ("all", set()),
     "federation.hospitals": ("5", TRAINED),
@@ -132,8 +133,15 @@ def test_a_field_changes_the_products_that_depend_on_it(
     value, products = FIELDS[field]
     before, after = _changed(field, value)
     assert {n for n, of in PRODUCTS.items() if of(before) != of(after)} == products
-    named = products - {"floor", "codec"}
+    named = products - {"floor", "codec", "upload"}
     assert (before.identity != after.identity) == bool(named)
+
+
+def test_who_knows_the_defence_depends_on_it() -> None:
+    knowing = {**LAKE, "attacker": {"knows_defense": True}}
+    known = identity.upload(_built(knowing))
+    assert identity.upload(_built({**knowing, "defense": "scratch"})) != known
+    assert identity.upload(_built({**knowing, "data": {"images": 20}})) != known
 
 
 def test_every_field_of_a_scenario_is_accounted_for() -> None:

@@ -68,5 +68,5 @@ def test_a_model_attacked_for_another_hospital_is_not_adopted(
     first = Study(_lake(hospital=SHARE), tmp_path / "first", None)
     (first.out / "trained").touch()
     other = Study(_lake(hospital={**SHARE, "number": 0}), tmp_path / "other", None)
-    with pytest.raises(FlSimError, match="differs from this scenario in 'attacker.hospital'"):
+    with pytest.raises(FlSimError, match=r"differs from this scenario in 'attacker\.hospital'"):
         adopt_trained(other, first.out)
