@@ -224,6 +224,8 @@ class Attack(ABC, Generic[AttackSettingsT]):
     Settings: ClassVar[type[AttackSettings]] = AttackSettings
     splits: ClassVar[bool] = False
     """Whether several hospitals can share out a model's places; see :class:`Collusion`."""
+    key_tells: ClassVar[frozenset[str]] = frozenset()
+    """Numbers in the key's settings that depend on the stolen images, beside their labels."""
 
     def __init__(self, settings: AttackSettingsT) -> None:
         self.settings = settings

@@ -92,6 +92,7 @@ class Combined(Attack[CombinedSettings]):
     """Let one attack train, and all others write their payloads afterwards."""
 
     Settings = CombinedSettings
+    key_tells = frozenset({"length", "images"})  # as its parts may
 
     def __init__(self, settings: CombinedSettings) -> None:
         super().__init__(settings)

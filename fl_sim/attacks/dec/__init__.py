@@ -63,6 +63,7 @@ class Dec(Attack[DecSettings]):
 
     Settings = DecSettings
     splits = True
+    key_tells = frozenset({"length", "images"})  # of the payload; images that fit
 
     @property
     def trains_honestly(self) -> bool:
