@@ -175,7 +175,7 @@ class _Planned:
 
 def _do(job: Job, data_root: Path | None) -> None:
     # Each imported where it is used: a process pays for what it does.
-    from experiments.run.study import Study
+    from experiments.run.running import Run
 
     if job.kind == "cell":
         from experiments.run.start import run
@@ -195,11 +195,11 @@ def _do(job: Job, data_root: Path | None) -> None:
         elif job.kind == "floor":
             from experiments.run.scratch_floor import scratch_floor
 
-            scratch_floor(Study(job.scenario, job.folder, data_root))
+            scratch_floor(Run(job.scenario, job.folder, data_root))
         elif not job.finished:
             from experiments.run.centralized import train_and_attack, train_network
 
-            study = Study(job.scenario, job.folder, data_root)
+            study = Run(job.scenario, job.folder, data_root)
             if job.kind == "training":
                 train_network(study, job.folder / WEIGHTS)
             else:
