@@ -152,6 +152,8 @@ class Measurer:
         )
         rows = leakage.rows + self._survival_rows(artifact, target, extraction, sends)
         rows += self._usability_rows(stage, target, leakage)
+        if stage == "upload":
+            rows.append(Measured("-", "key_bytes", float(target.key.stat().st_size)))
         if len(self.targets) > 1:
             self._folder.add(server_round, f"{stage}:{target.hospital}", rows)
         if target is self.targets[0]:
