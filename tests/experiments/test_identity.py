@@ -12,7 +12,7 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from experiments.run import identity
-from experiments.run.scenario import MeasureSettings, Scenario, apply_override
+from experiments.run.scenario import MeasureSettings, Scenario
 from fl_sim.attacks.base import ATTACKS
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.case import model_settings
@@ -23,6 +23,7 @@ from fl_sim.data import dataset_settings
 from fl_sim.data.base import DATASETS
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.models.base import MODELS
+from fl_sim.overrides import apply_override
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES
