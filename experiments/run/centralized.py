@@ -5,15 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clients.hospital import plan_for, train_locally
 from experiments.run.failures import failures_logged
 from experiments.run.owner import State
 from experiments.run.running import Run
 from experiments.run.scratch_floor import record_scratch_floor
 from experiments.run.standing import TRAINED, damaged, proven, set_mark
 from fl_sim.artifact import read_artifact, write_artifact
-from fl_sim.attacks.base import Attack, Inside, Plan
-from fl_sim.attacks.checked import make_plan
-from fl_sim.data.base import Split
+from fl_sim.attacks.base import Attack, Plan
 from fl_sim.data.partitions import images_of
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.faults import blaming
@@ -21,7 +20,7 @@ from fl_sim.files import write_atomically
 from fl_sim.models import state_of
 from fl_sim.models.entries import require_sound
 from fl_sim.randomness import Stream
-from fl_sim.training import LocalTraining, train
+from fl_sim.training import LocalTraining
 
 
 def run_centralized(run: Run) -> None:
@@ -100,23 +99,18 @@ def plan_attack(run: Run, attack: Attack[Any] | None) -> Plan | None:
     if attack is None:
         return None
     case, seed, share = run.case, run.scenario.seed, run.scenario.attacker.hospital
+    outside = (run.data_root, run.progress)
     if share is None:
-        return make_plan(attack, _inside(run, case.train, _stream(run)), _name(run))
+        return plan_for(attack, _name(run), case, case.train, _stream(run), *outside)
     brought = images_of(case.train, case.task, share, seed)
     stream = Stream(seed, ("hospital", share.number))
-    inside = _inside(run, case.train.subset(brought), stream)
-    plan = make_plan(attack, inside, _name(run))
+    plan = plan_for(attack, _name(run), case, case.train.subset(brought), stream, *outside)
     return replace(plan, indices=brought[plan.indices])
 
 
 def _name(run: Run) -> str:
     attack = run.scenario.attack
     return "" if attack is None else attack.name
-
-
-def _inside(run: Run, data: Split, stream: Stream) -> Inside:
-    case = run.case
-    return Inside(data, case.task, case.spec, stream, run.data_root, run.progress)
 
 
 def _train(
@@ -135,7 +129,7 @@ def _train(
     )
     what = f"The attack '{_name(run)}'"
     with run.owner.threads(), failures_logged(run.out), blaming(what, sentences=False):
-        report = train(lake) if attack is None or plan is None else attack.train(lake, plan)
+        report = train_locally(lake, attack, plan)
     said = {"seconds": report.seconds}
     if report.dp_epsilon is not None:
         said["dp_epsilon"] = report.dp_epsilon

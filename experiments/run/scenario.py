@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
-from clients.settings import MOST_ROUNDS, HospitalSettings
+from clients.settings import MOST_ROUNDS, HospitalSettings, Together
 from experiments.run.identity import identity
 from experiments.run.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
@@ -32,7 +32,7 @@ MOST_THREADS = 1024
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-class FederationSettings(Settings):
+class FederationSettings(Together):
     """The federation of a scenario.
 
     Args:
@@ -59,13 +59,9 @@ class FederationSettings(Settings):
     malicious: tuple[int, ...] = (0,)
     rounds: int = Field(8, ge=1, le=MOST_ROUNDS)
     strategy: Component = Component(name="fedavg")
-    partition: PartitionSettings = PartitionSettings()
     cohort: int | None = Field(None, ge=1)
     defend: Literal["every", "last"] | int = "every"
-    boost: float = Field(1.0, gt=0)
-    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
     malicious_rounds: tuple[int, ...] | Literal["last", "alternate"] | None = None
-    collusion: Literal["none", "repeat", "split"] = "none"
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
@@ -293,17 +289,14 @@ class Scenario(Settings):
         if federation is None:
             raise FlSimError("A centralized scenario has no hospitals.")
         return HospitalSettings(
+            **{name: getattr(federation, name) for name in Together.model_fields},
             case=self.case,
             hospitals=federation.hospitals,
-            partition=federation.partition,
             rounds=federation.rounds,
             training=self.training,
             attack=self.attack,
             malicious=federation.malicious,
             malicious_rounds=federation.attack_rounds,
-            boost=federation.boost,
-            update_norm=federation.update_norm,
-            collusion=federation.collusion,
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )

@@ -24,6 +24,7 @@ from fl_sim.data.base import DATASETS
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.models.base import MODELS
 from fl_sim.overrides import apply_override
+from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES
@@ -196,16 +197,21 @@ def _defaults() -> dict[str, Any]:
             if _table(kind):
                 kinds[name] = kind
     for registry in (ATTACKS, DEFENSES, CARRIERS, CODES, CODECS):
-        for entry in registry.entries():
-            kinds[f"{registry.kind} {entry.name}"] = entry.component.Settings
-    kinds |= {f"strategy {e.name}": e.component.settings for e in STRATEGIES.entries()}
-    kinds |= {f"dataset {name}": dataset_settings(name) for name in DATASETS.names()}
-    kinds |= {f"model {name}": model_settings(name) for name in MODELS.names()}
+        for name in _shipped(registry):
+            kinds[f"{registry.kind} {name}"] = registry.get(name).Settings
+    kinds |= {f"strategy {name}": STRATEGIES.get(name).settings for name in _shipped(STRATEGIES)}
+    kinds |= {f"dataset {name}": dataset_settings(name) for name in _shipped(DATASETS)}
+    kinds |= {f"model {name}": model_settings(name) for name in _shipped(MODELS)}
     return {
         where: dict(sorted(_of_kind(kind)))
         for where, kind in sorted(kinds.items())
         if kind != Component
     }
+
+
+def _shipped(registry: Registry[Any]) -> list[str]:
+    """Return the names that files of the registry's package give, not those of other tests."""
+    return sorted(d.name for d in registry._declared() if d.name is not None)
 
 
 def _of_kind(kind: type[Settings]) -> Iterator[tuple[str, Any]]:

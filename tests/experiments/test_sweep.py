@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import experiments.run.centralized as centralized
+import clients.hospital as hospital
 import experiments.run.scratch_floor as floor
 from experiments.run.measurer import Measurer
 from experiments.run.start import run
@@ -99,7 +99,7 @@ def _same(one: pd.DataFrame, two: pd.DataFrame) -> None:
 def test_a_sweep_is_its_single_runs_and_shared_work_is_done_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = _count(monkeypatch, centralized, "train")
+    honest = _count(monkeypatch, hospital, "train")
     floors = _count(monkeypatch, floor, "train")
     measured = _count(monkeypatch, Measurer, "record")
     result = sweep(GRID, tmp_path / "out", workers=0)
