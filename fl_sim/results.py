@@ -108,11 +108,6 @@ class Results:
         with self._locked():
             return read_table(self.path)
 
-    def write_csv(self, path: Path) -> Path:
-        """Write a copy of the table, whole or not at all. Returns ``path``."""
-        with self._locked():
-            return write_atomically(path, self.path.read_bytes())
-
     def write_parquet(self, path: Path) -> Path:
         """Write the table as Parquet, whole or not at all. Returns ``path``."""
         buffer = io.BytesIO()

@@ -15,8 +15,6 @@ from fl_sim.checkpoints.tensors import Entry, Tensors
 from fl_sim.checkpoints.wrappers import compared, legible_names, split_copies, unwrapped
 from fl_sim.errors import legible
 
-_MASKED = ("_orig", "_mask")
-
 
 def checkpoint_of(
     pickled: Pickled, tensors: Tensors, storages: Mapping[str, Storage], size: int, kind: str,
