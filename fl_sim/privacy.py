@@ -176,9 +176,12 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     try:
         with _any_order():
             noise = get_noise_multiplier(
-                target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps,
+                target_epsilon=epsilon,
+                target_delta=delta,
+                sample_rate=rate,
+                steps=steps,
                 accountant="rdp",
-            )  # fmt: skip
+            )
     except ValueError as error:
         raise FlSimError(
             f"[training] dp: no noise reaches target_epsilon = {epsilon:g} in {steps} steps "

@@ -178,8 +178,9 @@ def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd
                 columns[name] = column.astype("str")
         except Exception as error:  # pandas and pyarrow have their own for each type
             said = printable(str(error).partition("\n")[0])[:120]
-            raise FlSimError(f"{where} is damaged: '{name}' is no number throughout ({said}).") \
-                from None  # fmt: skip
+            raise FlSimError(
+                f"{where} is damaged: '{name}' is no number throughout ({said})."
+            ) from None
     return pd.DataFrame(columns)
 
 

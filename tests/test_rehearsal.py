@@ -98,8 +98,12 @@ def test_whatever_a_rehearsal_depends_on_makes_another_one(
         parts = {"attack": ATTACK, "defense": DEFENSE, "stream": STREAM} | others
         with pytest.raises(FlSimError, match="enough"):
             rehearse(
-                outside, parts["attack"], parts["defense"], settings, parts["stream"]  # type: ignore[arg-type]
-            )  # fmt: skip
+                outside,
+                parts["attack"],
+                parts["defense"],
+                settings,
+                parts["stream"],  # type: ignore[arg-type]
+            )
 
     monkeypatch.setattr(module._Play, "perform", note)
     monkeypatch.setenv("FL_SIM_CACHE", str(cache / "empty"))
