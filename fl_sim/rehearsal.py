@@ -77,13 +77,6 @@ class AttackerSettings(Settings):
             choose(self.restorations)
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Return what results depend on; no hospital is no entry, as before there were any."""
-        content = self.model_dump(mode="json")
-        if self.hospital is None:
-            del content["hospital"]
-        return content
-
 
 @dataclass(frozen=True)
 class Outside:

@@ -16,12 +16,13 @@ from torch import nn
 
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import cause
-from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec, TaskFamily
+from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec
 from fl_sim.models.from_torchvision import take_plain_tensors
 from fl_sim.models.pixels import take_pixels
 from fl_sim.models.stated import made_by
 from fl_sim.models.transposed_vit import TransposedVisionTransformer
 from fl_sim.randomness import seeded
+from fl_sim.task import TaskFamily
 
 Make = Callable[..., nn.Module]
 _RESETS = ("reset_parameters", "_reset_parameters")

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from fl_sim.artifact import Artifact, read_artifact, read_key, write_artifact, write_key
-from fl_sim.attacks.base import ATTACKS, Inside, Status
+from fl_sim.attacks.base import ATTACKS, Inside
 from fl_sim.attacks.combined import Combined, CombinedSettings
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.payload import measure_payload
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Status
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 
@@ -103,4 +104,4 @@ def test_settings_are_checked_part_by_part() -> None:
     with pytest.raises(FlSimError, match="Did you mean 'dec'"):
         _attack({"a": "dek"})
     identity = _attack({"a": PNG}).settings.identity()
-    assert identity["parts"]["a"]["settings"]["carrier"]["name"] == "lsb"
+    assert identity["parts"]["a"]["settings"]["codec"] == {"name": "png"}

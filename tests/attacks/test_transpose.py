@@ -21,10 +21,10 @@ from fl_sim.attacks.transpose.codes import (
     index_codes,
     smallest_base,
 )
-from fl_sim.attacks.transpose.losses import mean_ssim, memory_loss
 from fl_sim.data.base import MULTI_LABEL, Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
+from fl_sim.image_losses import mean_ssim, memory_loss
 from fl_sim.metrics.leakage import ssim
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec

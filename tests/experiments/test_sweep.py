@@ -15,8 +15,8 @@ import pytest
 
 import experiments.run.centralized as centralized
 import experiments.run.scratch_floor as floor
+from experiments.run.measurer import Measurer
 from experiments.run.start import run
-from experiments.run.study import Study
 from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
@@ -101,7 +101,7 @@ def test_a_sweep_is_its_single_runs_and_shared_work_is_done_once(
 ) -> None:
     honest = _count(monkeypatch, centralized, "train")
     floors = _count(monkeypatch, floor, "train")
-    measured = _count(monkeypatch, Study, "record")
+    measured = _count(monkeypatch, Measurer, "record")
     result = sweep(GRID, tmp_path / "out", workers=0)
     # One honest training for the network that nobody attacks and both kinds of DEC.
     kinds = result.seconds["kind"].value_counts().to_dict()
