@@ -64,10 +64,14 @@ def lend(model: nn.Module, pixels: Pixels, make: Make | None = None) -> ModelSpe
     _require_float32(model)
     outputs = _answer(model, pixels)
     spec = ModelSpec(
-        name=_name(model), channels=pixels.channels, size=pixels.size,
-        classes=int(outputs.shape[1]), mean=pixels.mean, std=pixels.std,
+        name=_name(model),
+        channels=pixels.channels,
+        size=pixels.size,
+        classes=int(outputs.shape[1]),
+        mean=pixels.mean,
+        std=pixels.std,
         task="classification" if outputs.ndim == 2 else "segmentation",
-    )  # fmt: skip
+    )
     entry = _entry(model) if make is None else _made_entry(make)
     if make is not None:
         _require_same(model, entry.build(spec))
@@ -120,9 +124,12 @@ def _entry(model: nn.Module) -> ModelEntry:
 
     template = _template(model)
     return ModelEntry(
-        _Copies(template), {"default": 1}, tasks=_TASKS, kept=tuple(_unresettable(template)),
+        _Copies(template),
+        {"default": 1},
+        tasks=_TASKS,
+        kept=tuple(_unresettable(template)),
         transposed=TransposedVisionTransformer if isinstance(model, VisionTransformer) else None,
-    )  # fmt: skip
+    )
 
 
 def _made_entry(make: Make) -> ModelEntry:
@@ -243,9 +250,13 @@ def _answer(model: nn.Module, pixels: Pixels) -> torch.Tensor:
     """Return what a network answers to two empty images."""
     network = copied(model).eval()
     spec = ModelSpec(
-        name="probe", channels=pixels.channels, size=pixels.size, classes=1, mean=pixels.mean,
+        name="probe",
+        channels=pixels.channels,
+        size=pixels.size,
+        classes=1,
+        mean=pixels.mean,
         std=pixels.std,
-    )  # fmt: skip
+    )
     take_pixels(network, spec)
     shape = (2, pixels.channels, pixels.size, pixels.size)
     words = f"The network {type(model).__name__}"

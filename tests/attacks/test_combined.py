@@ -21,12 +21,14 @@ TASK = Task("multi-class", ("a", "b", "c"))
 PNG = {"name": "dec", "codec": "png"}
 PARTS = {
     "live lattices": {
-        **PNG, "images": 2, "carrier": {"name": "qim", "elements": "live"},
+        **PNG,
+        "images": 2,
+        "carrier": {"name": "qim", "elements": "live"},
         "coding": {"name": "ldpc", "rate": 0.5},
     },
     "dead weights": {**PNG, "images": 3, "carrier": {"name": "sign", "elements": "dead"}},
     "low bits": {**PNG, "images": 4, "carrier": {"name": "lsb", "bits": 8}},
-}  # fmt: skip
+}
 
 
 def _inside() -> Inside:
@@ -71,10 +73,13 @@ def test_what_is_lost_is_told_by_part() -> None:
     rows = {
         row.metric: row.value
         for row in measure_payload(
-            extraction.reading, plan.payload, extraction.images, undisturbed.images,
+            extraction.reading,
+            plan.payload,
+            extraction.images,
+            undisturbed.images,
             undisturbed.reading.corrected,
         )
-    }  # fmt: skip
+    }
     assert rows["images_intact[low bits]"] == 0
     assert rows["images_intact[dead weights]"] == 3
     assert rows["images_intact[live lattices]"] == 2
