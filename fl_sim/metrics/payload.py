@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.attacks.base import Reading, Status
 from fl_sim.carriers.base import Payload, relative_error, wrong_bits
 from fl_sim.metrics.measure import NO_EXTRACTION, Measured
+from fl_sim.payload.reading import Reading, Status
 
 _COUNTED = {
     Status.INTACT: "images_intact",

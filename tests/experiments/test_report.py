@@ -163,7 +163,7 @@ def test_images_are_there_with_words_and_their_ssim(defended: Path, tmp_path: Pa
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
     alts = [image["alt"] for image in page.images]
     assert alts[:3] == [f"Stolen image {n}, original" for n in (1, 2, 3)]
-    from experiments.run.study import load_pictures
+    from experiments.run.folder import load_pictures
 
     similarity = load_pictures(defended)["release/raw/ssim"]
     expected = f"Stolen image 2, as released, raw: SSIM {number(float(similarity[1]), 2)}"
