@@ -51,7 +51,7 @@ def drawn(
         axes.grid(axis="y")
         hints = paint(axes)
         written = io.StringIO()
-        figure.savefig(written, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg")
     root = _bare(written.getvalue())
     _add_titles(root, hints)
     root.attrib |= {"role": "img", "aria-label": printable(description)}

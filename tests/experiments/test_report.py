@@ -18,6 +18,7 @@ from experiments.cli.main import app
 from experiments.report import write_report
 from experiments.report.figures import key_figures
 from experiments.report.measured import Measurements, metric_name, number
+from experiments.report.panels import trade_offs
 from experiments.report.runs import Group, Run
 from experiments.report.sources import read_sources
 from experiments.report.story import Story
@@ -215,6 +216,14 @@ def test_a_sweep_is_compared(swept: Path, tmp_path: Path) -> None:
     assert overview["SSIM at release"][1] == pytest.approx(rows["value"].mean(), abs=1e-15)
     interval = mean_interval(rows["value"])
     assert overview["SSIM at release low"][1] == pytest.approx(interval.low, abs=1e-12)
+    identified = [
+        max(
+            _value(with_, "release", f"identification_{how}", "strongest")
+            for how in ("distance", "correlation")
+        )
+        for with_, _ in _pairs(swept)
+    ]
+    assert overview["Identified at release"][1] == pytest.approx(sum(identified) / 2, abs=1e-12)
     assert "Pareto front" in text and "point best" in text
     assert "pairs-ssim" in page.tables and len(page.tables["pairs-ssim"]) == 2
     differences = [
@@ -365,7 +374,7 @@ def _federated(identified: float, intact: float = 0.0) -> list[dict[str, Any]]:
 
 def _write(folder: Path, rows: list[dict[str, Any]], federation: dict[str, Any]) -> Path:
     folder.mkdir(parents=True)
-    pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "results.csv", index=False)
+    pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "results.csv", index=False, na_rep="nan")
     about = {"scenario": {"mode": "federated", "federation": federation}}
     (folder / "scenario.json").write_text(json.dumps(about))
     (folder / "finished").touch()
@@ -396,6 +405,7 @@ def test_a_federation_round_by_round(tmp_path: Path) -> None:
     assert charts[1] == ["3", "1.000", "0.500", "0.500"]
     assert "guessing" in text and "from scratch" in text
     assert page.tables["places"][1][0] == "fc.weight"
+    assert ["Best", "0.500", "0.000", "0.500"] in page.tables["leakage"]  # of the last round
     assert all(image["src"].startswith("data:image/webp") for image in page.images)
     assert "nothing could be read" in page.text
 
@@ -431,6 +441,21 @@ def test_what_the_best_of_many_guesses_finds_is_no_leak(
     story = Story(group, Measurements(group))
     assert story.leaks("release") is leaks
     assert ("no better than by guessing" in story.headline) is not leaks
+
+
+def test_points_and_floors_that_are_no_numbers_are_not_drawn(tmp_path: Path) -> None:
+    folders = []
+    for place in range(3):
+        names = {"scenario": f"s{place}", "defense": f"d{place}"}
+        rows = [row | names for row in _federated(0.5)]
+        for row in rows:
+            if row["metric"] in ("ssim_floor_mean", *(["auc"] if place == 2 else [])):
+                row["value"] = math.nan
+        folders.append(_write(tmp_path / f"run{place}", rows, FEDERATION))
+    groups = read_sources(folders).groups
+    charts = trade_offs(groups, [Measurements(group) for group in groups])
+    assert [chart.legend for chart in charts] == [[("1", "d0"), ("2", "d1")]] * 2
+    assert [len(chart.leak_floors) for chart in charts] == [1, 0]
 
 
 def test_several_scenarios_are_summed_up_without_a_double_negative(tmp_path: Path) -> None:
