@@ -22,6 +22,8 @@ _LETTER = 6.2  # width of a letter in bold, about
 _MARKERS = "osD^"
 _MARK = 6.5
 _APART = 13.0
+_CROWD = 50
+"""Points of which each has its number beside it; of more, those on the front."""
 _RADII = (11, 17, 24, 32)
 _ANGLES = tuple(math.pi * k / 6 for k in (1, -1, 3, -3, 5, -5, 0, 6, 2, -2, 4, -4))
 
@@ -165,6 +167,11 @@ class ParetoChart:
         return pareto_front(leaks, worth)
 
     @property
+    def _numbered(self) -> NDArray[np.bool_]:
+        """Of each point, whether its number stands beside it."""
+        return self.front | (len(self.points) <= _CROWD)
+
+    @property
     def description(self) -> str:
         """What it shows, in words, for those who do not see it."""
         best = ", ".join(p.name for p, on in zip(self.points, self.front, strict=True) if on)
@@ -204,7 +211,7 @@ class ParetoChart:
         steps = sorted(zip(x[self.front], y[self.front], strict=True))
         axes.plot(*zip(*steps, strict=True), gid="front")
         titles = np.array([self._title(point) for point in self.points], dtype=object)
-        hints = {"number": list(titles)}
+        hints = {"number": list(titles[self._numbered])}
         for name, shown in (("point", ~self.front), ("point best", self.front)):
             axes.plot(x[shown], y[shown], "o", ms=8, gid=name)
             hints[name] = list(titles[shown])
@@ -219,8 +226,10 @@ class ParetoChart:
         """Draw floors and write their names, the number of each point, and the upright axis's."""
         (left, bottom), (right, top) = axes.bbox.get_points()
         write(axes, self.utility, (left - 32, top + 10))
-        for point, at in zip(self.points, _free(points, axes.bbox.get_points()), strict=True):
-            write(axes, str(point.number), at, "number", "center")
+        numbers = np.array([str(point.number) for point in self.points])[self._numbered]
+        places = _free(points[self._numbered], points, axes.bbox.get_points())
+        for said, at in zip(numbers, places, strict=True):
+            write(axes, said, at, "number", "center")
         for name, value in self.leak_floors:
             if 0 <= value <= 1:
                 axes.axvline(value, gid="floor", zorder=1)
@@ -277,17 +286,20 @@ def _write_beside(axes: "Axes", names: Sequence[tuple[str, str, float]]) -> None
         write(axes, name, (axes.bbox.x1 + 8, place), gid)
 
 
-def _free(points: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+def _free(
+    labelled: NDArray[np.float64], points: NDArray[np.float64], box: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return a place for the label of each point, as far from everything else as there is.
 
     Args:
+        labelled: ``[m, 2]``, those of the points that have a label.
         points: ``[n, 2]``, in points of the canvas.
         box: ``[2, 2]``, corners of the axes.
     """
     around = np.array([(math.cos(angle), math.sin(angle)) for angle in _ANGLES])
     steps = np.concatenate([radius * around for radius in _RADII])
     taken = points
-    for at in points:
+    for at in labelled:
         places = at + steps
         others = taken[(taken != at).any(axis=1)]
         nearest = np.hypot(*(places[:, None] - others).T).min(axis=0, initial=14.0)

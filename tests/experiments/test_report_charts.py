@@ -97,6 +97,15 @@ def test_the_numbers_of_points_stand_apart_and_tell_the_same() -> None:
     )
 
 
+def test_a_crowd_has_numbers_on_the_front_only() -> None:
+    points = [Point(n, f"d{n}", _at(n / 99), _at(0.7 + 0.1 * (n in (3, 40)))) for n in range(60)]
+    svg = ParetoChart("t", "Identified", "AUC", points).svg("c")
+    assert [mark.text for mark in _marks(svg, "number", "text")] == ["0", "3"]
+    assert len(_marks(svg, "point")) == 58 and len(_marks(svg, "point best")) == 2
+    few = ParetoChart("t", "Identified", "AUC", points[:50]).svg("c")
+    assert len(_marks(few, "number", "text")) == 50
+
+
 def test_a_line_chart_keeps_gaps_and_names_apart() -> None:
     chart = _lines()
     svg = chart.svg("c")
