@@ -49,10 +49,11 @@ demo: setup ## Run the demo (sets up .venv first)
 test: setup ## Run the tests (sets up .venv first); PYTEST_ARGS="-k words" chooses
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: setup ## Lint, formatting and types, changing nothing
+check: setup ## Lint, formatting, types and the arrows of imports, changing nothing
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache --no-logo
 
 format: setup ## Format the code and mend what lint can mend
 	@$(BIN)/ruff check --fix-only .

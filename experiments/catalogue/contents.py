@@ -81,7 +81,7 @@ KINDS = (
         ),
     ),
     Kind("attack", "Attacks", "fl_sim.attacks.base", "ATTACKS"),
-    Kind("codec", "Codecs", "fl_sim.codecs.base", "CODECS"),
+    Kind("codec", "Codecs", "fl_sim.codec", "CODECS"),
     Kind("carrier", "Carriers", "fl_sim.carriers.base", "CARRIERS"),
     Kind("code", "Error-correcting codes", "fl_sim.coding.base", "CODES", ("codes", "coding")),
     Kind("defence", "Defences", "fl_sim.defenses.base", "DEFENSES", ("defense", "defenses")),

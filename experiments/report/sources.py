@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.run.about import read_about
-from experiments.sweep.grid import VARIANT
-from experiments.tables.summary import CELL, LABEL, labels_of
+from experiments.report.about import read_about
+from experiments.tables.summary import CELL, LABEL, VARIANT, labels_of
 from fl_sim.cells import read_texts
 from fl_sim.errors import FlSimError, did_you_mean, printable
 from fl_sim.plain import parse_json

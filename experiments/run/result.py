@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.run.about import read_about
+from experiments.report.about import read_about
 from experiments.run.folder import load_pictures
 from experiments.run.scenario import Scenario
 from experiments.tables.pictures import kept_extractions

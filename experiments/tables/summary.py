@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LABEL = "grid."
 """Before the names of label columns in a sweep's long table, which has columns of its own."""
 CELL = "cell"
+VARIANT = "variant"
+"""The axis of what a grid varies together."""
 
 METRICS = (
     "ssim raw",

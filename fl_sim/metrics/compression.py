@@ -33,7 +33,7 @@ def measure_compression(
 
     Args:
         images: what was encoded, ``[n, channels, height, width]`` in [0, 1].
-        decoded: what :meth:`fl_sim.codecs.base.Codec.decode` returned.
+        decoded: what :meth:`fl_sim.codec.Codec.decode` returned.
         codes: of the images.
         baseline_bytes: of the lossless baseline; by default gzip of each image's 8-bit pixels.
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fl_sim.attacks.dec.message import Codes
-from fl_sim.codecs.base import CODECS, Codec
+from fl_sim.codec import CODECS, Codec
 from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.payload.reading import Status
