@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.sources import IDENTIFIED, Group
 from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
-from fl_sim.metrics.measure import STRONGEST
-from fl_sim.results import NO_EXTRACTION, STAGES
+from fl_sim.metrics.vocabulary import NO_EXTRACTION, STRONGEST
+from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:

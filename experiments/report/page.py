@@ -29,7 +29,7 @@ from experiments.report.tabulate import (
     utility_table,
 )
 from fl_sim.errors import FlSimError, printable
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import STRONGEST
 from fl_sim.statistics import Interval
 
 DETAILED = 6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from experiments.report.measured import Measurements, Words, count_text, metric_name, number
 from experiments.report.sources import IDENTIFIED, Group, plain, sentence_case
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import STRONGEST
 
 SURE = 0.001
 """More images than guessing identifies: where the best of as many blind guesses does as well less

@@ -15,7 +15,7 @@ from experiments.report.measured import (
     range_text,
 )
 from experiments.report.sources import IDENTIFIED, Group
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import STRONGEST
 from fl_sim.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import torch
 
 from fl_sim.data.base import Split
 from fl_sim.metrics.measure import LeakageMeasurement
+from fl_sim.metrics.vocabulary import RAW
 from fl_sim.models import build
 from fl_sim.randomness import Stream
-from fl_sim.restorations.base import RAW
 from fl_sim.training import LocalTraining, train
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import typer
 
 from experiments.studies.published_tables import PublishedTable
 from experiments.sweep.start import SweepResult, sweep
-from experiments.tables.console import make_console, plain, print_table
+from experiments.tables.console import headed, make_console, plain, print_table
 from experiments.tables.summary import labels_of, wide
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
@@ -248,7 +248,7 @@ def swept(grid: str) -> Callable[..., None]:
         if len(result.failed):
             raise _failed(len(result.failed), str(result.failed["error"].iloc[0]))
         console = make_console()
-        print_table(console, result.released(), grid)
+        print_table(console, headed(result.released()), grid)
         console.print(f"Table: {plain(out / 'summary.csv')}")
 
     command.__doc__ = f"Sweep the grid {grid}: what 'fl-sim show {grid}' shows."

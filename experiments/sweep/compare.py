@@ -14,7 +14,8 @@ from experiments.run.standing import FINISHED, TABLE, proven
 from experiments.sweep.start import SweepResult
 from experiments.tables.summary import CELL, LABEL, labels_of, summarise, wide
 from fl_sim.errors import FlSimError, did_you_mean, printable, shown
-from fl_sim.results import FACTS, column_order
+from fl_sim.metrics.vocabulary import column_order
+from fl_sim.results import FACTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,17 +182,18 @@ class Runs:
         return f"Runs: {text}"
 
     def _repr_html_(self) -> str:
-        from experiments.tables.console import COLUMNS, LEFT_OUT_BESIDE_COUNTS
+        from experiments.tables.console import headed, shown_columns
         from experiments.tables.notebook import note, page, table_html
 
         frame = self.summary()
         if "release" in set(frame["stage"]):
             frame = frame[frame["stage"] == "release"]
-        left_out = LEFT_OUT_BESIDE_COUNTS if "images_intact" in frame else ()
-        chosen = [*self._axes, "seed", "stage"]
-        chosen += [c for c in COLUMNS if c in frame and c not in (*chosen, *left_out)]
-        shown = frame[chosen].rename(columns=COLUMNS)
-        return page(repr(self), table_html(shown), note("summary() has every stage and metric."))
+        chosen = [*self._axes, "seed", "stage", *shown_columns("run", map(str, frame))]
+        return page(
+            repr(self),
+            table_html(headed(frame[chosen])),
+            note("summary() has every stage and metric."),
+        )
 
     @property
     def _axes(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.vocabulary import RAW
 from fl_sim.registry import Registry
 
 Restoration = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -18,8 +19,6 @@ measuring to count. Public images are in [0, 1]. A restoration draws nothing at 
 """
 
 RESTORATIONS: Registry[Restoration] = Registry("restoration", "fl_sim.restorations")
-
-RAW = "raw"
 
 _WILD = 10.0
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.measure import NO_EXTRACTION, Measured, measure_leakage
+from fl_sim.metrics.measure import Measured, measure_leakage
+from fl_sim.metrics.vocabulary import NO_EXTRACTION
 from fl_sim.verbs.images import pictures
 
 if TYPE_CHECKING:
