@@ -128,8 +128,8 @@ def measure_leakage(
     rows.append(Measured(NO_EXTRACTION, "identification_chance", identification_chance(originals)))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
     if len(public):
-        for name, metric in metrics:
-            rows += _floors(name, metric, originals, public, seed, labels, public_labels)
+        for metric, about in metrics:
+            rows += _floors(metric, about, originals, public, seed, labels, public_labels)
     return LeakageMeasurement(rows, best, {name: similarity[name] for name in shown}, shown)
 
 

@@ -328,7 +328,7 @@ def column_heading(column: str) -> str:
     return said if "\n" in said else f"\n{said}"
 
 
-def columns_shown(where: Where, columns: Iterable[str]) -> list[str]:
+def columns_shown(where: Where, columns: Iterable[object]) -> list[str]:
     """Return those of such columns that stand in a short list, in order."""
     return sorted((c for c in map(str, columns) if _is_shown(where, c)), key=column_order)
 
@@ -352,11 +352,11 @@ def _resolve(name: str) -> tuple[str, str, Metric | None]:
     if metric is not None:
         form = next((f for f in FORMS if name.endswith(f) and _registered(name[: -len(f)])), "")
         return name.removesuffix(form), form, metric
-    for ending, form in FORMS.items():
+    for ending in FORMS:
         base = name.removesuffix(ending)
         metric = _registered(base) if base != name else None
         if metric is not None:
-            return base, ending, _formed(metric, form)
+            return base, ending, _formed(metric, FORMS[ending])
     base, _, number = name.rpartition("_")
     metric = _registered(base) if number.isdigit() else None
     if metric is not None and metric.numbered:
