@@ -276,6 +276,21 @@ def known(name: str) -> Metric:
     return describe(name).metric
 
 
+def in_words(metric: Metric) -> str:
+    """Return what a metric's numbers mean, in sentences."""
+    said = [f"{metric.label}, of the family {metric.family}."]
+    if metric.direction != NEUTRAL:
+        said.append(f"{metric.direction.capitalize()}.")
+    low, high = metric.range
+    if math.isfinite(low):
+        said.append(f"From {low:g} to {high:g}." if math.isfinite(high) else f"From {low:g} on.")
+    if metric.best_of:
+        said.append(f"The stronger of {' and '.join(metric.best_of)}.")
+    if metric.floors:
+        said.append(f"Floors: {', '.join(metric.floors)}.")
+    return " ".join(said)
+
+
 def names_of(family: Family) -> list[str]:
     """Return the registered metrics of a family, in order."""
     found = (entry.name for entry in METRICS.entries() if entry.component.family == family)

@@ -36,8 +36,9 @@ def measure(
     Returns:
         A row for each way of extracting (``raw``, each restoration, and ``strongest``, the one of
         them that leaks most, column by column), then one for each floor: what an attacker reaches
-        who knows only public images. Columns: mean SSIM, PSNR in dB, the shares of images whose nearest original
-        is their own, by distance and by correlation, from 0 to 1, and other metrics by their names.
+        who knows only public images. Columns: mean SSIM, PSNR in dB, the shares of images whose
+        nearest original is their own, by distance and by correlation, from 0 to 1, and other
+        metrics by their names.
 
     Raises:
         FlSimError: if shapes do not fit.
