@@ -23,6 +23,7 @@ from experiments.tables.console import headed, make_console, plain, print_table
 from experiments.tables.summary import labels_of, wide
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
+from fl_sim.metrics.vocabulary import RAW, STRONGEST, measured_on_images
 from fl_sim.progress import SILENT, Progress
 from fl_sim.registry import Registry
 
@@ -58,23 +59,7 @@ ALONE: Values = {
 held-out images alone; trusted training on all images that the owner has is still missing."""
 
 SCRATCH = "auc_scratch"
-LEAK = (
-    "ssim raw",
-    "ssim strongest",
-    "psnr raw",
-    "psnr strongest",
-    "identification_distance strongest",
-    "identification_correlation strongest",
-    "ssim_floor_mean",
-)
 UTILITY = ("auc", SCRATCH)
-LABELS = {
-    "ssim strongest": "SSIM, strongest extraction",
-    "identification_correlation strongest": "share of images identified",
-    "auc": "AUC",
-    "images_intact": "images intact",
-}
-"""What figures call columns."""
 
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 Full = Annotated[bool, typer.Option("--full", help="The whole study: for a GPU or many cores.")]
@@ -270,6 +255,16 @@ def dec(images: int | str) -> Values:
 def settings_of(value: Mapping[str, Any]) -> Values:
     """Return a labelled value of an axis without its label, as a scenario has it."""
     return {key: inner for key, inner in value.items() if key != "label"}
+
+
+def leak_columns() -> list[str]:
+    """Return the columns of leaks in studies' tables: each metric and its floor, as declared."""
+    metrics = [(name, about) for name, about in measured_on_images() if not about.numbered]
+    values = [f"{name} {how}" for name, about in metrics
+              for how in ((RAW, STRONGEST) if about.raw else (STRONGEST,))]  # fmt: skip
+    floors = [floor for name, about in metrics for floor in about.floors[:1]
+              if floor.startswith(name)]  # fmt: skip
+    return values + floors
 
 
 def by_seed(
