@@ -220,6 +220,7 @@ def pareto_chart(
     points: Sequence[Point],
     leak_floors: Sequence[tuple[str, float]],
     utility_floors: Sequence[tuple[str, float]],
+    lower_leaks: bool = False,
 ) -> Chart:
     """Draw what defences leave of the leak against what they leave of the model.
 
@@ -228,6 +229,8 @@ def pareto_chart(
         leakage, utility: names of the axes; leakage lies in [0, 1].
         points: the defences.
         leak_floors, utility_floors: names and values of lines upright and across.
+        lower_leaks: whether lower values leak more; the axis then runs from right to left, so that
+            the left protects more in every plot.
     """
     height, right = 320, float(WIDTH - RIGHT)
     bottom = height - BOTTOM
@@ -236,13 +239,15 @@ def pareto_chart(
     y_low, y_high, y_values = _axis([v for v in known if math.isfinite(v)], None)
 
     def x(value: float) -> float:
-        return LEFT + (right - LEFT) * (min(max(value, 0.0), 1.0) + 0.03) / 1.06
+        place = min(max(value, 0.0), 1.0)
+        return LEFT + (right - LEFT) * ((1.0 - place if lower_leaks else place) + 0.03) / 1.06
 
     def y(value: float) -> float:
         value = min(max(value, y_low), y_high)
         return bottom - (bottom - TOP) * (value - y_low) / (y_high - y_low)
 
-    front = pareto_front([p.leakage.mean for p in points], [p.utility.mean for p in points])
+    sign = -1.0 if lower_leaks else 1.0
+    front = pareto_front([sign * p.leakage.mean for p in points], [p.utility.mean for p in points])
     taken: list[tuple[float, float]] = [(x(p.leakage.mean), y(p.utility.mean)) for p in points]
     marks = []
     for point, best in zip(points, front, strict=True):
@@ -274,7 +279,7 @@ def pareto_chart(
         title=title,
         description=f"{utility} against {leakage.lower()}, {len(points)} defences; on the Pareto "
         f"front: {on_front}.",
-        x_label=f"{leakage} (lower protects more)",
+        x_label=f"{leakage} ({'higher' if lower_leaks else 'lower'} protects more)",
         y_label=utility,
         x_ticks=[Tick(x(v), number(v, 1)) for v in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)],
         y_ticks=[Tick(y(v), _tick(v, y_values)) for v in y_values],

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from experiments.report.charts import Chart, Point, Series, line_chart, pareto_chart
-from experiments.report.measured import Measurements, Words, metric_name, number, range_text
+from experiments.report.measured import Measurements, Words, number, range_text
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
 from experiments.report.sources import IDENTIFIED, Group, Run, Sources, flat, plain, sentence_case
 from experiments.report.story import KeyFigure, Story, compare_headline, compare_sentences
@@ -29,8 +29,9 @@ from experiments.report.tabulate import (
     utility_table,
 )
 from fl_sim.errors import FlSimError, printable
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label, known, split_column
 from fl_sim.statistics import Interval
+from fl_sim.words import STRONGEST
 
 DETAILED = 6
 """Scenarios up to which each has its own chapter; beyond, a report compares."""
@@ -260,13 +261,15 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
 
     floor = measured.floor
     scratch = [("from scratch", floor.mean)] if floor else []
-    mean = measured.mean(measured.stages[-1], "ssim_floor_mean")
-    charts = chart("Images identified (share)", IDENTIFIED, STRONGEST,
-                   [("guessing", measured.luck(measured.stages[-1]))], (0.0, 1.0))  # fmt: skip
-    charts += chart("SSIM at best", "ssim", STRONGEST, [("mean image", mean)], (0.0, 1.0))
+    charts: list[Chart] = []
+    for metric in measured.main_leaks:
+        floor_there = [(_floor_mark(metric), measured.floor_of(measured.stages[-1], metric))]
+        limits = (0.0, 1.0) if _is_share(metric) else None
+        bounds = (0.0, 1.0) if _is_share(metric) else known(metric).range
+        charts += chart(_leak_title(metric), metric, STRONGEST, floor_there, limits, bounds)
     if measured.utility:
         charts += chart(
-            f"Utility ({metric_name(measured.utility)})",
+            f"Utility ({column_label(measured.utility)})",
             measured.utility,
             "-",
             scratch,
@@ -277,6 +280,24 @@ def _round_charts(group: Group, measured: Measurements, words: Words) -> list[Ch
     )
     charts += chart("Wrong bits (share)", "bit_error_rate", "-", [("chance", 0.5)], (0.0, 0.6))
     return charts
+
+
+def _leak_title(metric: str) -> str:
+    """Return what stands above a chart of a metric of extractions."""
+    if metric == IDENTIFIED:
+        return "Images identified (share)"
+    return column_label(f"{metric} {STRONGEST}").replace(",", "")
+
+
+def _floor_mark(metric: str) -> str:
+    """Return what the floor of a metric of extractions is called beside its line."""
+    floor = known(next(iter(known(metric).floors), ""))
+    return floor.mark or floor.title
+
+
+def _is_share(metric: str) -> bool:
+    """Whether a metric's values are drawn from 0 to 1."""
+    return known(metric).range[1] == 1.0
 
 
 def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Section:
@@ -292,8 +313,9 @@ def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Sec
             families.setdefault((*facts, *key, str(numbers.utility)), []).append((group, numbers))
     charts = []
     for members in families.values():
-        charts += _pareto(members, IDENTIFIED, "Identified")
-        charts += _pareto(members, "ssim", "SSIM at best")
+        for metric in dict.fromkeys(leak for _, numbers in members for leak in numbers.main_leaks):
+            if _is_share(metric):
+                charts += _pareto(members, metric)
     return Section(
         "trade-off", "Privacy against utility", charts=charts,
         intro="What each defence leaves of the leak and of the model’s worth; up and to the left "
@@ -302,7 +324,8 @@ def _trade_off(groups: Sequence[Group], measured: Sequence[Measurements]) -> Sec
     )  # fmt: skip
 
 
-def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: str) -> list[Chart]:
+def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str) -> list[Chart]:
+    name = column_label(metric) if metric == IDENTIFIED else _leak_title(metric)
     points, leak_floors, utility_floors = [], {}, {}
     utility = str(members[0][1].utility)
     for group, numbers in members:
@@ -312,10 +335,7 @@ def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: st
             continue
         label = _defense_label(group, [member for member, _ in members])
         points.append(Point(group.number, label, leak, worth))
-        if metric == IDENTIFIED:
-            leak_floors["guessing"] = numbers.luck("release")
-        else:
-            leak_floors["mean image"] = numbers.mean("release", "ssim_floor_mean")
+        leak_floors[_floor_mark(metric)] = numbers.floor_of("release", metric)
         if numbers.floor:
             utility_floors["from scratch"] = numbers.floor.mean
     if len(points) < 2:
@@ -329,8 +349,9 @@ def _pareto(members: Sequence[tuple[Group, Measurements]], metric: str, name: st
     floors = [(n, v) for n, v in leak_floors.items() if v == v]
     return [
         pareto_chart(
-            f"{title}: {name.lower() if name[:4] != 'SSIM' else name}", name,
-            metric_name(utility), points, floors, list(utility_floors.items()),
+            f"{title}: {name.lower() if metric == IDENTIFIED else name}", name,
+            column_label(utility), points, floors, list(utility_floors.items()),
+            known(metric).lower_leaks,
         )
     ]  # fmt: skip
 
@@ -351,10 +372,10 @@ def _in_pairs(sources: Sources) -> Section:
     several = all(len(group.runs) > 1 for group in sources.groups)
     if "none" in defenses and len(defenses) > 1 and several:
         attacked = sources.table[sources.table["attack"] != "none"]
-        utility = next((m.utility for m in map(Measurements, sources.groups) if m.utility), None)
-        for metric in (f"{IDENTIFIED} {STRONGEST}", f"ssim {STRONGEST}", utility):
-            if metric is None:
-                continue
+        measured = [Measurements(group) for group in sources.groups]
+        leaks = dict.fromkeys(metric for numbers in measured for metric in numbers.main_leaks)
+        utilities = [numbers.utility for numbers in measured if numbers.utility]
+        for metric in (*(f"{leak} {STRONGEST}" for leak in leaks), *utilities[:1]):
             try:
                 frame = compare(attacked, "defense", "none", metric)
             except FlSimError:  # cells that do not pair have no such comparison
@@ -383,10 +404,9 @@ def _paired_table(frame: Any, metric: str) -> Table:
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         pairs = Interval(float(line["n"]), *_NO_ENDS)
         blocks.setdefault(name, []).append(Row(str(line["defense"]), [*cells, _number_cell(pairs)]))
-    base, _, extraction = metric.partition(" ")
-    said = metric_name(base) + (", at best" if extraction else "")
+    base = split_column(metric)[0]
     return Table(
-        f"pairs-{base}", f"{said}, at release: change against no defence",
+        f"pairs-{base}", f"{column_label(metric)}, at release: change against no defence",
         "Defence", ["Change", "p, paired t-test", "p, Wilcoxon", "Pairs"],
         [Block(name, rows) for name, rows in blocks.items()],
     )  # fmt: skip

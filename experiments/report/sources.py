@@ -14,6 +14,7 @@ from experiments.report.about import read_about
 from experiments.tables.summary import CELL, LABEL, VARIANT, labels_of
 from fl_sim.cells import read_texts
 from fl_sim.errors import FlSimError, did_you_mean, printable
+from fl_sim.metrics.vocabulary import known
 from fl_sim.plain import parse_json
 from fl_sim.results import COLUMNS, STAGES, read_table, typed_columns
 
@@ -403,9 +404,11 @@ def _with_identified(table: "pd.DataFrame") -> "pd.DataFrame":
     """Add :data:`IDENTIFIED` by extraction, as rows of their own."""
     import pandas as pd
 
-    either = table["metric"].isin(["identification_distance", "identification_correlation"])
+    about = known(IDENTIFIED)
+    either = table["metric"].isin(about.best_of)
     keys = [name for name in COLUMNS if name not in ("metric", "value")]
-    best = table[either].groupby(keys, sort=False, as_index=False)["value"].max()
+    values = table[either].groupby(keys, sort=False, as_index=False)["value"]
+    best = values.min() if about.lower_leaks else values.max()
     return pd.concat([table, best.assign(metric=IDENTIFIED)[list(COLUMNS)]], ignore_index=True)
 
 

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from experiments.report.measured import Measurements, Words, count_text, metric_name, number
+from experiments.report.measured import Measurements, Words, count_text, number
 from experiments.report.sources import IDENTIFIED, Group, plain, sentence_case
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label
+from fl_sim.words import STRONGEST
 
 SURE = 0.001
 """More images than guessing identifies: where the best of as many blind guesses does as well less
@@ -181,7 +182,7 @@ class Story:
         if metric is None:
             return []
         before, after = self._before(metric), self._measured.mean("release", metric)
-        name, floor = metric_name(metric), self._measured.floor
+        name, floor = column_label(metric), self._measured.floor
         if self.group.defended and not math.isnan(after) and not math.isnan(before):
             text = (
                 f"The model's {name} is {number(before)} before the defence and {number(after)} "
@@ -260,7 +261,7 @@ class Story:
             values = values[-1:]
         floor = self._measured.floor
         return KeyFigure(
-            metric_name(metric), *self._arrow([number(value) for value in values]),
+            column_label(metric), *self._arrow([number(value) for value in values]),
             floor="no floor measured" if floor is None else f"from scratch: {number(floor.mean)}",
             bars=tuple(values), mark=None if floor is None else floor.mean, good=True,
         )  # fmt: skip
@@ -362,7 +363,7 @@ def compare_sentences(groups: list[Group], measured: list[Measurements]) -> list
         floors = [m.floor.mean for m in measured if m.floor]
         scratch = f"; trained from scratch on held-out images {_span(floors)}" if floors else ""
         if values:
-            said.append(f"{metric_name(metric)} of what leaves is {_span(values)}{scratch}.")
+            said.append(f"{column_label(metric)} of what leaves is {_span(values)}{scratch}.")
     many = "" if runs == 1 else "s"
     return [*said, f"{len(groups)} scenarios, {runs} run{many}; means over seeds."]
 

@@ -6,33 +6,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from experiments.report.measured import (
-    UTILITIES,
+    CHANCE,
     Measurements,
     Words,
     count_text,
-    metric_name,
     number,
     range_text,
 )
-from experiments.report.sources import IDENTIFIED, Group
-from fl_sim.metrics.measure import STRONGEST
+from experiments.report.sources import Group
+from fl_sim.metrics.payload import COUNTED
+from fl_sim.metrics.vocabulary import LOWER_LEAKS, METRICS, column_label, describe, known, names_of
 from fl_sim.statistics import Interval, mean_interval
+from fl_sim.words import STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BY_PLACE = "carrier_error["
-_FLOORS = {
-    "ssim_floor_mean": "mean of public images",
-    "ssim_floor_class_mean": "mean of the class's public images",
-    "ssim_floor_random": "another public image",
-}
-_COUNTS = ("images_intact", "images_damaged", "images_lost")
-_ERRORS = ("bit_error_rate", "bit_error_rate_corrected", "value_error", "bytes_delivered")
-_SENT = ("images_written", "payload_bytes", "capacity_bytes", "code_rate", "bpp", "p_ratio")
-_COUNTED = (*_COUNTS, "images_written", "held_out_images", "hospitals", "non_finite")
-_DIGITS = {"psnr": 1, "seconds": 1}
-_COSTS = ("seconds", "held_out_images", "hospitals", "file_bytes")
+_COUNTS = tuple(COUNTED.values())
+_UTILITY_FORMS = (
+    "_floor_scratch",
+    "_before_embedding",
+    "_trained_on_stolen",
+    "_trained_on_originals",
+)
+"""Of a utility metric: what the table of utility shows beside the metric itself."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +113,14 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
             blocks.append(Block(words.stage(stage).capitalize(), rows))
     if not blocks:
         return None
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     blocks.append(Block("Floors: what an attacker has without the model", _floor_rows(measured)))
     return Table(
         "leakage", "Leakage by stage, raw and after the best restoration, with its floors",
         "Extraction", columns, blocks,
         note="Best: the strongest of all restorations, metric by metric. A line in a bar is the "
         "floor: the mean of public images for SSIM; for identification one blind guess, and for "
-        "the best extraction the best of as many guesses.",
+        f"the best extraction the best of as many guesses.{_turned(measured.leaks)}",
     )  # fmt: skip
 
 
@@ -134,7 +132,7 @@ def extractions_table(measured: Measurements, words: Words) -> Table | None:
         if names:
             rows = [_leak_row(measured, stage, e, words) for e in names]
             blocks.append(Block(words.stage(stage).capitalize(), rows))
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     if not blocks:
         return None
     return Table("extractions", "Leakage by stage and extraction", "Extraction", columns, blocks)
@@ -154,7 +152,7 @@ def hospitals_table(measured: Measurements, words: Words) -> Table | None:
         Block(f"{stage.capitalize()}, at best", [r for s, r in rows if s == stage])
         for stage in dict.fromkeys(s for s, _ in rows)
     ]
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     return Table("hospitals", "Leakage by malicious hospital", "Hospital", columns, blocks)
 
 
@@ -163,7 +161,8 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
     stages = [s for s in measured.stages if measured.get(s, _COUNTS[0])]
     if not stages:
         return None
-    errors = [m for m in _ERRORS if any(measured.get(s, m) for s in stages)]
+    others = [m for m in names_of("payload") if m not in _COUNTS]
+    errors = [m for m in others if any(measured.get(s, m) for s in stages)]
     rows = []
     for stage in stages:
         counts = [measured.mean(stage, metric) for metric in _COUNTS]
@@ -175,11 +174,10 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
         cells = [survival, *(_plain(measured.get(stage, metric), metric) for metric in _COUNTS)]
         for metric in errors:
             found = measured.get(stage, metric)
-            half = 0.5 if metric.startswith("bit_") else None
-            share = metric.startswith("bit_")
-            cells.append(_barred(found, half) if share else _plain(found, metric))
+            bits = known(metric).format == "percent"
+            cells.append(_barred(found, 0.5, metric) if bits else _plain(found, metric))
         rows.append(Row(words.stage(stage).capitalize(), cells))
-    columns = ["Images", *(metric_name(m) for m in (*_COUNTS, *errors))]
+    columns = ["Images", *(column_label(m) for m in (*_COUNTS, *errors))]
     wrong = "bit_error_rate" in errors
     return Table(
         "payload", "What arrived of the hidden payload", "Stage", columns, [Block("", rows)],
@@ -192,8 +190,8 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
 def sent_table(measured: Measurements) -> Table | None:
     """Return what the attackers sent: how much, in how little."""
     rows = [
-        Row(metric_name(metric), [_plain(found, metric)])
-        for metric in _SENT
+        Row(column_label(metric), [_plain(found, metric)])
+        for metric in names_of("sent")
         if (found := measured.get("upload", metric))
     ]
     if not rows:
@@ -229,7 +227,7 @@ def places_table(measured: Measurements, words: Words) -> Table | None:
 
 def utility_table(measured: Measurements, words: Words) -> Table | None:
     """Return what the model is worth by stage, beside what it is worth without the training."""
-    metrics = [m for m in UTILITIES if any(measured.get(s, m) for s in measured.stages)]
+    metrics = measured.utilities
     if not metrics:
         return None
     main = measured.utility
@@ -241,7 +239,9 @@ def utility_table(measured: Measurements, words: Words) -> Table | None:
             return
         floors = [measured.get("release", f"{metric}_floor_scratch") for metric in metrics]
         cells = [
-            _barred(one, floor.mean if floor else None) if metric == main else _plain(one)
+            _barred(one, floor.mean if floor else None, metric)
+            if metric == main and known(metric).range == (0.0, 1.0)
+            else _plain(one, metric)
             for metric, one, floor in zip(metrics, found, floors, strict=True)
         ]
         rows.append(Row(name, cells, strong))
@@ -259,7 +259,7 @@ def utility_table(measured: Measurements, words: Words) -> Table | None:
             lambda m, s=stage: measured.get(s, f"{m}_trained_on_stolen"))  # type: ignore[misc]  # fmt: skip
     add("Trained on the true images",
         lambda m: measured.get("upload", f"{m}_trained_on_originals"))  # fmt: skip
-    columns = [metric_name(metric) for metric in metrics]
+    columns = [column_label(metric) for metric in metrics]
     return Table(
         "utility", "What the model is worth on test images", "Model", columns, [Block("", rows)]
     )
@@ -269,7 +269,7 @@ def cost_table(measured: Measurements, words: Words, federated: bool) -> Table |
     """Return what it cost: time, images, bytes."""
     rows = []
     for stage in measured.stages:
-        for metric in _COSTS:
+        for metric in (*names_of("cost"), *names_of("file")):
             found = measured.get(stage, metric)
             if found is None:
                 continue
@@ -277,7 +277,7 @@ def cost_table(measured: Measurements, words: Words, federated: bool) -> Table |
             if federated:
                 total = measured.total(stage, metric) if metric == "seconds" else None
                 cells.append(_plain(total, metric))
-            rows.append((words.stage(stage).capitalize(), Row(metric_name(metric), cells)))
+            rows.append((words.stage(stage).capitalize(), Row(column_label(metric), cells)))
     if not rows:
         return None
     blocks = [Block(s, [r for n, r in rows if n == s]) for s in dict.fromkeys(n for n, _ in rows)]
@@ -304,7 +304,7 @@ def layers_table(group: Group) -> Table | None:
         cells = [Cell(number(mean, 4), intervals[name], range_text(intervals[name]), dot=place)]
         if any(rates):
             own = [rate[name] for rate in rates if name in rate]
-            cells.append(_plain(mean_interval(own) if own else None, "learning_rate"))
+            cells.append(_plain(mean_interval(own) if own else None, said="{:.2g}".format))
         rows.append(Row(name, cells))
     note = ""
     if known:
@@ -329,27 +329,19 @@ def epochs_table(group: Group) -> Table | None:
         for n, entry in enumerate(entries, start=1)
     ]
     return Table(
-        "epochs", "The defence as it went", "Epoch", [metric_name(c) for c in columns],
+        "epochs", "The defence as it went", "Epoch", [column_label(c) for c in columns],
         [Block("", rows)], tall=len(rows) > 24,
     )  # fmt: skip
 
 
 def other_table(measured: Measurements, words: Words) -> Table | None:
     """Return all that was measured and stands in no other table."""
-    shown = {*UTILITIES, *_FLOORS, *_COUNTS, *_ERRORS, *_COSTS, *_SENT, "identification_chance"}
-    suffixes = (
-        "_floor_scratch",
-        "_before_embedding",
-        "_trained_on_stolen",
-        "_trained_on_originals",
-    )
-    known = shown | {m + s for m in UTILITIES for s in suffixes}
     rows = []
     for stage in measured.stages:
         for metric in measured.metrics(stage):
             found = measured.get(stage, metric)
-            if metric not in known and not metric.startswith(BY_PLACE) and found:
-                head = f"{words.stage(stage).capitalize()}: {metric_name(metric)}"
+            if found and not _has_place(metric):
+                head = f"{words.stage(stage).capitalize()}: {column_label(metric)}"
                 rows.append(Row(head, [_plain(found, metric)]))
     if not rows:
         return None
@@ -359,24 +351,38 @@ def other_table(measured: Measurements, words: Words) -> Table | None:
     )  # fmt: skip
 
 
+def _has_place(name: str) -> bool:
+    """Whether a number that belongs to no extraction stands in one of the tables above."""
+    found = describe(name)
+    if not found.declared:
+        return False
+    if found.metric.family == "leakage":
+        return any(name in entry.component.floors for entry in METRICS.entries())
+    if found.metric.family == "utility" and not found.part:
+        return found.whole or found.form in _UTILITY_FORMS
+    shown = found.metric.family in ("payload", "sent", "cost", "file")
+    return shown and (found.whole or name.startswith(BY_PLACE))
+
+
 def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) -> Table:
     """Return a row a scenario: what leaks before and after, and what the model is worth."""
     utility = next((m.utility for m in measured if m.utility), None)
     columns: list[tuple[str, Callable[[Measurements], Cell]]] = [
         ("Seeds", lambda m: Cell("")),
-        ("Identified before", lambda m: _leak_cell(m, m.stages[0], IDENTIFIED)),
-        ("Identified at release", lambda m: _leak_cell(m, "release", IDENTIFIED)),
-        ("SSIM before", lambda m: _leak_cell(m, m.stages[0], "ssim")),
-        ("SSIM at release", lambda m: _leak_cell(m, "release", "ssim")),
-        ("SSIM floor", lambda m: _plain(m.get("release", "ssim_floor_mean"))),
-        ("Intact at release", lambda m: _plain(m.get("release", "images_intact"), "images_intact")),
     ]
+    leaks = dict.fromkeys(metric for m in measured for metric in m.main_leaks)
+    for leak in leaks:
+        columns += _leak_columns(leak)
+    intact = _COUNTS[0]
+    columns.append(
+        (f"{column_label(intact)} at release", lambda m: _plain(m.get("release", intact), intact))
+    )
     if utility:
-        name = metric_name(utility)
+        name = column_label(utility)
         columns += [
-            (f"{name} before", lambda m: _plain(_before(m, utility))),
-            (f"{name} at release", lambda m: _plain(m.get("release", utility))),
-            (f"{name} from scratch", lambda m: _plain(m.floor)),
+            (f"{name} before", lambda m: _plain(_before(m, utility), utility)),
+            (f"{name} at release", lambda m: _plain(m.get("release", utility), utility)),
+            (f"{name} from scratch", lambda m: _plain(m.floor, utility)),
         ]
     rows = []
     for group, numbers in zip(groups, measured, strict=True):
@@ -399,8 +405,26 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         [columns[n][0] for n in used], blocks,
         note="Before: at upload, or for utility as the defence got it. Identified: the better of "
         "distance and correlation; the line in a bar is what the best of as many blind guesses "
-        "finds, or the SSIM floor.",
+        f"finds, or the SSIM floor.{_turned(leaks)}",
     )  # fmt: skip
+
+
+def _leak_columns(metric: str) -> list[tuple[str, Callable[[Measurements], Cell]]]:
+    """Return the columns of a metric of extractions: before, at release, and its floor."""
+    name, floors = column_label(metric), [f for f in known(metric).floors if f != CHANCE]
+    columns: list[tuple[str, Callable[[Measurements], Cell]]] = [
+        (f"{name} before", lambda m: _leak_cell(m, m.stages[0], metric)),
+        (f"{name} at release", lambda m: _leak_cell(m, "release", metric)),
+    ]
+    if floors:
+        columns.append((f"{name} floor", lambda m: _plain(m.get("release", floors[0]), metric)))
+    return columns
+
+
+def _turned(metrics: Iterable[str]) -> str:
+    """Return a sentence on the metrics of which lower values leak more; empty for none."""
+    names = [column_label(metric) for metric in metrics if known(metric).lower_leaks]
+    return f" {', '.join(names)}: {LOWER_LEAKS}." if names else ""
 
 
 def frame(tables: Iterable[tuple[dict[str, str], Table]], exact: bool) -> "pd.DataFrame":
@@ -444,87 +468,76 @@ def _said(cell: Cell) -> str:
     return f"{cell.text} ({cell.range})" if cell.range else cell.text
 
 
-def _leak_metrics(measured: Measurements) -> list[str]:
-    found = [
-        m for s in measured.stages for e in measured.extractions(s) for m in measured.metrics(s, e)
-    ]
-    first = ("ssim", "identification_distance", "identification_correlation", "psnr")
-    named = [metric for metric in first if metric in found]
-    return named + [m for m in dict.fromkeys(found) if m not in (*first, IDENTIFIED)]
-
-
 def _leak_row(
     measured: Measurements, stage: str, extraction: str, words: Words, strong: bool = False
 ) -> Row:
     cells = []
-    for metric in _leak_metrics(measured):
+    for metric in measured.leaks:
         found = measured.get(stage, metric, extraction)
-        if metric == "ssim":
-            cells.append(_barred(found, measured.mean(stage, "ssim_floor_mean")))
-        elif metric.startswith("identification_"):
-            best = extraction == STRONGEST
-            cells.append(_barred(found, measured.luck(stage, metric) if best else measured.chance))
-        else:
-            cells.append(_plain(found, metric))
+        floor = measured.floor_of(stage, metric, extraction)
+        cells.append(_barred(found, floor, metric) if _has_bar(metric) else _plain(found, metric))
     return Row(words.extraction(extraction).capitalize(), cells, strong)
 
 
 def _floor_rows(measured: Measurements) -> list[Row]:
-    metrics = _leak_metrics(measured)
-    rows = []
-    for floor, name in _FLOORS.items():
-        found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
-        if found:
-            cells = [_plain(found) if metric == "ssim" else Cell("") for metric in metrics]
-            rows.append(Row(name.capitalize(), cells))
-    chance = next(
-        (i for s in measured.stages if (i := measured.get(s, "identification_chance"))), None
-    )
-    if chance:
-        cells = [_plain(chance) if m.startswith("identification_") else Cell("") for m in metrics]
-        rows.append(Row("One blind guess", cells))
-        rows += _best_guess_rows(measured, metrics)
-    return rows
+    """Return a row a kind of floor; metrics that have it stand side by side."""
+    kinds: dict[str, dict[str, Interval]] = {}
+    for metric in measured.leaks:
+        for floor in known(metric).floors:
+            found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
+            if found:
+                kinds.setdefault(known(floor).title, {})[metric] = found
+    rows = [
+        Row(title, [_plain(found[m], m) if m in found else Cell("") for m in measured.leaks])
+        for title, found in kinds.items()
+    ]
+    return rows + _best_guess_rows(measured)
 
 
-def _best_guess_rows(measured: Measurements, metrics: Sequence[str]) -> list[Row]:
+def _best_guess_rows(measured: Measurements) -> list[Row]:
     """Return what the best of as many guesses finds as there are extractions, where several are."""
     stage = measured.stages[-1]
     guessing = measured.guessing(stage, "")
     if guessing is None or guessing.tries < 2:
         return []
     luck = _plain(_single(guessing.expected))
-    cells = [luck if m.startswith("identification_") else Cell("") for m in metrics]
+    cells = [luck if CHANCE in known(m).floors else Cell("") for m in measured.leaks]
     return [Row(f"Best of {guessing.tries} blind guesses", cells)]
 
 
 def _leak_cell(measured: Measurements, stage: str, metric: str) -> Cell:
-    known = metric == IDENTIFIED
-    floor = measured.luck(stage) if known else measured.mean(stage, "ssim_floor_mean")
-    return _barred(measured.get(stage, metric, STRONGEST), floor)
+    found = measured.get(stage, metric, STRONGEST)
+    if not _has_bar(metric):
+        return _plain(found, metric)
+    return _barred(found, measured.floor_of(stage, metric), metric)
+
+
+def _has_bar(metric: str) -> bool:
+    """Whether a metric of extractions is drawn as a bar from 0 to 1, with its floor."""
+    return bool(known(metric).floors) and known(metric).range[1] == 1.0
 
 
 def _before(measured: Measurements, metric: str) -> Interval | None:
     return measured.get("aggregate", metric) or measured.get("upload", metric)
 
 
-def _plain(found: Interval | None, metric: str = "") -> Cell:
+def _plain(
+    found: Interval | None, metric: str = "", said: Callable[[float], str] | None = None
+) -> Cell:
     if found is None:
         return Cell("–")
-    said = _format_of(metric)
+    said = said or _format_of(metric)
     return Cell(said(found.mean), found, range_text(found, said))
 
 
 def _format_of(metric: str) -> Callable[[float], str]:
     """Return how a metric's numbers are written."""
-    if metric.endswith("_bytes") or metric.startswith("bytes_"):
+    about = known(metric)
+    if about.format == "bytes":
         return _size
-    if metric in _COUNTED:
+    if about.format == "count":
         return count_text
-    if metric == "learning_rate":
-        return lambda value: f"{value:.2g}"
-    digits = _DIGITS.get(metric, 3)
-    return lambda value: number(value, digits)
+    return lambda value: number(value, about.digits)
 
 
 def _size(count: float) -> str:
@@ -537,13 +550,13 @@ def _size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _barred(found: Interval | None, mark: float | None) -> Cell:
+def _barred(found: Interval | None, mark: float | None, metric: str = "") -> Cell:
     if found is None or math.isnan(found.mean):
-        return _plain(found)
-    known = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
-    return Cell(
-        number(found.mean), found, range_text(found), bar=min(1.0, max(0.0, found.mean)), mark=known
-    )
+        return _plain(found, metric)
+    said = _format_of(metric)
+    known_mark = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
+    bar = min(1.0, max(0.0, found.mean))
+    return Cell(said(found.mean), found, range_text(found, said), bar=bar, mark=known_mark)
 
 
 def _single(value: float | None) -> Interval | None:
