@@ -121,7 +121,7 @@ def local_round(
             if settings.attacks_in(hospital, server_round):
                 report, embedding = _attack(settings, hospital, run, state)
             else:
-                report, embedding = train(run), Embedding(state_of(model))
+                report, embedding = train_locally(run), Embedding(state_of(model))
     metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
     metrics |= {f"{ATTACK_VALUE}{name}": value for name, value in embedding.values.items()}
     return LocalResult(embedding.state, metrics)
@@ -161,6 +161,40 @@ def hospital_plan(settings: HospitalSettings, hospital: int) -> tuple[Split, Pla
     """
     planner = settings.planner(hospital)
     return hospital_data(settings, planner), _plan(settings.model_dump_json(), planner)
+
+
+def plan_for(
+    attack: Attack[Any],
+    name: str,
+    case: Case,
+    data: Split,
+    stream: Stream,
+    data_root: Path | None = None,
+    progress: Progress = SILENT,
+    collusion: Collusion | None = None,
+) -> Plan:
+    """Return what an attack decides for a hospital's images, or for a data lake's, which is one.
+
+    Args:
+        attack: the attack.
+        name: what it is called in messages.
+        case: data and network.
+        data: the hospital's training images.
+        stream: the hospital's, the same in every round.
+        data_root, progress, collusion: see :class:`fl_sim.attacks.base.Inside`.
+
+    Raises:
+        FlSimError: if it cannot be planned for these images.
+    """
+    inside = Inside(data, case.task, case.spec, stream, data_root, progress, collusion)
+    return make_plan(attack, inside, name)
+
+
+def train_locally(
+    run: LocalTraining, attack: Attack[Any] | None = None, plan: Plan | None = None
+) -> TrainReport:
+    """Train a hospital's network, or a data lake's: honestly, or as the attack does."""
+    return train(run) if attack is None or plan is None else attack.train(run, plan)
 
 
 def boosted(
@@ -223,7 +257,7 @@ def _attack(
     """Train maliciously, boost, and write the payload last, so that boosting does not touch it."""
     _, plan = hospital_plan(settings, hospital)
     attack = build_attack(settings)
-    report = attack.train(run, plan)
+    report = train_locally(run, attack, plan)
     trained = boosted(state_of(run.model), broadcast, settings.boost)
     if settings.update_norm is not None:
         limit = settings.update_norm
@@ -325,15 +359,9 @@ def _plan(settings_json: str, hospital: int) -> Plan:
         secret = Stream(settings.case.seed, ("collusion",))
         number = settings.malicious.index(hospital)
         collusion = Collusion(number, len(settings.malicious), secret)
-    inside = Inside(
-        data=data,
-        task=case.task,
-        spec=case.spec,
-        stream=Stream(settings.case.seed, ("hospital", hospital)),
-        data_root=_data_root(settings),
-        collusion=collusion,
-    )
-    return make_plan(attack, inside, settings.attack.name if settings.attack else "")
+    name = settings.attack.name if settings.attack else ""
+    stream = Stream(settings.case.seed, ("hospital", hospital))
+    return plan_for(attack, name, case, data, stream, _data_root(settings), collusion=collusion)
 
 
 class _Skeletons:

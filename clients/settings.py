@@ -17,19 +17,11 @@ from fl_sim.training import TrainingSettings
 MOST_ROUNDS = 100_000
 
 
-class HospitalSettings(Settings):
-    """A federation as its hospitals see it.
+class Together(Settings):
+    """What a scenario says of its hospitals, and what they are told, alike.
 
     Args:
-        case: data and network.
-        hospitals: how many hospitals share the training images.
-        partition: how they share them.
-        rounds: rounds of the whole run; attacks follow their schedules over them.
-        training: local training in each round.
-        attack: what malicious hospitals do; ``None`` for nothing.
-        malicious: numbers of the malicious hospitals, from 0.
-        malicious_rounds: rounds, from 1, in which they attack; ``None`` for all. In other rounds
-            they train honestly.
+        partition: how they share the training images.
         boost: factor on a malicious hospital's update, ``broadcast + boost * (trained -
             broadcast)`` (model replacement, Bagdasaryan et al. 2020).
         update_norm: L2 norm that a malicious update is scaled down to, after boosting, so that it
@@ -40,21 +32,37 @@ class HospitalSettings(Settings):
             writes for itself, and may overwrite another's payload. ``"repeat"``: all send the first
             one's images, which they were given outside, at the same places, so that their shares
             of the average add up. ``"split"``: each sends its own images, at places of its own.
+    """
+
+    partition: PartitionSettings = PartitionSettings()
+    boost: float = Field(1.0, gt=0)
+    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
+    collusion: Literal["none", "repeat", "split"] = "none"
+
+
+class HospitalSettings(Together):
+    """A federation as its hospitals see it; also what :class:`Together` says.
+
+    Args:
+        case: data and network.
+        hospitals: how many hospitals share the training images.
+        rounds: rounds of the whole run; attacks follow their schedules over them.
+        training: local training in each round.
+        attack: what malicious hospitals do; ``None`` for nothing.
+        malicious: numbers of the malicious hospitals, from 0.
+        malicious_rounds: rounds, from 1, in which they attack; ``None`` for all. In other rounds
+            they train honestly.
         data_root: folder of data files, on the machine where the hospital runs.
         plugins: modules to import first, for components from outside this project.
     """
 
     case: CaseSettings
     hospitals: int = Field(ge=1, le=MOST_HOSPITALS)
-    partition: PartitionSettings = PartitionSettings()
     rounds: int = Field(ge=1, le=MOST_ROUNDS)
     training: TrainingSettings = TrainingSettings()
     attack: Component | None = None
     malicious: tuple[int, ...] = ()
     malicious_rounds: tuple[int, ...] | None = None
-    boost: float = Field(1.0, gt=0)
-    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
-    collusion: Literal["none", "repeat", "split"] = "none"
     data_root: str | None = None
     plugins: tuple[str, ...] = ()
 

@@ -109,7 +109,20 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def write_key(path: Path, key: Key) -> Path:
-    """Write the attacker's key. Returns ``path``."""
+    """Write the attacker's key. Returns ``path``.
+
+    Raises:
+        FlSimError: naming the setting that JSON cannot hold.
+    """
+    for name, value in key.settings.items():
+        try:
+            json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            said = printable(str(error))
+            raise FlSimError(
+                f"The key of the attack '{key.attack}' cannot be written, since JSON cannot hold "
+                f"its setting '{printable(str(name))}' ({said}); tensors belong into its tensors."
+            ) from None
     header: dict[str, Any] = {"attack": key.attack, "settings": key.settings}
     if key.network is not None:
         header["network"] = key.network.model_dump(mode="json")

@@ -19,6 +19,14 @@ class Component(Settings):
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    _kind: type[Settings] | None = None
+
+    def differing(self) -> dict[str, Any]:
+        """Return the name, and the settings that are not defaults where it has been checked."""
+        settings = self.settings
+        if self._kind is not None:
+            settings = parse(self._kind, settings, self.name).differing()
+        return {"name": self.name, **({"settings": settings} if settings else {})}
 
     @classmethod
     def of(cls, value: Any, where: str) -> "Component":
@@ -55,9 +63,27 @@ class Component(Settings):
             FlSimError: if there is no such component, or a key is wrong.
         """
         kind: Any = registry.get(self.name)
-        return Component(
-            name=self.name, settings=parse(kind.Settings, self.settings, where).plain()
-        )
+        return self.of_kind(kind.Settings, where)
+
+    def of_kind(self, kind: type[Settings], where: str) -> "Component":
+        """Return the component with every default of its settings filled in.
+
+        Args:
+            kind: class of its settings.
+            where: how its table is called in messages.
+
+        Raises:
+            FlSimError: if a key is wrong.
+        """
+        filled = Component(name=self.name, settings=parse(kind, self.settings, where).plain())
+        filled._kind = kind
+        return filled
+
+    def told(self, **settings: Any) -> "Component":
+        """Return the component with other settings."""
+        changed = Component(name=self.name, settings={**self.settings, **settings})
+        changed._kind = self._kind
+        return changed
 
     def build(self, registry: Registry[type[T]], where: str) -> T:
         """Build the component from a registry of classes that have ``Settings``.

@@ -62,8 +62,9 @@ def check_plain(value: Any, where: str) -> None:
             if depth >= DEEPEST:
                 raise _too_deep(where, key)
             pairs = inner.items() if isinstance(inner, Mapping) else enumerate(inner)
-            waiting += [(part, f"{key}.{name}" if key else f"{name}", depth + 1)
-                        for name, part in pairs]  # fmt: skip
+            waiting += [
+                (part, f"{key}.{name}" if key else f"{name}", depth + 1) for name, part in pairs
+            ]
 
 
 def _too_deep(where: str, key: str) -> FlSimError:

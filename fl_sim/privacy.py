@@ -78,6 +78,10 @@ def poisson_batches(
 class PrivateGradients:
     """Clipped and noised gradients, as an accountant assumes them.
 
+    One backward pass an image: ``vmap`` of torch.func takes 0.6 to 1.7 times as long (8 images at
+    once, as many gradients in memory) and fails on recurrent networks and on any that ask what a
+    tensor holds or write into one; Opacus' hooks fail on ReLUs in place and on Swin transformers.
+
     Args:
         parameters: that are trained.
         settings: of DP-SGD.
@@ -172,9 +176,12 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     try:
         with _any_order():
             noise = get_noise_multiplier(
-                target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps,
+                target_epsilon=epsilon,
+                target_delta=delta,
+                sample_rate=rate,
+                steps=steps,
                 accountant="rdp",
-            )  # fmt: skip
+            )
     except ValueError as error:
         raise FlSimError(
             f"[training] dp: no noise reaches target_epsilon = {epsilon:g} in {steps} steps "

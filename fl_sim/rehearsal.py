@@ -2,8 +2,8 @@
 
 Who knows the defence need not guess what it does to his payload. He trains the same network with
 the same attack on public images of the same kind, applies the defence himself, and has what he can
-never have of the real run: recovered images beside the true ones, and every weight before and
-after. From these he learns how to repair images, and where in a model a payload survives.
+never have of the real run: recovered images beside the true ones, from which he learns how to
+repair images.
 """
 
 import hashlib
@@ -38,7 +38,6 @@ from fl_sim.settings import MOST_EPOCHS, Settings
 from fl_sim.training import LocalTraining, TrainingSettings
 
 SMALLEST = 8
-_TRAINED, _RELEASED = "trained/", "released/"
 
 
 class AttackerSettings(Settings):
@@ -78,13 +77,6 @@ class AttackerSettings(Settings):
             choose(self.restorations)
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """Return what results depend on; no hospital is no entry, as before there were any."""
-        content = self.model_dump(mode="json")
-        if self.hospital is None:
-            del content["hospital"]
-        return content
-
 
 @dataclass(frozen=True)
 class Outside:
@@ -120,26 +112,12 @@ class Rehearsal:
 
     Args:
         originals: the public images that were stolen, ``[n, channels, height, width]`` in [0, 1].
-        before: recovered from the model as it was trained, of the same shape, any values.
         after: recovered after each time that the defence was played,
-            ``[d, n, channels, height, width]``.
-        trained: the state dictionary as it left, before the defence.
-        released: after the defence, the first time.
+            ``[d, n, channels, height, width]``, any values.
     """
 
     originals: torch.Tensor
-    before: torch.Tensor
     after: torch.Tensor
-    trained: State
-    released: State
-
-    def weight_errors(self) -> State:
-        """Return how far the defence moved every weight, ``|after - before|``, by entry."""
-        return {
-            name: (self.released[name].float() - value.float()).abs()
-            for name, value in self.trained.items()
-            if value.is_floating_point() and name in self.released
-        }
 
 
 def rehearse(
@@ -179,7 +157,9 @@ def rehearse(
     try:
         with built_once(path):
             if not path.is_file():
-                write_atomically(path, save(_packed(play.perform())))
+                played = play.perform()
+                images = {"originals": played.originals, "after": played.after}
+                write_atomically(path, save({name: t.cpu() for name, t in images.items()}))
     except OSError as error:
         raise FlSimError(
             f"The rehearsal {path} cannot be written ({error.strerror}); set FL_SIM_CACHE to a "
@@ -240,10 +220,7 @@ class _Play:
         released = [self._released(trained, number) for number in range(self.defenses)]
         return Rehearsal(
             originals=plan.targets,
-            before=self._extracted(trained, plan),
             after=torch.stack([self._extracted(state, plan) for state in released]),
-            trained=trained,
-            released=released[0],
         )
 
     def _released(self, trained: State, number: int) -> State:
@@ -305,24 +282,11 @@ def _digest(split: Split) -> str:
     return content.hexdigest()
 
 
-def _packed(played: Rehearsal) -> State:
-    images = {"originals": played.originals, "before": played.before, "after": played.after}
-    trained = {_TRAINED + name: value for name, value in played.trained.items()}
-    released = {_RELEASED + name: value for name, value in played.released.items()}
-    # Two entries must not share memory, as tied weights would.
-    return {n: v.cpu().clone() for n, v in (images | trained | released).items()}
-
-
 def _unpacked(path: Path) -> Rehearsal:
     try:
         content = load_file(path)
-        images = {name: content.pop(name) for name in ("originals", "before", "after")}
+        return Rehearsal(content["originals"], content["after"])
     except (SafetensorError, KeyError) as error:
         raise FlSimError(
             f"The rehearsal {path} cannot be read ({error}); delete that file."
         ) from None
-    parts = {
-        prefix: {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
-        for prefix in (_TRAINED, _RELEASED)
-    }
-    return Rehearsal(**images, trained=parts[_TRAINED], released=parts[_RELEASED])

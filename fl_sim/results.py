@@ -112,11 +112,6 @@ class Results:
         with self._locked():
             return read_table(self.path)
 
-    def write_csv(self, path: Path) -> Path:
-        """Write a copy of the table, whole or not at all. Returns ``path``."""
-        with self._locked():
-            return write_atomically(path, self.path.read_bytes())
-
     def write_parquet(self, path: Path) -> Path:
         """Write the table as Parquet, whole or not at all. Returns ``path``."""
         buffer = io.BytesIO()
@@ -187,8 +182,9 @@ def typed_columns(table: "pd.DataFrame", text: Sequence[str], where: str) -> "pd
                 columns[name] = column.astype("str")
         except Exception as error:  # pandas and pyarrow have their own for each type
             said = printable(str(error).partition("\n")[0])[:120]
-            raise FlSimError(f"{where} is damaged: '{name}' is no number throughout ({said}).") \
-                from None  # fmt: skip
+            raise FlSimError(
+                f"{where} is damaged: '{name}' is no number throughout ({said})."
+            ) from None
     return pd.DataFrame(columns)
 
 

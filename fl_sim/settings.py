@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 from annotated_types import Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from fl_sim.errors import FlSimError, did_you_mean, printable, shown
 from fl_sim.plain import LARGEST_INTEGER, check_plain
@@ -74,6 +75,23 @@ class Settings(BaseModel):
         """Return keys and values as JSON holds them, as a scenario keeps them."""
         return self.model_dump(mode="json")
 
+    def differing(self) -> dict[str, Any]:
+        """Return the keys whose values are not their defaults, and those without one, as JSON.
+
+        A table within is given by what differs within it. So a key that is new, with a default,
+        changes nothing of what this gives for values of before.
+        """
+        plain, found = self.plain(), {}
+        for key, field in type(self).model_fields.items():
+            if key not in plain:  # left to what is read, the size of a file's images for example
+                continue
+            value = _differing(getattr(self, key), plain[key])
+            required = field.is_required()
+            default = None if required else field.get_default(call_default_factory=True)
+            if required or value != _differing(default, _as_json(default)):
+                found[key] = value
+        return found
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -122,6 +140,21 @@ def _valid_keys(settings: type[BaseModel], path: tuple[int | str, ...]) -> list[
             return []
         settings = tables[0]
     return list(settings.model_fields)
+
+
+def _differing(value: Any, plain: Any) -> Any:
+    """Return a value as JSON holds it, and of tables in it what differs from their defaults."""
+    if isinstance(value, Settings):
+        return value.differing()
+    if isinstance(value, tuple | list):
+        return [_differing(*pair) for pair in zip(value, plain, strict=True)]
+    if isinstance(value, dict):
+        return {str(key): _differing(inner, plain[str(key)]) for key, inner in value.items()}
+    return plain
+
+
+def _as_json(value: Any) -> Any:
+    return to_jsonable_python(value)
 
 
 def _lower(message: str) -> str:

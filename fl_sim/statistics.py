@@ -320,9 +320,13 @@ def _bootstrap(values: Floats, level: float, seed: int) -> tuple[float, float]:
         # Of a distribution without spread scipy warns and gives nan, which is what is meant here.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         ends = stats.bootstrap(
-            (values,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="BCa",
+            (values,),
+            np.mean,
+            confidence_level=level,
+            n_resamples=RESAMPLES,
+            method="BCa",
             random_state=numpy_generator(seed, "bootstrap"),
-        ).confidence_interval  # fmt: skip
+        ).confidence_interval
     return float(ends.low), float(ends.high)
 
 

@@ -334,9 +334,14 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
             hooks.before_step(step / steps, optimizer)
             step_of = task_step if private is None else partial(private_step, gradients=private)
             loss = step_of(
-                run.model, run.data, indices, run.task, optimizer,
-                flip=flip, add_gradient=add_gradient,
-            )  # fmt: skip
+                run.model,
+                run.data,
+                indices,
+                run.task,
+                optimizer,
+                flip=flip,
+                add_gradient=add_gradient,
+            )
             losses = {"task": loss, **hooks.after_step()}
             _refuse_divergence(losses, step, steps, settings)
             report.images += len(indices)

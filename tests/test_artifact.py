@@ -34,6 +34,17 @@ def test_a_key_comes_back(tmp_path: Path) -> None:
     assert torch.equal(again.tensors["codes"], key.tensors["codes"])
 
 
+def test_a_setting_that_json_cannot_hold_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    path = tmp_path / "key.safetensors"
+    for value in (torch.zeros(2), {"deep": [torch.zeros(2)]}, b"bytes", {1: 0, "a": 0}, circle):
+        key = Key("transpose", {}, {"n": 2, "mask": value})
+        with pytest.raises(FlSimError, match=r"'transpose' cannot be written.* setting 'mask'"):
+            write_key(path, key)
+        assert not path.exists()
+
+
 def test_what_is_not_such_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FlSimError, match="does not exist"):
         read_artifact(tmp_path / "none.safetensors")

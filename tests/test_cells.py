@@ -10,8 +10,20 @@ from experiments.tables.summary import to_csv, to_latex, to_markdown
 from fl_sim.cells import guarded, read_texts, unguarded
 from fl_sim.results import COLUMNS, Results, read_table
 
-RUN = ["=1+1", "+1+1", "-cmd", "@SUM(A1)", "\tx", "\rx", "=HYPERLINK()", "-1-1", "--", "'=1",
-       "''@x", "-\n"]  # fmt: skip
+RUN = [
+    "=1+1",
+    "+1+1",
+    "-cmd",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "=HYPERLINK()",
+    "-1-1",
+    "--",
+    "'=1",
+    "''@x",
+    "-\n",
+]
 KEPT = ["", "-", "-1", "+2.5", "-1e-3", ".5", "a=b", "'quoted", "none", "it's", "'-", " =1"]
 
 

@@ -35,9 +35,11 @@ BOMBS: dict[str, dict[str, Any]] = {
     "number for a name": {"name": 3},
     "unknown key": {"sise": 3},
     "settings of another": {"settings": {"norm": 10**9}},
-    "codec inside": {"name": "two_headed", "settings": {"codec": {"name": "factorized", "N": 5000,
-                                                                   "M": 5000}}},
-}  # fmt: skip
+    "codec inside": {
+        "name": "two_headed",
+        "settings": {"codec": {"name": "factorized", "N": 5000, "M": 5000}},
+    },
+}
 
 
 def _file(folder: Path, header: str) -> Path:
@@ -69,9 +71,18 @@ def test_a_claim_is_refused_without_its_memory(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize(
     "header",
-    ["", "{", "[1, 2]", "3", "null", '"cnn"', "[" * 100_000, '{"name": ' + "9" * 5000 + "}",
-     '{"settings": ' + '{"a":' * 200 + "1" + "}" * 200 + "}"],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[1, 2]",
+        "3",
+        "null",
+        '"cnn"',
+        "[" * 100_000,
+        '{"name": ' + "9" * 5000 + "}",
+        '{"settings": ' + '{"a":' * 200 + "1" + "}" * 200 + "}",
+    ],
+)
 def test_a_header_that_is_no_specification_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(FlSimError, match=r"m\.safetensors"):
         read_artifact(_file(tmp_path, header))

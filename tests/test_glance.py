@@ -71,8 +71,11 @@ def _outside(program: str, *arguments: str) -> Any:
     """Run a program in a process of its own; return what it printed, from JSON."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -173,7 +176,10 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Glan
 
 
 def test_only_what_a_name_needs_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    glance = _project(tmp_path, monkeypatch, """
+    glance = _project(
+        tmp_path,
+        monkeypatch,
+        """
         import loud
         from loud import Thing
         from pydantic import BaseModel
@@ -197,7 +203,8 @@ def test_only_what_a_name_needs_is_run(tmp_path: Path, monkeypatch: pytest.Monke
             return "own"
         def measure():
             return len([])
-    """)  # fmt: skip
+    """,
+    )
     assert glance.get("seen", "KEPT") == ["first"]
     assert glance.get("seen", "first")(None) == {"a": 1, "b": 2}
     assert glance.get("seen", "Keys").model_fields["count"].annotation is int
@@ -214,13 +221,17 @@ def test_a_method_that_torch_decorates_is_not_glanced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch")
-    glance = _project(tmp_path, monkeypatch, """
+    glance = _project(
+        tmp_path,
+        monkeypatch,
+        """
         import torch
         class Codec:
             @torch.no_grad()
             def encode(self): return 1
             def name(self): return "x"
-    """)  # fmt: skip
+    """,
+    )
     codec = glance.get("seen", "Codec")()
     assert codec.name() == "x"
     with pytest.raises(NotGlanced):

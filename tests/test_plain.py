@@ -12,11 +12,19 @@ from fl_sim.plain import DEEPEST, check_plain, parse_json
 @pytest.mark.parametrize(
     "text",
     [
-        "{", "", "nope", "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "9" * 5000,
-        '{"a": ' + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1) + "}", '{"a": 9223372036854775808}',
-        '{"a": {"b": [1, -9223372036854775809]}}', b"\xff\xfe{", b"\x00",
+        "{",
+        "",
+        "nope",
+        "[" * 100_000,
+        '{"a":' * 5000 + "1" + "}" * 5000,
+        "9" * 5000,
+        '{"a": ' + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1) + "}",
+        '{"a": 9223372036854775808}',
+        '{"a": {"b": [1, -9223372036854775809]}}',
+        b"\xff\xfe{",
+        b"\x00",
     ],
-)  # fmt: skip
+)
 def test_json_that_nothing_can_use_is_one_sentence(text: str | bytes) -> None:
     with pytest.raises(FlSimError, match="The header") as refusal:
         parse_json(text, "The header")

@@ -55,22 +55,14 @@ def played(outside: Outside, settings: AttackerSettings = SETTINGS) -> Rehearsal
     return rehearse(outside, ATTACK, DEFENSE, settings, STREAM)
 
 
-def test_a_rehearsal_gives_pairs_and_both_models(outside: Outside, cache: Path) -> None:
+def test_a_rehearsal_gives_pairs(outside: Outside, cache: Path) -> None:
     result = played(outside)
-    assert result.originals.shape == result.before.shape == (16, 3, 16, 16)
+    assert result.originals.shape == (16, 3, 16, 16)
     assert result.after.shape == (2, 16, 3, 16, 16)
-    assert identification(result.before, result.originals).correlation > 0.5
+    assert identification(result.after[0], result.originals).correlation > 0.5
     assert not torch.equal(result.after[0], result.after[1]), "each defence draws its own"
     public = {image.numpy().tobytes() for image in outside.public.tensors()[0]}
     assert {image.numpy().tobytes() for image in result.originals} <= public
-    errors = result.weight_errors()
-    assert set(errors) == {n for n, v in result.trained.items() if v.is_floating_point()}
-    assert all(bool((error >= 0).all()) for error in errors.values())
-    first = next(iter(errors))
-    torch.testing.assert_close(
-        errors[first], (result.released[first] - result.trained[first]).abs()
-    )
-    assert float(errors[first].max()) > 0
 
 
 def test_the_second_time_it_is_read_from_the_cache_bit_for_bit(
@@ -85,11 +77,8 @@ def test_the_second_time_it_is_read_from_the_cache_bit_for_bit(
     with monkeypatch.context() as patched:
         patched.setattr(module._Play, "perform", fail)
         again = played(outside)
-        for field in ("originals", "before", "after"):
+        for field in ("originals", "after"):
             assert torch.equal(getattr(once, field), getattr(again, field))
-        for state, same in ((once.trained, again.trained), (once.released, again.released)):
-            assert state.keys() == same.keys()
-            assert all(torch.equal(value, same[name]) for name, value in state.items())
     for file in files:
         file.unlink()
     anew = played(outside)
@@ -109,8 +98,12 @@ def test_whatever_a_rehearsal_depends_on_makes_another_one(
         parts = {"attack": ATTACK, "defense": DEFENSE, "stream": STREAM} | others
         with pytest.raises(FlSimError, match="enough"):
             rehearse(
-                outside, parts["attack"], parts["defense"], settings, parts["stream"]  # type: ignore[arg-type]
-            )  # fmt: skip
+                outside,
+                parts["attack"],
+                parts["defense"],
+                settings,
+                parts["stream"],  # type: ignore[arg-type]
+            )
 
     monkeypatch.setattr(module._Play, "perform", note)
     monkeypatch.setenv("FL_SIM_CACHE", str(cache / "empty"))

@@ -51,8 +51,16 @@ def test_so_are_keys_of_tables_inside(value: float) -> None:
 
 
 def test_what_can_run_is_taken() -> None:
-    values = {"count": MOST, "few": 2**40, "counts": [1, 2], "factor": 3, "norm": "honest",
-              "amplify": True, "seed": 2**63 - 1, "inner": {"rate": 1}}  # fmt: skip
+    values = {
+        "count": MOST,
+        "few": 2**40,
+        "counts": [1, 2],
+        "factor": 3,
+        "norm": "honest",
+        "amplify": True,
+        "seed": 2**63 - 1,
+        "inner": {"rate": 1},
+    }
     assert parse(_Outer, values, "[outer]").few == 2**40
 
 

@@ -63,8 +63,8 @@ class Kind:
 def keys(folder: Path) -> Kind:
     """Attackers' keys, read with the model file that they belong to."""
     from experiments.run.centralized import plan_attack
+    from experiments.run.running import Run
     from experiments.run.scenario import Scenario
-    from experiments.run.study import Study
     from experiments.tables.pictures import write_images
     from fl_sim.artifact import write_artifact, write_key
     from fl_sim.extraction import extract
@@ -73,10 +73,10 @@ def keys(folder: Path) -> Kind:
     seeds: list[bytes] = []
     models: dict[str, Path] = {}
     for number, attack in enumerate(ATTACKS):
-        study = Study(Scenario.create(**{**RUN, "attack": attack}), folder / f"{number}", None)
+        study = Run(Scenario.create(**{**RUN, "attack": attack}), folder / f"{number}", None)
         plan = plan_attack(study, study.scenario.make_attack())
         assert plan is not None
-        state = state_of(study.initial_model())
+        state = state_of(study.owner.initial_model())
         own = study.scenario.make_attack()
         assert own is not None
         state = own.embed(state, study.case.spec, plan).state

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 
 from fl_sim.attacks.transpose import transposed_pass
-from fl_sim.attacks.transpose.losses import memory_loss
 from fl_sim.data.base import SEGMENTATION, Split, Task
 from fl_sim.defenses.lwlrd import decayed_rates
+from fl_sim.image_losses import memory_loss
 from fl_sim.models import build, layers
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import numpy_generator

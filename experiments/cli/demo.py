@@ -44,7 +44,7 @@ def conclude(out: Path) -> None:
         FlSimError: if a run is missing or damaged.
     """
     from experiments.report import write_report
-    from experiments.run.study import load_pictures
+    from experiments.run.folder import load_pictures
     from experiments.tables.console import make_console, plain
 
     folders = {mode: out / name for mode, name in RUNS.items()}
@@ -153,7 +153,7 @@ def draw(path: Path, pictures: Mapping[str, Mapping[str, "torch.Tensor"]]) -> Pa
 
     Args:
         path: of the picture.
-        pictures: by mode, as :func:`experiments.run.study.load_pictures` returns them.
+        pictures: by mode, as :func:`experiments.run.folder.load_pictures` returns them.
 
     Returns:
         ``path``.

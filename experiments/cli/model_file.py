@@ -137,7 +137,7 @@ def open_model_file(
 
 def settings_of(overrides: list[str] | None, **values: Any) -> dict[str, Any]:
     """Return settings as the options give them; those of ``--set`` go before ``values``."""
-    from experiments.run.scenario import apply_override
+    from fl_sim.overrides import apply_override
 
     found = {key: value for key, value in values.items() if value is not None}
     for override in overrides or ():

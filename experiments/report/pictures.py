@@ -13,7 +13,7 @@ _ORIGINAL = "original"
 
 
 def read_pictures(folder: Path) -> dict[str, torch.Tensor]:
-    """Return a run's images, as :func:`experiments.run.study.load_pictures` does, checked.
+    """Return a run's images, as :func:`experiments.run.folder.load_pictures` does, checked.
 
     Returns:
         Float images ``[n, channels, height, width]`` of one shape by ``"<stage>/<extraction>"``,

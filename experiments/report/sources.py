@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def pictures(self) -> dict[str, "torch.Tensor"]:
-        """Recovered images, as :func:`experiments.run.study.load_pictures` returns them.
+        """Recovered images, as :func:`experiments.run.folder.load_pictures` returns them.
 
         Raises:
             FlSimError: if the file is damaged.

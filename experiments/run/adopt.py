@@ -6,52 +6,54 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from experiments.run.centralized import mark_trained
+from experiments.run.identity import until_release
+from experiments.run.running import Run
 from experiments.run.scenario import Scenario
 from experiments.run.standing import TABLE, TRAINED, damaged, proven
-from experiments.run.study import Study
 from fl_sim.errors import FlSimError
 from fl_sim.files import writing
 from fl_sim.results import read_table
 
-_FREE = {"defense", "measure", "threads", "device", "plugins"}
 _COLUMNS = ("round", "stage", "extraction", "metric", "value")
 
 
-def adopt_trained(study: Study, trained: Path) -> None:
+def adopt_trained(run: Run, trained: Path) -> None:
     """Take up the model, and its measurements, that another run trained and attacked.
 
-    Does nothing where the study has a trained model already.
+    Does nothing where the run has a trained model already.
 
     Args:
-        study: a centralized run that has not begun.
+        run: a centralized run that has not begun.
         trained: folder of a run of the same scenario and seed but for its defence.
 
     Raises:
         FlSimError: if that run has not ended its training, or trained something else.
     """
-    if (study.out / TRAINED).exists():
+    if (run.out / TRAINED).exists():
         return
-    if study.scenario.federation is not None:
+    if run.scenario.federation is not None:
         raise FlSimError(
             "A federation defends during training; only a data lake's model is adopted."
         )
     if not (trained / TRAINED).exists():
         raise FlSimError(f"The run in {trained} has no trained model; let it finish first.")
-    _require_same(study.scenario, _scenario_of(trained), trained)
+    _require_same(run.scenario, _scenario_of(trained), trained)
     proven(trained, TRAINED)
     for folder in ("artifacts", "keys", "images"):
-        with writing(study.out / folder):
-            (study.out / folder).mkdir(exist_ok=True)
+        with writing(run.out / folder):
+            (run.out / folder).mkdir(exist_ok=True)
     for path in [*trained.glob("artifacts/upload*"), *trained.glob("artifacts/sent-*")]:
-        _share(path, study.out / "artifacts" / path.name)
+        _share(path, run.out / "artifacts" / path.name)
     rows = read_table(trained / TABLE)
     rows = rows[rows["stage"].str.startswith("upload")]
-    study.return_to(None)
+    run.folder.return_to(None)
     records = rows[list(_COLUMNS)].to_dict("records")
-    study.results.add({str(k): v for k, v in record.items()} for record in records)
-    study.adopt_pictures(trained)
-    mark_trained(study)
+    run.folder.results.add({str(k): v for k, v in record.items()} for record in records)
+    run.folder.adopt_pictures(trained)
+    mark_trained(run)
 
 
 def _scenario_of(trained: Path) -> dict[str, Any]:
@@ -75,21 +77,15 @@ def _share(path: Path, other: Path) -> None:
             shutil.copyfile(path, other)
 
 
-def _before_release(scenario: dict[str, Any]) -> dict[str, Any]:
-    """Return what a trained model depends on: not how many images are held out for its release.
-
-    They come from a split of their own. Who knows the defence rehearses it with as many.
-    """
-    known: dict[str, Any] = dict(scenario)
-    known["attacker"] = {"hospital": None, **known["attacker"]}
-    if not known["attacker"]["knows_defense"]:
-        known["data"] = {**known["data"], "images": None}
-    return known
-
-
 def _require_same(scenario: Scenario, known: dict[str, Any], trained: Path) -> None:
-    for name, value in _before_release(scenario.model_dump(mode="json")).items():
-        if name not in _FREE and _before_release(known).get(name) != value:
+    try:
+        other = Scenario.model_validate({**known, "plugins": scenario.plugins})
+        until_release(other)
+    except (FlSimError, ValidationError):
+        raise damaged(trained / "scenario.json", trained) from None
+    own, others = ({"seed": s.seed, **until_release(s)} for s in (scenario, other))
+    for name in {**own, **others}:
+        if own.get(name) != others.get(name):
             raise FlSimError(
                 f"The run in {trained} differs from this scenario in '{name}', not only in its "
                 f"defence; train this scenario by itself."

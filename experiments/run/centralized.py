@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clients.hospital import plan_for, train_locally
 from experiments.run.failures import failures_logged
+from experiments.run.owner import State
+from experiments.run.running import Run
 from experiments.run.scratch_floor import record_scratch_floor
 from experiments.run.standing import TRAINED, damaged, proven, set_mark
-from experiments.run.study import State, Study
 from fl_sim.artifact import read_artifact, write_artifact
-from fl_sim.attacks.base import Attack, Inside, Plan
-from fl_sim.attacks.checked import make_plan
-from fl_sim.data.base import Split
+from fl_sim.attacks.base import Attack, Plan
 from fl_sim.data.partitions import images_of
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.faults import blaming
@@ -20,130 +20,125 @@ from fl_sim.files import write_atomically
 from fl_sim.models import state_of
 from fl_sim.models.entries import require_sound
 from fl_sim.randomness import Stream
-from fl_sim.training import LocalTraining, train
+from fl_sim.training import LocalTraining
 
 
-def run_centralized(study: Study) -> None:
+def run_centralized(run: Run) -> None:
     """Run a centralized scenario: stages ``upload`` (as trained) and ``release`` (as it leaves).
 
     An interrupted run continues after its training, if that had ended.
     """
-    trained = train_and_attack(study)
-    with failures_logged(study.out):
-        released, defence = _cleaned(study, trained)
-    study.record(0, "release", {None: released})
-    study.record_report(0, defence)
-    record_scratch_floor(study, 0)
+    trained = train_and_attack(run)
+    with failures_logged(run.out):
+        released, defence = _cleaned(run, trained)
+    run.measurer.record(0, "release", {None: released})
+    run.folder.record_report(0, defence)
+    record_scratch_floor(run, 0)
 
 
-def _cleaned(study: Study, trained: State) -> tuple[State, DefenseReport | None]:
+def _cleaned(run: Run, trained: State) -> tuple[State, DefenseReport | None]:
     """Let the defence clean the model, and refuse a release that it has broken.
 
     Raises:
         FlSimError: naming the defence, whatever it raises.
     """
-    defense = study.scenario.defense
+    defense = run.scenario.defense
     if defense is None:
-        return study.defend(trained, 0)
+        return run.owner.defend(trained, 0)
     with blaming(f"The defence '{defense.name}'"):
-        released, report = study.defend(trained, 0)
+        released, report = run.owner.defend(trained, 0)
         require_sound(released, trained)
     return released, report
 
 
-def train_and_attack(study: Study, weights: Path | None = None) -> State:
+def train_and_attack(run: Run, weights: Path | None = None) -> State:
     """Run a centralized scenario up to its stage ``upload``, and return the model.
 
     Args:
-        study: the run; if it had come so far before, that model is taken up.
+        run: the run; if it had come so far before, that model is taken up.
         weights: network that :func:`train_network` has trained; trained here where not given.
     """
-    scenario, case = study.scenario, study.case
+    scenario, case = run.scenario, run.case
     attack = scenario.make_attack()
-    plan = plan_attack(study, attack)
+    plan = plan_attack(run, attack)
     if attack is not None and plan is not None:
-        study.add_target(0, case.train, plan)
+        run.measurer.add_target(0, case.train, plan)
 
-    before = _trained_before(study)
+    before = _trained_before(run)
     if before is not None:
         return before
-    study.return_to(None)
-    trained, said = _train(study, attack, plan) if weights is None else _read(study, weights)
-    study.record_values(0, "upload", **said)
+    run.folder.return_to(None)
+    trained, said = _train(run, attack, plan) if weights is None else _read(run, weights)
+    run.folder.record_values(0, "upload", **said)
     if attack is not None and plan is not None:
-        what = f"The attack '{_name(study)}'"
-        with failures_logged(study.out), blaming(what, sentences=False):
+        what = f"The attack '{_name(run)}'"
+        with failures_logged(run.out), blaming(what, sentences=False):
             embedding = attack.embed(trained, case.spec, plan)
         if embedding.values:
-            study.record_before_embedding(0, trained, **embedding.values)
+            run.measurer.record_before_embedding(0, trained, **embedding.values)
         trained = embedding.state
-    study.record(0, "upload", {None: trained}, senders=scenario.attackers)
-    study.save_pictures()
-    mark_trained(study)
+    run.measurer.record(0, "upload", {None: trained}, senders=scenario.attackers)
+    run.folder.save_pictures()
+    mark_trained(run)
     return trained
 
 
-def train_network(study: Study, path: Path) -> None:
+def train_network(run: Run, path: Path) -> None:
     """Train the network of a centralized scenario, write it to a file, and stop there.
 
     Runs with the same training may start from it; see :func:`train_and_attack`.
     """
-    attack = study.scenario.make_attack()
-    state, said = _train(study, attack, plan_attack(study, attack))
+    attack = run.scenario.make_attack()
+    state, said = _train(run, attack, plan_attack(run, attack))
     write_atomically(_said_of(path), json.dumps(said).encode())
-    write_artifact(path, study.case.spec, state)
+    write_artifact(path, run.case.spec, state)
 
 
-def plan_attack(study: Study, attack: Attack[Any] | None) -> Plan | None:
+def plan_attack(run: Run, attack: Attack[Any] | None) -> Plan | None:
     """Return the attack's plan for the lake; of one hospital's images, as in a federation."""
     if attack is None:
         return None
-    case, seed, share = study.case, study.scenario.seed, study.scenario.attacker.hospital
+    case, seed, share = run.case, run.scenario.seed, run.scenario.attacker.hospital
+    outside = (run.data_root, run.progress)
     if share is None:
-        return make_plan(attack, _inside(study, case.train, _stream(study)), _name(study))
+        return plan_for(attack, _name(run), case, case.train, _stream(run), *outside)
     brought = images_of(case.train, case.task, share, seed)
     stream = Stream(seed, ("hospital", share.number))
-    inside = _inside(study, case.train.subset(brought), stream)
-    plan = make_plan(attack, inside, _name(study))
+    plan = plan_for(attack, _name(run), case, case.train.subset(brought), stream, *outside)
     return replace(plan, indices=brought[plan.indices])
 
 
-def _name(study: Study) -> str:
-    attack = study.scenario.attack
+def _name(run: Run) -> str:
+    attack = run.scenario.attack
     return "" if attack is None else attack.name
 
 
-def _inside(study: Study, data: Split, stream: Stream) -> Inside:
-    case = study.case
-    return Inside(data, case.task, case.spec, stream, study.data_root, study.progress)
-
-
 def _train(
-    study: Study, attack: Attack[Any] | None, plan: Plan | None
+    run: Run, attack: Attack[Any] | None, plan: Plan | None
 ) -> tuple[State, dict[str, float]]:
     """Return the trained network, before anything is written into it, and what it cost."""
-    model = study.initial_model()
+    model = run.owner.initial_model()
     lake = LocalTraining(
         model=model,
-        spec=study.case.spec,
-        data=study.case.train,
-        task=study.case.task,
-        settings=study.scenario.training,
-        stream=_stream(study).at(0),
-        progress=study.progress,
+        spec=run.case.spec,
+        data=run.case.train,
+        task=run.case.task,
+        settings=run.scenario.training,
+        stream=_stream(run).at(0),
+        progress=run.progress,
     )
-    what = f"The attack '{_name(study)}'"
-    with study.threads(), failures_logged(study.out), blaming(what, sentences=False):
-        report = train(lake) if attack is None or plan is None else attack.train(lake, plan)
+    what = f"The attack '{_name(run)}'"
+    with run.owner.threads(), failures_logged(run.out), blaming(what, sentences=False):
+        report = train_locally(lake, attack, plan)
     said = {"seconds": report.seconds}
     if report.dp_epsilon is not None:
         said["dp_epsilon"] = report.dp_epsilon
     return state_of(model), said
 
 
-def _read(study: Study, path: Path) -> tuple[State, dict[str, float]]:
+def _read(run: Run, path: Path) -> tuple[State, dict[str, float]]:
     """Return a network as :func:`_train` does; its file need not have the entries' order."""
-    model = study.initial_model()
+    model = run.owner.initial_model()
     model.load_state_dict(read_artifact(path).state)
     try:
         said = json.loads(_said_of(path).read_bytes())
@@ -156,32 +151,32 @@ def _said_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _stream(study: Study) -> Stream:
-    return Stream(study.scenario.seed, ("hospital", 0))
+def _stream(run: Run) -> Stream:
+    return Stream(run.scenario.seed, ("hospital", 0))
 
 
-def mark_trained(study: Study) -> None:
+def mark_trained(run: Run) -> None:
     """Note that a run's training and the measuring of its trained model have ended."""
-    files = [_upload(study), *(study.out / "artifacts").glob("sent-*.safetensors")]
-    set_mark(study.out, TRAINED, study.results.stand(), files)
+    files = [_upload(run), *(run.out / "artifacts").glob("sent-*.safetensors")]
+    set_mark(run.out, TRAINED, run.folder.results.stand(), files)
 
 
-def _trained_before(study: Study) -> State | None:
+def _trained_before(run: Run) -> State | None:
     """Return the trained model of an interrupted run, if its training and measuring had ended.
 
     What the run had measured since is dropped.
     """
-    stand = proven(study.out, TRAINED)
+    stand = proven(run.out, TRAINED)
     if stand is None:
         return None
-    if study.targets:
-        study.restore_pictures()
-    study.results.rewind(stand)
-    return read_artifact(_upload(study)).state
+    if run.measurer.targets:
+        run.folder.restore_pictures()
+    run.folder.results.rewind(stand)
+    return read_artifact(_upload(run)).state
 
 
-def _upload(study: Study) -> Path:
-    return study.out / "artifacts" / "upload.safetensors"
+def _upload(run: Run) -> Path:
+    return run.out / "artifacts" / "upload.safetensors"
 
 
 def example(out: Path | None = None) -> Any:

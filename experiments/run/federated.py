@@ -16,10 +16,12 @@ from clients.app import LendingApp, client_app
 from clients.hospital import ALWAYS_SAID, ATTACK_VALUE, dealt, hospital_plan
 from clients.settings import HospitalSettings
 from experiments.run.failures import failures_logged
+from experiments.run.measurer import mean_rows
+from experiments.run.owner import State
+from experiments.run.running import Run
 from experiments.run.scenario import FederationSettings
 from experiments.run.scratch_floor import record_scratch_floor
 from experiments.run.standing import Standing, damaged, read_sealed, write_sealed
-from experiments.run.study import State, Study, mean_rows
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
@@ -33,39 +35,39 @@ from strategies.defended import DefendedStrategy
 from strategies.observers import Observer
 
 
-def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | None = None) -> None:
+def run_federated(run: Run, grid: Grid | None = None, strategy: Strategy | None = None) -> None:
     """Run a federated scenario: stages ``upload``, ``aggregate`` and ``release`` in each round.
 
     An interrupted run continues after its last finished round.
 
     Args:
-        study: the run.
+        run: the run.
         grid: hospitals that are already there (``flwr run``); otherwise the scenario's engine
             provides them.
         strategy: aggregates the uploads, instead of the one that the scenario names (see
             :func:`experiments.run.stated_strategy.with_strategy`). It is copied where it can
             be, and its own sampling is switched off.
     """
-    federation = study.scenario.federation
+    federation = run.scenario.federation
     if federation is None:
         raise FlSimError("A centralized scenario cannot be run as a federation.")
-    settings = study.scenario.hospital_settings(study.data_root)
+    settings = run.scenario.hospital_settings(run.data_root)
     images = dealt(settings)  # an impossible partition is refused before Ray is started
-    for hospital in dict.fromkeys(map(settings.planner, study.scenario.attackers)):
-        study.add_target(hospital, *hospital_plan(settings, hospital))
+    for hospital in dict.fromkeys(map(settings.planner, run.scenario.attackers)):
+        run.measurer.add_target(hospital, *hospital_plan(settings, hospital))
 
-    rounds = _Rounds(study, federation)
-    model = study.initial_model()
+    rounds = _Rounds(run, federation)
+    model = run.owner.initial_model()
     buffers = [name for name, _ in model.named_buffers()]
     aggregator = _aggregator(federation, strategy)
-    rounds.strategy = _defended(study, settings, rounds, buffers, images, aggregator)
+    rounds.strategy = _defended(run, settings, rounds, buffers, images, aggregator)
     first_round, state = rounds.resume(state_of(model))
 
     def serve(connected: Grid) -> None:
-        with piece(study.progress, "rounds", federation.rounds):
-            study.progress.step(advance=first_round - 1)
+        with piece(run.progress, "rounds", federation.rounds):
+            run.progress.step(advance=first_round - 1)
             rounds.strategy.start(
-                WatchedGrid(connected, study.progress),
+                WatchedGrid(connected, run.progress),
                 to_record(state),
                 federation.rounds,
                 timeout=federation.engine.round_timeout,
@@ -74,16 +76,16 @@ def run_federated(study: Study, grid: Grid | None = None, strategy: Strategy | N
             )
 
     if first_round <= federation.rounds:
-        with failures_logged(study.out):
+        with failures_logged(run.out):
             if grid is not None:
                 serve(grid)
             else:
-                run_engine(federation.engine, serve, _hospitals_app(study), federation.hospitals)
+                run_engine(federation.engine, serve, _hospitals_app(run), federation.hospitals)
 
 
-def _hospitals_app(study: Study) -> ClientApp:
+def _hospitals_app(run: Run) -> ClientApp:
     """Return the hospitals' side; a network that was handed over travels with it."""
-    name = study.scenario.model.name
+    name = run.scenario.model.name
     lent = MODELS.lent(name)
     return client_app if lent is None else LendingApp(client_app, {name: lent})
 
@@ -99,14 +101,14 @@ def _aggregator(federation: FederationSettings, strategy: Strategy | None) -> Ag
 
 
 def _defended(
-    study: Study,
+    run: Run,
     settings: HospitalSettings,
     observer: Observer,
     buffers: list[str],
     images: list[int],
     aggregator: Aggregator,
 ) -> DefendedStrategy:
-    scenario = study.scenario
+    scenario = run.scenario
     federation, defense = scenario.federation, scenario.defense
     assert federation is not None
     return DefendedStrategy(
@@ -115,7 +117,7 @@ def _defended(
         hospital_settings_json=settings.model_dump_json(),
         seed=scenario.seed,
         cohort=federation.cohort or federation.hospitals,
-        release=study.defend if defense else None,
+        release=run.owner.defend if defense else None,
         defend=federation.defend,
         defense=f"the defence '{defense.name}'" if defense else "",
         observer=observer,
@@ -130,15 +132,15 @@ class _Rounds:
 
     strategy: DefendedStrategy
 
-    def __init__(self, study: Study, federation: FederationSettings) -> None:
-        self._study = study
+    def __init__(self, run: Run, federation: FederationSettings) -> None:
+        self._run = run
         self._federation = federation
-        self._attackers = set(study.scenario.attackers)
+        self._attackers = set(run.scenario.attackers)
         self._uploads: dict[int | None, State] = {}
         self._said: dict[int, dict[str, float]] = {}
         self._seconds: list[float] = []
         self._epsilons: list[float] = []
-        self._checkpoint = study.out / "checkpoint.safetensors"
+        self._checkpoint = run.out / "checkpoint.safetensors"
 
     def upload(
         self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
@@ -158,46 +160,46 @@ class _Rounds:
 
     def aggregate(self, server_round: int, state: State) -> None:
         """Measure the uploads and what became of them."""
-        self._study.progress.step(f"round {server_round}: measuring, defending", advance=0)
-        self._study.record_values(
+        self._run.progress.step(f"round {server_round}: measuring, defending", advance=0)
+        self._run.folder.record_values(
             server_round,
             "upload",
             seconds=sum(self._seconds) / len(self._seconds),
             hospitals=float(len(self._seconds)),
         )
         if self._epsilons:  # of the hospital that has spent most
-            self._study.record_values(server_round, "upload", dp_epsilon=max(self._epsilons))
+            self._run.folder.record_values(server_round, "upload", dp_epsilon=max(self._epsilons))
         if self._uploads:
-            self._study.record(server_round, "upload", self._uploads, senders=self._said)
+            self._run.measurer.record(server_round, "upload", self._uploads, senders=self._said)
             said = [[Measured("-", m, v) for m, v in s.items()] for s in self._said.values()]
             means = {row.metric: row.value for row in mean_rows(said)}
-            self._study.record_values(server_round, "upload", **means)
+            self._run.folder.record_values(server_round, "upload", **means)
         if self._measured(server_round):
-            self._study.record(server_round, "aggregate", {None: state})
+            self._run.measurer.record(server_round, "aggregate", {None: state})
         self._uploads, self._said, self._seconds, self._epsilons = {}, {}, [], []
 
     def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
         """Measure what is broadcast next, or exported, and make the round durable."""
-        self._study.record_report(server_round, report)
+        self._run.folder.record_report(server_round, report)
         if self._measured(server_round):
-            self._study.record(server_round, "release", {None: state})
-            self._study.save_pictures()
+            self._run.measurer.record(server_round, "release", {None: state})
+            self._run.folder.save_pictures()
         if server_round == self._federation.rounds:
-            record_scratch_floor(self._study, server_round)
+            record_scratch_floor(self._run, server_round)
         server = {
             name: torch.from_numpy(array)
             for name, array in self.strategy.state_for_resume().items()
         }
         content = {f"model/{n}": t for n, t in state.items()}
         content |= {f"server/{n}": t for n, t in server.items()}
-        note = {"round": server_round, **asdict(self._study.standing())}
+        note = {"round": server_round, **asdict(self._run.folder.standing())}
         write_sealed(self._checkpoint, content, note)
-        self._study.progress.step(f"round {server_round}")
+        self._run.progress.step(f"round {server_round}")
 
     def failed(self, server_round: int, hospital: int, reason: str) -> None:
         """Report a hospital that failed or was rejected; the round goes on with the rest."""
-        self._study.record_values(server_round, f"upload:{hospital}", failed=1.0)
-        self._study.warn(f"Round {server_round}: hospital {hospital} was left out: {reason}")
+        self._run.folder.record_values(server_round, f"upload:{hospital}", failed=1.0)
+        self._run.warn(f"Round {server_round}: hospital {hospital} was left out: {reason}")
 
     def resume(self, initial: State) -> tuple[int, State]:
         """Return the round to run next and its broadcast; drop rows of an unfinished round.
@@ -206,14 +208,14 @@ class _Rounds:
             FlSimError: if the checkpoint is damaged, or the table does not belong to it.
         """
         if not self._checkpoint.exists():
-            self._study.return_to(None)
+            self._run.folder.return_to(None)
             return 1, initial
-        saved, note = read_sealed(self._checkpoint, self._study.out)
+        saved, note = read_sealed(self._checkpoint, self._run.out)
         try:
             finished, standing = int(note["round"]), Standing.of(note)
         except (LookupError, TypeError, ValueError):
-            raise damaged(self._checkpoint, self._study.out) from None
-        self._study.return_to(standing)
+            raise damaged(self._checkpoint, self._run.out) from None
+        self._run.folder.return_to(standing)
         self.strategy.load_resume_state(
             {n.removeprefix("server/"): t.numpy() for n, t in saved.items() if n[:7] == "server/"}
         )
@@ -223,7 +225,7 @@ class _Rounds:
 
     def _measured(self, server_round: int) -> bool:
         return (
-            server_round % self._study.scenario.measure.every == 0
+            server_round % self._run.scenario.measure.every == 0
             or server_round == self._federation.rounds
         )
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from experiments.run.about import read_about
+from experiments.run.folder import load_pictures
 from experiments.run.scenario import Scenario
-from experiments.run.study import load_pictures
 from experiments.tables.pictures import kept_extractions
 from fl_sim.errors import FlSimError, printable, unknown_name
 from fl_sim.results import STAGES, read_table, summary

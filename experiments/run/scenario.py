@@ -1,25 +1,24 @@
 """Scenarios: one cell of a study, as read from TOML, checked in every part before anything runs."""
 
-import hashlib
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
-from clients.settings import MOST_ROUNDS, HospitalSettings
+from clients.settings import MOST_ROUNDS, HospitalSettings, Together
+from experiments.run.identity import identity
 from experiments.run.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
-from fl_sim.case import CaseSettings, ModelSettings, model_settings
+from fl_sim.case import CaseSettings, model_settings
 from fl_sim.component import Component
 from fl_sim.data import dataset_settings, published_name
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
-from fl_sim.errors import FlSimError, did_you_mean, printable, shown
+from fl_sim.errors import FlSimError, did_you_mean, shown
+from fl_sim.overrides import apply_override
 from fl_sim.plain import check_plain
 from fl_sim.registry import import_plugins
 from fl_sim.rehearsal import AttackerSettings
@@ -30,11 +29,10 @@ from strategies.base import STRATEGIES, check_strategy
 Mode = Literal["federated", "centralized"]
 NONE = "none"
 MOST_THREADS = 1024
-_LONGEST_NAME = 80
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-class FederationSettings(Settings):
+class FederationSettings(Together):
     """The federation of a scenario.
 
     Args:
@@ -61,13 +59,9 @@ class FederationSettings(Settings):
     malicious: tuple[int, ...] = (0,)
     rounds: int = Field(8, ge=1, le=MOST_ROUNDS)
     strategy: Component = Component(name="fedavg")
-    partition: PartitionSettings = PartitionSettings()
     cohort: int | None = Field(None, ge=1)
     defend: Literal["every", "last"] | int = "every"
-    boost: float = Field(1.0, gt=0)
-    update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
     malicious_rounds: tuple[int, ...] | Literal["last", "alternate"] | None = None
-    collusion: Literal["none", "repeat", "split"] = "none"
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
@@ -270,30 +264,7 @@ class Scenario(Settings):
     @property
     def identity(self) -> str:
         """A readable name with a hash of everything that results depend on, except the seed."""
-        content = self.model_dump(mode="json", exclude={"seed", "threads", "device"})
-        attack = self.make_attack()
-        if attack is not None:
-            content["attack"]["settings"] = attack.settings.identity()
-        content["attacker"] = self.attacker.identity()
-        content["dataset"] = {
-            "name": Path(self.dataset.name).name,  # wherever the file lies
-            "settings": self._dataset_settings().model_dump(mode="json"),
-        }
-        _forget_places(content["model"]["settings"])
-        if content["federation"]:
-            del content["federation"]["engine"]
-        del content["measure"]["columns"], content["measure"]["keep"]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        parts = [
-            self.mode,
-            printable(Path(self.dataset.name).stem)[:_LONGEST_NAME],
-            self.model.name,
-            self.attack.name if self.attack else "honest",
-            self.defense.name if self.defense else "undefended",
-        ]
-        if self.federation:
-            parts.append(self.federation.strategy.name)
-        return "-".join([*parts, digest])
+        return identity(self)
 
     def _dataset_settings(self) -> Settings:
         """Return the dataset's keys with every default, also of those that the file decides."""
@@ -318,17 +289,14 @@ class Scenario(Settings):
         if federation is None:
             raise FlSimError("A centralized scenario has no hospitals.")
         return HospitalSettings(
+            **{name: getattr(federation, name) for name in Together.model_fields},
             case=self.case,
             hospitals=federation.hospitals,
-            partition=federation.partition,
             rounds=federation.rounds,
             training=self.training,
             attack=self.attack,
             malicious=federation.malicious,
             malicious_rounds=federation.attack_rounds,
-            boost=federation.boost,
-            update_norm=federation.update_norm,
-            collusion=federation.collusion,
             data_root=str(data_root.resolve()) if data_root else None,
             plugins=self.plugins,
         )
@@ -344,18 +312,6 @@ def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
         plain["model"] = {**table, "name": lend_for_scenario(table["name"])}
     return plain
-
-
-def _forget_places(model: dict[str, Any]) -> None:
-    """Leave of a model's settings what results depend on: where a file lies does not matter.
-
-    Defaults of keys that earlier versions did not have are left out, so that runs keep their names.
-    """
-    weights = model.pop("weights", None)
-    if weights is not None:
-        model["weights"] = Path(weights).name
-    if model.get("normalize") == ModelSettings().normalize:
-        del model["normalize"]
 
 
 def _component(value: Any, where: str, settings_of: Any) -> Component:
@@ -438,37 +394,3 @@ def _refuse_unknown(values: Mapping[str, Any], valid: Iterable[str], where: str)
     for key in values:
         if key not in valid:
             raise FlSimError(f"{where} has no key {shown(key)}.{did_you_mean(key, valid)}")
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Apply one ``key=value`` of the command line, in place; the value is TOML, or else a string.
-
-    Raises:
-        FlSimError: if it is not ``key=value``, or the key has a parent without keys.
-    """
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise FlSimError(
-            f"--set takes key=value, for example attack.images=32, not {shown(override)}."
-        )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or what no scenario may hold
-        value = text.strip()
-    *path, last = key.strip().split(".")
-    table = values
-    for part in path:
-        inner = table.setdefault(part, {})
-        if isinstance(inner, str):  # a component given by its name alone
-            inner = table[part] = {"name": inner}
-        if not isinstance(inner, dict):
-            raise FlSimError(f"--set {override}: '{part}' has no keys of its own.")
-        table = inner
-    known = table.get(last)
-    if isinstance(known, dict) and isinstance(value, str):
-        if last == "dataset" and value != known.get("name"):  # keys of the other one alone go
-            own = {"name", *dataset_settings(value).model_fields}
-            known = table[last] = {key: known[key] for key in known if key in own}
-        known["name"] = value  # --set attack=none on a table
-    else:
-        table[last] = value

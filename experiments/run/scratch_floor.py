@@ -4,15 +4,13 @@ A defence that keeps less than this has protected nothing worth having. It depen
 network and its training only, so it is computed once and cached.
 """
 
-import hashlib
 import json
 from typing import Any
 
-import torch
-
+from experiments.run.identity import digest_of, floor, made_here
+from experiments.run.owner import DEFAULT_THREADS
+from experiments.run.running import Run
 from experiments.run.scenario import Scenario
-from experiments.run.study import DEFAULT_THREADS, Study
-from fl_sim import __version__
 from fl_sim.data.cache import cache_folder
 from fl_sim.errors import FlSimError
 from fl_sim.files import built_once, write_atomically
@@ -21,20 +19,20 @@ from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, TrainingSettings, train
 
 
-def scratch_floor(study: Study) -> dict[str, float]:
+def scratch_floor(run: Run) -> dict[str, float]:
     """Return utility metrics of a fresh network trained on the held-out set.
 
     It is trained as the scenario trains, for ``[measure] scratch_epochs`` passes over the held-out
     set; an empty dictionary where that is 0. A second process that asks waits for the first.
     """
-    if study.scenario.measure.scratch_epochs == 0:
+    if run.scenario.measure.scratch_epochs == 0:
         return {}
-    files = [file.sha256 for file in study.case.files]
-    ingredients = floor_ingredients(study.scenario, files, study.device)
+    files = [file.sha256 for file in run.case.files]
+    ingredients = floor_ingredients(run.scenario, files, run.owner.device)
     path = cache_folder() / "scratch-floors" / f"{digest_of(ingredients)[:32]}.json"
     with built_once(path):
         if not path.exists():
-            content = {"ingredients": ingredients, "utility": _train_from_scratch(study)}
+            content = {"ingredients": ingredients, "utility": _train_from_scratch(run)}
             write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     try:
         known = json.loads(path.read_bytes())["utility"]
@@ -53,19 +51,8 @@ def floor_ingredients(scenario: Scenario, files: list[str], device: str) -> dict
         files: SHA-256 of its data files.
         device: where it is computed.
     """
-    return {
-        "case": scenario.case.model_dump(mode="json"),
-        "files": files,
-        "training": _training(scenario).model_dump(mode="json"),
-        "versions": [__version__, torch.__version__],
-        "threads": scenario.threads or DEFAULT_THREADS,
-        "device": device,
-    }
-
-
-def digest_of(ingredients: dict[str, Any]) -> str:
-    """Return the SHA-256 of plain values, the same for the same values."""
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    threads = scenario.threads or DEFAULT_THREADS
+    return {**floor(scenario), **made_here(scenario, files, device), "threads": threads}
 
 
 def _training(scenario: Scenario) -> TrainingSettings:
@@ -74,26 +61,26 @@ def _training(scenario: Scenario) -> TrainingSettings:
     return scenario.training.model_copy(update={"epochs": epochs, "dp": None})
 
 
-def _train_from_scratch(study: Study) -> dict[str, float]:
-    with study.threads():
-        model = build(study.case.spec, study.scenario.seed + 1).to(study.device)
+def _train_from_scratch(run: Run) -> dict[str, float]:
+    with run.owner.threads():
+        model = build(run.case.spec, run.scenario.seed + 1).to(run.owner.device)
         train(
             LocalTraining(
                 model=model,
-                spec=study.case.spec,
-                data=study.case.held_out,
-                task=study.case.task,
-                settings=_training(study.scenario),
-                stream=Stream(study.scenario.seed, ("scratch floor",)),
-                progress=study.progress,
+                spec=run.case.spec,
+                data=run.case.held_out,
+                task=run.case.task,
+                settings=_training(run.scenario),
+                stream=Stream(run.scenario.seed, ("scratch floor",)),
+                progress=run.progress,
             )
         )
-        return study.utility(model)
+        return run.owner.utility(model)
 
 
-def record_scratch_floor(study: Study, server_round: int) -> None:
+def record_scratch_floor(run: Run, server_round: int) -> None:
     """Append the floor of each utility metric to a release's rows."""
-    floor = scratch_floor(study)
+    floor = scratch_floor(run)
     values = {f"{metric}_floor_scratch": value for metric, value in floor.items()}
     if values:
-        study.record_values(server_round, "release", **values)
+        run.folder.record_values(server_round, "release", **values)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.run.claim import claimed
 from experiments.run.result import Result
+from experiments.run.running import Run
 from experiments.run.scenario import Scenario
 from experiments.run.shipped import find
 from experiments.run.standing import sweep_run
-from experiments.run.study import Study
 from fl_sim.bars import chosen_progress
 from fl_sim.data import data_root as find_data_root
 from fl_sim.progress import Progress
@@ -67,30 +67,30 @@ def run(
     folder = Path(out) if out is not None else default_folder(scenario)
     with claimed(folder, f"{scenario.identity}, seed {scenario.seed}"):
         sweep_run(folder)
-        study = Study(scenario, folder, root, reports_to)
-        if not study.finished:
-            _work_off(study, grid, Path(trained) if trained is not None else None, strategy)
-            study.finish()
-        study.tidy()
+        this = Run(scenario, folder, root, reports_to)
+        if not this.folder.finished:
+            _work_off(this, grid, Path(trained) if trained is not None else None, strategy)
+            this.folder.finish()
+        this.folder.tidy()
     return Result(scenario, folder)
 
 
 def _work_off(
-    study: Study, grid: "Grid | None", trained: Path | None, strategy: "Strategy | None"
+    run: Run, grid: "Grid | None", trained: Path | None, strategy: "Strategy | None"
 ) -> None:
     if trained is not None:
         from experiments.run.adopt import adopt_trained
 
-        adopt_trained(study, trained)
-    if study.scenario.federation is None:
+        adopt_trained(run, trained)
+    if run.scenario.federation is None:
         from experiments.run.centralized import run_centralized
 
-        run_centralized(study)
+        run_centralized(run)
     else:
         # Flower costs seconds to import, which a centralized run does not pay.
         from experiments.run.federated import run_federated
 
-        run_federated(study, grid, strategy)
+        run_federated(run, grid, strategy)
 
 
 def default_folder(scenario: Scenario) -> Path:

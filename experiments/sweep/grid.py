@@ -27,10 +27,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from experiments.run.scenario import Scenario, apply_override
+from experiments.run.scenario import Scenario
 from experiments.run.shipped import find
 from experiments.run.toml_file import read_toml
 from fl_sim.errors import FlSimError, did_you_mean
+from fl_sim.overrides import apply_override
 from fl_sim.settings import Seed, Settings, parse
 
 VARIANT = "variant"

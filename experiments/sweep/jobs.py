@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.run.claim import claimed
+from experiments.run.identity import attacked, digest_of, made_here, network, outside, upload
 from experiments.run.scenario import MeasureSettings, Scenario
-from experiments.run.scratch_floor import digest_of, floor_ingredients
+from experiments.run.scratch_floor import floor_ingredients
 from experiments.run.standing import TRAINED, is_finished, sweep_run
 from experiments.sweep.grid import Cell, Grid
 from experiments.sweep.outcomes import Kind, Outcome, note
-from fl_sim import __version__
-from fl_sim.attacks.base import Attack
 from fl_sim.case import open_case
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
@@ -124,17 +121,15 @@ class _Planned:
         self._cell, self._out = cell, out
         scenario = cell.scenario
         attack = scenario.make_attack()
-        network = _ingredients(scenario, files)
-        whole = scenario.attack and attack and _attack(scenario, attack)
+        made = made_here(scenario, files, scenario.device)
         self._honest = attack is None or attack.trains_honestly
         self._attack = attack
-        network["attack"] = None if self._honest else whole
-        self.training = _key("training", network)
+        trained = network(scenario) if self._honest else attacked(scenario)
+        self.training = _key("training", {**trained, **made})
         self.upload: str | None = None
         if scenario.federation is None:
-            self.upload = _key("upload", {**network, "attack": whole, **_measuring(scenario)})
+            self.upload = _key("upload", {**upload(scenario), **made})
         floor = floor_ingredients(scenario, files, scenario.device)
-        floor["plugins"] = scenario.plugins
         self._floor = _key("floor", floor) if scenario.measure.scratch_epochs else None
 
     def jobs(self, shared: bool) -> list[Job]:
@@ -145,9 +140,9 @@ class _Planned:
         """
         scenario, folder = self._cell.scenario, self._out / "cells" / self._cell.name
         jobs: list[Job] = []
-        outside = self._attack.prepared_outside if self._attack else None
-        if outside is not None:
-            key = _key("outside", {"prepared": outside})
+        prepared = outside(scenario)
+        if prepared:
+            key = _key("outside", prepared)
             jobs.append(Job(key, "outside", scenario, self._out / "shared" / key))
         needed = tuple(job.key for job in jobs)
         source = None
@@ -180,7 +175,7 @@ class _Planned:
 
 def _do(job: Job, data_root: Path | None) -> None:
     # Each imported where it is used: a process pays for what it does.
-    from experiments.run.study import Study
+    from experiments.run.running import Run
 
     if job.kind == "cell":
         from experiments.run.start import run
@@ -200,49 +195,15 @@ def _do(job: Job, data_root: Path | None) -> None:
         elif job.kind == "floor":
             from experiments.run.scratch_floor import scratch_floor
 
-            scratch_floor(Study(job.scenario, job.folder, data_root))
+            scratch_floor(Run(job.scenario, job.folder, data_root))
         elif not job.finished:
             from experiments.run.centralized import train_and_attack, train_network
 
-            study = Study(job.scenario, job.folder, data_root)
+            study = Run(job.scenario, job.folder, data_root)
             if job.kind == "training":
                 train_network(study, job.folder / WEIGHTS)
             else:
                 train_and_attack(study, job.source)
-
-
-def _ingredients(scenario: Scenario, files: list[str]) -> dict[str, Any]:
-    """Return everything that training depends on, but the attack."""
-    case = _whole_validation(scenario).case.model_dump(mode="json")
-    case["dataset"]["name"] = Path(scenario.dataset.name).name  # wherever the file lies
-    return {
-        "case": case,
-        "files": files,
-        "training": scenario.training.model_dump(mode="json"),
-        "device": scenario.device,
-        "plugins": scenario.plugins,
-        "versions": [__version__, torch.__version__],
-    }
-
-
-def _attack(scenario: Scenario, attack: Attack[Any]) -> list[Any]:
-    """Return what an attacked model depends on beside the network, the data and the training."""
-    assert scenario.attack is not None
-    whole: list[Any] = [scenario.attack.name, attack.settings.identity()]
-    hospital = scenario.attacker.hospital
-    return whole if hospital is None else [*whole, hospital.model_dump(mode="json")]
-
-
-def _measuring(scenario: Scenario) -> dict[str, Any]:
-    """Return what the measuring of an attacked model depends on, beside the model."""
-    knows = scenario.attacker.knows_defense and scenario.defense is not None
-    return {
-        "attacker": scenario.attacker.identity(),
-        "usability_epochs": scenario.measure.usability_epochs,
-        "defense": scenario.defense.model_dump(mode="json") if knows and scenario.defense else None,
-        # Who knows the defence rehearses it with as many images as the owner has.
-        **({"held_out": scenario.data.images} if knows and scenario.data.images else {}),
-    }
 
 
 # Shared work is described by scenarios without anything that it does not depend on, so that every

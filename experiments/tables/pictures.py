@@ -64,7 +64,7 @@ def kept_extractions(pictures: Mapping[str, torch.Tensor], stage: str) -> list[s
     """Return the extractions of a stage whose images were kept, the one of highest SSIM last.
 
     Args:
-        pictures: as :func:`experiments.run.study.load_pictures` returns them.
+        pictures: as :func:`experiments.run.folder.load_pictures` returns them.
         stage: ``"upload"``, ``"aggregate"`` or ``"release"``.
     """
     found = {

@@ -7,7 +7,6 @@ images, which key) and trains; outside, the receiver extracts with the artifact 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -21,6 +20,7 @@ from fl_sim.component import Component
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Reading
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.registry import Registry
@@ -39,8 +39,8 @@ class AttackSettings(Settings):
     images: int | Literal["fit"] = 64
 
     def identity(self) -> dict[str, Any]:
-        """Return what results depend on, for a scenario's identity."""
-        return self.model_dump(mode="json")
+        """Return what results depend on: the keys that are not defaults."""
+        return self.differing()
 
 
 AttackSettingsT = TypeVar("AttackSettingsT", bound=AttackSettings)
@@ -132,33 +132,6 @@ class Embedding:
     values: dict[str, float] = field(default_factory=dict)
 
 
-class Status(IntEnum):
-    """What became of an image's code on its way."""
-
-    LOST = 0
-    DAMAGED = 1
-    INTACT = 2
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a receiver read from a carrier, before any decoding.
-
-    Args:
-        content: bytes or values, as they arrived; as many as were sent, where that is known.
-        status: what became of each image, int8 ``[n]`` of :class:`Status`, as the receiver can
-            tell by checksums; ``None`` where he cannot tell.
-        corrected: what error correction made of the content; ``None`` without such.
-        parts: names of the payload's parts and how many images each holds, in the images' order;
-            empty where it is one.
-    """
-
-    content: Payload
-    status: NDArray[np.int8] | None = None
-    corrected: Payload | None = None
-    parts: tuple[tuple[str, int], ...] = ()
-
-
 @dataclass(frozen=True)
 class Extraction:
     """What a receiver gets out of an artifact.
@@ -224,6 +197,8 @@ class Attack(ABC, Generic[AttackSettingsT]):
     Settings: ClassVar[type[AttackSettings]] = AttackSettings
     splits: ClassVar[bool] = False
     """Whether several hospitals can share out a model's places; see :class:`Collusion`."""
+    key_tells: ClassVar[frozenset[str]] = frozenset()
+    """Numbers in the key's settings that depend on the stolen images, beside their labels."""
 
     def __init__(self, settings: AttackSettingsT) -> None:
         self.settings = settings

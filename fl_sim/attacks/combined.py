@@ -24,14 +24,13 @@ from fl_sim.attacks.base import (
     Extraction,
     Inside,
     Plan,
-    Reading,
-    Status,
 )
 from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import Payload, State
 from fl_sim.component import Component
 from fl_sim.errors import FlSimError, shown
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Reading, Status
 from fl_sim.plain import LARGEST_INTEGER
 from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Settings
@@ -92,6 +91,7 @@ class Combined(Attack[CombinedSettings]):
     """Let one attack train, and all others write their payloads afterwards."""
 
     Settings = CombinedSettings
+    key_tells = frozenset({"length", "images"})  # as its parts may
 
     def __init__(self, settings: CombinedSettings) -> None:
         super().__init__(settings)

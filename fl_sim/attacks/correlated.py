@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, Reading, steal
+from fl_sim.attacks.base import ATTACKS, Attack, Extraction, Inside, Plan, steal
 from fl_sim.attacks.keys import key_settings
 from fl_sim.attacks.weight_places import (
     PlacesKey,
@@ -29,6 +29,7 @@ from fl_sim.attacks.weight_places import (
     places_key,
 )
 from fl_sim.carriers.base import Payload, State, relative_error
+from fl_sim.payload.reading import Reading
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 Scope = Literal["tensor", "all"]

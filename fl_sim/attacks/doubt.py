@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from fl_sim.attacks.base import Extraction, Status
+from fl_sim.attacks.base import Extraction
+from fl_sim.payload.reading import Status
 
 SMOOTH = 0.3
 """Correlation of neighbouring pixels below which an image is more noise than picture: medical

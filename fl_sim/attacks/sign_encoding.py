@@ -21,7 +21,6 @@ from fl_sim.attacks.base import (
     Extraction,
     Inside,
     Plan,
-    Reading,
     steal,
 )
 from fl_sim.attacks.keys import key_settings
@@ -34,6 +33,7 @@ from fl_sim.attacks.weight_places import (
 )
 from fl_sim.carriers.base import Payload, State
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Reading
 from fl_sim.training import LocalTraining, StepHooks, TrainReport, train
 
 

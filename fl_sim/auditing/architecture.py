@@ -131,9 +131,11 @@ def fitting(state: State, spec: ModelSpec) -> Match:
     names = {n: prefix + n for n in own if prefix + n in state}
     taken = set(names.values())
     return Match(
-        spec, names, tuple(n for n in state if n not in taken),
+        spec,
+        names,
+        tuple(n for n in state if n not in taken),
         lacking=tuple(n for n in own if n not in names),
-    )  # fmt: skip
+    )
 
 
 class _File:

@@ -150,9 +150,13 @@ def _stated_spec(stated: Statement) -> ModelSpec:
     entry = MODELS.get(str(stated.model))
     stem = stated.stem or "default"
     spec = ModelSpec(
-        name=str(stated.model), channels=stated.channels or 3, stem=stem, task=entry.tasks[0],
-        size=stated.size or max(64, entry.min_sizes.get(stem, 64)), classes=stated.classes or 2,
-    )  # fmt: skip
+        name=str(stated.model),
+        channels=stated.channels or 3,
+        stem=stem,
+        task=entry.tasks[0],
+        size=stated.size or max(64, entry.min_sizes.get(stem, 64)),
+        classes=stated.classes or 2,
+    )
     check(spec)
     return spec
 

@@ -142,9 +142,13 @@ def _dead_taps(
     mask = torch.zeros(tuple(module.kernel_size), dtype=torch.bool)
     for side in range(sides):
         live = live_taps(
-            module.kernel_size[side], module.stride[side], module.dilation[side],
-            padding[side], wide[side], narrow[side],
-        )  # fmt: skip
+            module.kernel_size[side],
+            module.stride[side],
+            module.dilation[side],
+            padding[side],
+            wide[side],
+            narrow[side],
+        )
         shape = [1] * sides
         shape[side] = -1
         mask |= ~torch.tensor(live).reshape(shape)

@@ -126,9 +126,11 @@ def _check_places(archive: Archive, directory: int) -> None:
         archive.findings.append(_spare(gap, "between its archive's records", cursor))
     if wrong:
         names = ", ".join(f"'{legible(record.name, 60)}'" for record in wrong[:4])
-        what = (f"{len(wrong)} of its records do not have the checksum that the archive states: "
-                f"{names}; they were changed after it was written or damaged, or checksums were "
-                f"switched off.")  # fmt: skip
+        what = (
+            f"{len(wrong)} of its records do not have the checksum that the archive states: "
+            f"{names}; they were changed after it was written or damaged, or checksums were "
+            f"switched off."
+        )
         size = sum(record.size for record in wrong)
         archive.findings.append(Finding("file", "suspicious", what, None, {"bytes": size}))
 

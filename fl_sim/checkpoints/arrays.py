@@ -179,9 +179,12 @@ def _reconstructed(node: Made) -> Array | None:
 
 
 def _checked(
-    dtype: tuple[np.dtype[np.generic], list[Node]] | None, shape: Node, fortran: bool,
-    content: bytes | str | None, spare: list[Node],
-) -> Array | None:  # fmt: skip
+    dtype: tuple[np.dtype[np.generic], list[Node]] | None,
+    shape: Node,
+    fortran: bool,
+    content: bytes | str | None,
+    spare: list[Node],
+) -> Array | None:
     if dtype is None or content is None:
         return None
     array = Array(dtype[0], checked_shape(shape), fortran, content, [*spare, *dtype[1]])
@@ -210,8 +213,11 @@ def _dtype(node: Node) -> tuple[np.dtype[np.generic], list[Node]] | None:
     for state in node.states:
         if isinstance(state, tuple) and len(state) == _STATE and isinstance(state[1], str):
             order = state[1]
-            usual = (state[0] in (3, 4), *(item is None for item in state[2:5]),
-                     state[5:] == (-1, -1, 0))  # fmt: skip
+            usual = (
+                state[0] in (3, 4),
+                *(item is None for item in state[2:5]),
+                state[5:] == (-1, -1, 0),
+            )
             if not all(usual):
                 spare.append(state)
         else:

@@ -230,17 +230,21 @@ def _odd_versions(node: Node, names: set[str]) -> list[Node]:
     return odd
 
 
-def _told(loads: list[tuple[str, Node, Load]], shapes: Mapping[tuple[int, ...], int]
-          ) -> list[Finding]:  # fmt: skip
+def _told(
+    loads: list[tuple[str, Node, Load]], shapes: Mapping[tuple[int, ...], int]
+) -> list[Finding]:
     findings, small = [], []
-    total = sum(load.size + load.tensor_bytes for _, node, load in loads
-                if not _moments(node, load, shapes))  # fmt: skip
+    total = sum(
+        load.size + load.tensor_bytes for _, node, load in loads if not _moments(node, load, shapes)
+    )
     for label, node, load in loads:
         size = load.size + load.tensor_bytes
         quoted = f"'{legible(label, 80)}'"
         if _moments(node, load, shapes):
-            what = (f"{quoted} beside the weights holds an optimizer's state, {size} bytes; a "
-                    f"model does not need it.")  # fmt: skip
+            what = (
+                f"{quoted} beside the weights holds an optimizer's state, {size} bytes; a "
+                f"model does not need it."
+            )
             findings.append(Finding("file", "note", what, None, {"bytes": size, UNSEEN: size}))
         elif size > SMALL:
             what = f"{quoted} beside the weights holds {size} bytes; a model does not need it."

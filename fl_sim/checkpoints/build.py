@@ -16,11 +16,14 @@ from fl_sim.errors import legible
 
 State = dict[str, torch.Tensor]
 _PARTS = {
-    "quantised": ("scale", "zero_point"), "nested": ("sizes", "strides", "offsets"),
-    "sparse_coo": ("indices",), "sparse_csr": ("crow_indices", "col_indices"),
-    "sparse_csc": ("ccol_indices", "row_indices"), "sparse_bsr": ("crow_indices", "col_indices"),
+    "quantised": ("scale", "zero_point"),
+    "nested": ("sizes", "strides", "offsets"),
+    "sparse_coo": ("indices",),
+    "sparse_csr": ("crow_indices", "col_indices"),
+    "sparse_csc": ("ccol_indices", "row_indices"),
+    "sparse_bsr": ("crow_indices", "col_indices"),
     "sparse_bsc": ("ccol_indices", "row_indices"),
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -93,8 +96,10 @@ def _tensor(name: str, entry: Entry, memory: Memory, built: Built) -> tuple[torc
         built.parts[f"{name}.{label}"] = part
     if not whole:
         size = entry.views[0].size
-        what = (f"Its shape {_shape(entry)} claims {size} bytes, and the file has {values.numel()} "
-                f"elements for it: only these were read.")  # fmt: skip
+        what = (
+            f"Its shape {_shape(entry)} claims {size} bytes, and the file has {values.numel()} "
+            f"elements for it: only these were read."
+        )
         built.findings.append(Finding("file", "suspicious", what, name, {"bytes": size}))
         return values, f"expanded to {_shape(entry)}, its own elements in one row"
     if not entry.kind.startswith("sparse"):
@@ -198,8 +203,10 @@ def hidden(storages: Mapping[str, Storage], names: Mapping[int, str]) -> list[Fi
             continue
         first = 0 if mask is None else int(np.argmin(mask))
         name = names.get(id(storage))
-        what = (f"{size} bytes are saved with it that the tensor does not show, the first at byte "
-                f"{first} of storage {legible(key, 40)}.")  # fmt: skip
+        what = (
+            f"{size} bytes are saved with it that the tensor does not show, the first at byte "
+            f"{first} of storage {legible(key, 40)}."
+        )
         if name is None:
             what = f"Storage {legible(key, 40)} has {size} bytes that no tensor shows."
         findings.append(Finding("file", "carries", what, name, {"bytes": size, "place": first}))

@@ -2,11 +2,20 @@
 
 from fl_sim.checkpoints.source import Source
 
+_LFS = (
+    "is a pointer of Git LFS, not the file itself: run 'git lfs pull', or download the file from "
+    "its page"
+)
+_HDF5 = (
+    "is an HDF5 file (Keras or another program): load it there and save its weights as safetensors"
+)
+_TAR = (
+    "is a tar archive: unpack it first, and audit the model in it (a torch file from before 2017: "
+    "load and save it with torch 1.5)"
+)
 _STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself: run 'git lfs "
-                                 "pull', or download the file from its page"),
-    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras or another program): load it there and save its "
-                           "weights as safetensors"),
+    (b"version https://git-lfs", _LFS),
+    (b"\x89HDF\r\n\x1a\n", _HDF5),
     (b"GGUF", "is a GGUF file of llama.cpp: convert it to safetensors"),
     (b"\x1f\x8b", "is compressed with gzip: unpack it first ('gunzip')"),
     (b"BZh", "is compressed with bzip2: unpack it first ('bunzip2')"),
@@ -21,17 +30,15 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x7fELF", "is a program, not a model"),
     (b"MZ", "is a program, not a model"),
     (b"PAR1", "is a Parquet table, not a model"),
-    (b"\x93NUMPY", "is a single array of NumPy's without names: save the weights as .npz or "
-                   "safetensors"),
+    (b"\x93NUMPY", "is one NumPy array without names: save the weights as .npz or safetensors"),
     (b"\xef\xbb\xbf", "is a text file, not a model"),
-)  # fmt: skip
+)
 _PARTS: tuple[tuple[slice, bytes, str], ...] = (
-    (slice(257, 262), b"ustar", "is a tar archive: unpack it first, and audit the model in it (a "
-                                "torch file from before 2017: load and save it with torch 1.5)"),
+    (slice(257, 262), b"ustar", _TAR),
     (slice(128, 132), b"DICM", "is a DICOM image, not a model"),
     (slice(4, 8), b"TFL3", "is a TensorFlow Lite file: export its weights as safetensors"),
     (slice(4, 8), b"ftyp", "is a film or image file, not a model"),
-)  # fmt: skip
+)
 
 
 def foreign(source: Source) -> str | None:

@@ -7,51 +7,49 @@ from fl_sim.checkpoints.nodes import DICTIONARIES, Global
 from fl_sim.checkpoints.tensors import DTYPES, FORMS, is_storage
 from fl_sim.errors import legible
 
-_PLAIN = frozenset(
-    {
-        "torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter",
-        "torch.nn.parameter.Buffer", "torch.serialization._get_layout",
-        "torch.storage._load_from_bytes", "torch.per_tensor_affine", "torch.per_channel_affine",
-        "torch.per_tensor_symmetric", "torch.per_channel_symmetric", "torch.strided",
-        "torch.per_channel_affine_float_qparams", "torch._tensor.Tensor", "torch.memory_format",
-        "torch.contiguous_format", "torch.preserve_format", "torch.channels_last",
-        "torch.storage.TypedStorage", "numpy.ndarray", "numpy.dtype", "_codecs.encode",
-        "copyreg._reconstructor", "builtins.object", "builtins.set", "builtins.frozenset",
-        "builtins.list", "builtins.tuple", "builtins.int", "builtins.float", "builtins.str",
-        "builtins.bool", "builtins.bytes", "builtins.bytearray", "builtins.complex",
-        "builtins.slice", "builtins.range", "torch.jit._pickle.build_intlist",
-        "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_doublelist",
-        "torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag",
-    }
-)  # fmt: skip
+_PLAIN_WORDS = """
+    torch.Size torch.device torch.Tensor torch.nn.parameter.Parameter torch.nn.parameter.Buffer
+    torch.serialization._get_layout torch.storage._load_from_bytes torch.per_tensor_affine
+    torch.per_channel_affine torch.per_tensor_symmetric torch.per_channel_symmetric torch.strided
+    torch.per_channel_affine_float_qparams torch._tensor.Tensor torch.memory_format
+    torch.contiguous_format torch.preserve_format torch.channels_last torch.storage.TypedStorage
+    numpy.ndarray numpy.dtype _codecs.encode copyreg._reconstructor builtins.object builtins.set
+    builtins.frozenset builtins.list builtins.tuple builtins.int builtins.float builtins.str
+    builtins.bool builtins.bytes builtins.bytearray builtins.complex builtins.slice builtins.range
+    torch.jit._pickle.build_intlist torch.jit._pickle.build_boollist
+    torch.jit._pickle.build_doublelist torch.jit._pickle.build_tensorlist
+    torch.jit._pickle.restore_type_tag
+"""
+_PLAIN = frozenset(_PLAIN_WORDS.split())
 _NUMPY = frozenset(
     f"numpy.{core}.{name}"
     for core in ("core", "_core")
     for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
 )
-_HARMFUL = frozenset(
-    {
-        "_posixsubprocess", "aiohttp", "asyncio", "atexit", "bdb", "builtins", "cProfile",
-        "cloudpickle", "code", "codeop", "commands", "copyreg", "ctypes", "dill", "distutils",
-        "doctest", "faulthandler", "ftplib", "functools", "gc", "glob", "http", "httpx", "idlelib",
-        "imp", "importlib", "inspect", "io", "joblib", "lib2to3", "linecache", "logging",
-        "marshal", "mmap", "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "_pickle",
-        "pip", "pkgutil", "platform", "poplib", "posix", "posixpath", "profile", "pty", "pydoc",
-        "requests", "resource", "runpy", "setuptools", "shelve", "shutil", "signal", "site",
-        "smtplib", "socket", "socketserver", "sqlite3", "ssl", "subprocess", "sys", "tarfile",
-        "tempfile", "telnetlib", "test", "threading", "_thread", "timeit", "trace", "types",
-        "unittest", "urllib", "urllib2", "urllib3", "uuid", "venv", "webbrowser", "xmlrpc",
-        "zipfile", "zipimport",
-    }
-)  # fmt: skip
-_HARMFUL_PARTS = (
-    "torch.hub", "torch.load", "torch.serialization", "torch.jit", "torch.package", "torch.ops",
-    "torch.utils.cpp_extension", "torch.utils.data.datapipes", "torch.utils._config_module",
-    "torch.utils.collect_env", "torch.utils.bottleneck", "torch._dynamo", "torch._inductor",
-    "torch.fx.experimental", "torch.distributed", "torch.multiprocessing", "torch._utils_internal",
-    "numpy.load", "numpy.testing", "numpy.distutils", "numpy.f2py", "numpy.lib", "numpy.save",
-    "pandas.read_pickle", "pandas.eval", "scipy.io", "tensorflow.io",
-)  # fmt: skip
+_HARMFUL_WORDS = """
+    _posixsubprocess aiohttp asyncio atexit bdb builtins cProfile cloudpickle code codeop commands
+    copyreg ctypes dill distutils doctest faulthandler ftplib functools gc glob http httpx idlelib
+    imp importlib inspect io joblib lib2to3 linecache logging marshal mmap multiprocessing nt
+    operator os pdb pickle _pickle pip pkgutil platform poplib posix posixpath profile pty pydoc
+    requests resource runpy setuptools shelve shutil signal site smtplib socket socketserver sqlite3
+    ssl subprocess sys tarfile tempfile telnetlib test threading _thread timeit trace types unittest
+    urllib urllib2 urllib3 uuid venv webbrowser xmlrpc zipfile zipimport
+"""
+_HARMFUL = frozenset(_HARMFUL_WORDS.split())
+_HARMFUL_PARTS_WORDS = """
+    torch.hub torch.load torch.serialization torch.jit torch.package torch.ops
+    torch.utils.cpp_extension torch.utils.data.datapipes torch.utils._config_module
+    torch.utils.collect_env torch.utils.bottleneck torch._dynamo torch._inductor
+    torch.fx.experimental torch.distributed torch.multiprocessing torch._utils_internal numpy.load
+    numpy.testing numpy.distutils numpy.f2py numpy.lib numpy.save pandas.read_pickle pandas.eval
+    scipy.io tensorflow.io
+"""
+_HARMFUL_PARTS = tuple(_HARMFUL_PARTS_WORDS.split())
+_RUNS = "It would run code when loaded by torch.load(weights_only=False): its pickle names"
+_MAY_RUN = (
+    "Its pickle names classes that would run code when loaded by torch.load(weights_only=False), "
+    "and were not imported here:"
+)
 _SHOWN = 8
 _LONG_NAME = 200
 
@@ -63,13 +61,11 @@ def judge(names: Iterable[Global]) -> list[Finding]:
     for name in names:
         if not _known(name):
             (harmful if _is_harmful(name) else ordinary).append(name)
+    unscripted = [name for name in ordinary if not _scripted(name)]
     return [
-        *_told(harmful, "carries", "It would run code when loaded by torch.load(weights_only="
-               "False): its pickle names"),
-        *_told([n for n in ordinary if not _scripted(n)], "suspicious",
-               "Its pickle names classes that would run code when loaded by torch.load("
-               "weights_only=False), and were not imported here:"),
-    ]  # fmt: skip
+        *_told(harmful, "carries", _RUNS),
+        *_told(unscripted, "suspicious", _MAY_RUN),
+    ]
 
 
 def _told(names: list[Global], level: Level, words: str) -> list[Finding]:

@@ -19,13 +19,12 @@ MOST_OPERATIONS = 500_000
 """More are refused: each can ask for some hundred bytes, and a checkpoint has some thousand."""
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2
-_LEAVES = frozenset(
-    {
-        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING",
-        "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE",
-        "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT",
-    }
-)  # fmt: skip
+_LEAVES_WORDS = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES
+    SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT
+    BINFLOAT
+"""
+_LEAVES = frozenset(_LEAVES_WORDS.split())
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _NEWEST = 5
 _LONG = 8  # torch's C++ pickler writes every long integer in eight bytes
@@ -99,8 +98,12 @@ class _Machine:
         if not self.stack:
             raise Damaged("its pickle ends without an object")
         root, place = self.stack.pop()
-        first = min([p for _, p in self.stack[:1]] + [p for s, m in self.marks for p in (m,)]
-                    + [s[0][1] for s, _ in self.marks if s], default=place)  # fmt: skip
+        first = min(
+            [p for _, p in self.stack[:1]]
+            + [p for s, m in self.marks for p in (m,)]
+            + [s[0][1] for s, _ in self.marks if s],
+            default=place,
+        )
         self.spare["values that are thrown away"] += place - first
         return Pickled(root, tuple(self.names.values()), end, +self.spare)
 
@@ -331,5 +334,9 @@ def _text_length(name: str, argument: Any) -> int:
         return 3  # 00 and 01
     if name == "FLOAT":
         return max(len(repr(argument)), len("-0.12345678901234567e-300")) + 1
-    return (max(1, int(abs(argument).bit_length() * 0.30103) + 1) + (argument < 0) + 1
-            + (name == "LONG"))  # fmt: skip
+    return (
+        max(1, int(abs(argument).bit_length() * 0.30103) + 1)
+        + (argument < 0)
+        + 1
+        + (name == "LONG")
+    )

@@ -26,16 +26,29 @@ _LONG_TEXT = 4096
 _MODEL = "fl_sim.model"
 _ORDINARY = {"format": frozenset({"pt", "tf", "flax", "np", "mlx", "torch"})}
 _TYPES: dict[str, tuple[int, torch.dtype | None]] = {
-    "BOOL": (8, torch.bool), "U8": (8, torch.uint8), "I8": (8, torch.int8),
-    "U16": (16, torch.uint16), "I16": (16, torch.int16), "F16": (16, torch.float16),
-    "BF16": (16, torch.bfloat16), "U32": (32, torch.uint32), "I32": (32, torch.int32),
-    "F32": (32, torch.float32), "U64": (64, torch.uint64), "I64": (64, torch.int64),
-    "F64": (64, torch.float64), "C64": (64, torch.complex64),
-    "F8_E5M2": (8, torch.float8_e5m2), "F8_E4M3": (8, torch.float8_e4m3fn),
-    "F8_E5M2FNUZ": (8, torch.float8_e5m2fnuz), "F8_E4M3FNUZ": (8, torch.float8_e4m3fnuz),
+    "BOOL": (8, torch.bool),
+    "U8": (8, torch.uint8),
+    "I8": (8, torch.int8),
+    "U16": (16, torch.uint16),
+    "I16": (16, torch.int16),
+    "F16": (16, torch.float16),
+    "BF16": (16, torch.bfloat16),
+    "U32": (32, torch.uint32),
+    "I32": (32, torch.int32),
+    "F32": (32, torch.float32),
+    "U64": (64, torch.uint64),
+    "I64": (64, torch.int64),
+    "F64": (64, torch.float64),
+    "C64": (64, torch.complex64),
+    "F8_E5M2": (8, torch.float8_e5m2),
+    "F8_E4M3": (8, torch.float8_e4m3fn),
+    "F8_E5M2FNUZ": (8, torch.float8_e5m2fnuz),
+    "F8_E4M3FNUZ": (8, torch.float8_e4m3fnuz),
     "F8_E8M0": (8, getattr(torch, "float8_e8m0fnu", None)),
-    "F4": (4, None), "F6_E2M3": (6, None), "F6_E3M2": (6, None),
-}  # fmt: skip
+    "F4": (4, None),
+    "F6_E2M3": (6, None),
+    "F6_E3M2": (6, None),
+}
 """Bits of an element, and torch's type; ``None``: kept as bytes."""
 
 
@@ -137,8 +150,7 @@ def _metadata(metadata: Any) -> tuple[ModelSpec | None, list[Finding]]:
     findings: list[Finding] = []
     if _MODEL in metadata:
         spec, findings = stated_model(metadata[_MODEL])
-    rest = {k: v for k, v in metadata.items()
-            if k != _MODEL and v not in _ORDINARY.get(k, ())}  # fmt: skip
+    rest = {k: v for k, v in metadata.items() if k != _MODEL and v not in _ORDINARY.get(k, ())}
     total = sum(len((k + v).encode("utf-8", "surrogatepass")) for k, v in rest.items())
     if total:
         names = ", ".join(f"'{legible(k, 60)}'" for k in list(rest)[:6])

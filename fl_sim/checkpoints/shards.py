@@ -34,8 +34,8 @@ def read_folder(path: Path, read: Read) -> Checkpoint:
     if numbered:
         first = next(iter(numbered.values()))
         count = int(first[3])
-        names = [f"{first[1]}-{n:05d}-of-{first[3]}{first[4]}" for n in range(1, count + 1)
-                 ] if count <= 10_000 else []  # fmt: skip
+        numbers = range(1, count + 1 if count <= 10_000 else 1)
+        names = [f"{first[1]}-{n:05d}-of-{first[3]}{first[4]}" for n in numbers]
         return _joined(path, names, read, None)
     if len(models) == 1:
         return read(models[0])
@@ -72,8 +72,9 @@ def _weight_map(path: Path) -> dict[str, str]:
     return placed
 
 
-def _joined(folder: Path, names: list[str], read: Read, placed: dict[str, str] | None
-            ) -> Checkpoint:  # fmt: skip
+def _joined(
+    folder: Path, names: list[str], read: Read, placed: dict[str, str] | None
+) -> Checkpoint:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         listed = ", ".join(legible(name, 80) for name in missing[:6])
@@ -117,8 +118,10 @@ def _against_index(state: State, placed: dict[str, str] | None) -> list[Finding]
     findings = []
     if further:
         size = sum(state[name].numel() * state[name].element_size() for name in further)
-        what = (f"The files hold {len(further)} tensors that the index does not name: "
-                f"'{legible(further[0], 80)}'.")  # fmt: skip
+        what = (
+            f"The files hold {len(further)} tensors that the index does not name: "
+            f"'{legible(further[0], 80)}'."
+        )
         findings.append(Finding("file", "suspicious", what, further[0], {"bytes": size}))
     if lacking > 0:
         what = f"The index names {lacking} tensors that its files do not hold."

@@ -15,10 +15,12 @@ from fl_sim.checkpoints.weights import checkpoint_of
 from fl_sim.errors import legible
 
 _FIXED = {
-    "version": re.compile(rb"\d{1,3}\n?"), "byteorder": re.compile(rb"little|big"),
-    ".format_version": re.compile(rb"\d{1,3}"), ".storage_alignment": re.compile(rb"\d{1,6}"),
+    "version": re.compile(rb"\d{1,3}\n?"),
+    "byteorder": re.compile(rb"little|big"),
+    ".format_version": re.compile(rb"\d{1,3}"),
+    ".storage_alignment": re.compile(rb"\d{1,6}"),
     ".data/serialization_id": re.compile(rb"\d{40}"),
-}  # fmt: skip
+}
 _MASK64 = (1 << 64) - 1
 _EMPTY_CONSTANTS = b"\x80\x02)."
 _LONG_ROOT = 200
@@ -130,8 +132,10 @@ def _records(archive: Archive, root: str, script: bool) -> list[Finding]:
             Finding("file", "carries", what, None, {"bytes": record.size, "place": record.place})
         )
     if code:
-        what = (f"It is a TorchScript archive: {code} files of code and traces, {code_bytes} "
-                f"bytes, were neither run nor searched.")  # fmt: skip
+        what = (
+            f"It is a TorchScript archive: {code} files of code and traces, {code_bytes} "
+            f"bytes, were neither run nor searched."
+        )
         level: Level = "suspicious" if code_bytes > _MUCH_CODE else "note"
         findings.append(
             Finding(

@@ -15,13 +15,15 @@ from fl_sim.checkpoints.tensors import Entry, Tensors
 from fl_sim.checkpoints.wrappers import compared, legible_names, split_copies, unwrapped
 from fl_sim.errors import legible
 
-_MASKED = ("_orig", "_mask")
-
 
 def checkpoint_of(
-    pickled: Pickled, tensors: Tensors, storages: Mapping[str, Storage], size: int, kind: str,
+    pickled: Pickled,
+    tensors: Tensors,
+    storages: Mapping[str, Storage],
+    size: int,
+    kind: str,
     findings: Sequence[Finding],
-) -> Checkpoint:  # fmt: skip
+) -> Checkpoint:
     """Return the checkpoint that a pickle describes.
 
     Args:
@@ -68,8 +70,14 @@ def checkpoint_of(
 def _made(built: Built, copies: dict[str, Built], told: list[Finding], kind: str) -> Checkpoint:
     states = {legible(name, 80): copy.state for name, copy in copies.items()}
     return Checkpoint(
-        built.state, None, tuple(told), built.layouts, states, kind, built.parts,
-    )  # fmt: skip
+        built.state,
+        None,
+        tuple(told),
+        built.layouts,
+        states,
+        kind,
+        built.parts,
+    )
 
 
 def _format(kind: str, main: Found) -> str:
@@ -83,8 +91,10 @@ def _legible(entries: dict[str, Entry]) -> dict[str, Entry]:
 def _without(pickled: Pickled, tensors: Tensors, named: list[Finding]) -> str:
     if any(finding.level == "carries" for finding in named):
         said = named[0].what.rstrip(".")
-        return (f"it would run code when it is loaded and has no weights ({said}): ask its makers "
-                f"for the state dictionary alone, as safetensors")  # fmt: skip
+        return (
+            f"it would run code when it is loaded and has no weights ({said}): ask its makers "
+            f"for the state dictionary alone, as safetensors"
+        )
     if tensors.entry(pickled.root) is not None:
         return "it is a single tensor and no state dictionary: save the whole state_dict()"
     where = f"no tensors by name, at its top or under {', '.join(INSIDE)}"
@@ -125,12 +135,17 @@ def _last(entries: Sequence[tuple[str, Entry]]) -> tuple[dict[str, Entry], list[
 
 
 def _masks(entries: Mapping[str, Entry]) -> list[Finding]:
-    masked = [name for name in entries if name.endswith("_orig")
-              and name.removesuffix("_orig") + "_mask" in entries]  # fmt: skip
+    masked = [
+        name
+        for name in entries
+        if name.endswith("_orig") and name.removesuffix("_orig") + "_mask" in entries
+    ]
     if not masked:
         return []
-    what = (f"{len(masked)} tensors are stored as pruning does, as '..._orig' with '..._mask': the "
-            f"values behind the mask are there still.")  # fmt: skip
+    what = (
+        f"{len(masked)} tensors are stored as pruning does, as '..._orig' with '..._mask': the "
+        f"values behind the mask are there still."
+    )
     return [Finding("pruning", "note", what, masked[0], {"entries": len(masked)})]
 
 

@@ -53,8 +53,10 @@ def _outside(prefix: str, rest: list[str]) -> list[Finding]:
     if not rest:
         return []
     listed = ", ".join(f"'{legible(name, 60)}'" for name in rest[:4])
-    what = (f"Most entries' names begin with '{prefix}', which was taken off; not those of "
-            f"{len(rest)}: {listed}.")  # fmt: skip
+    what = (
+        f"Most entries' names begin with '{prefix}', which was taken off; not those of "
+        f"{len(rest)}: {listed}."
+    )
     return [Finding("wrapper", "note", what, None, {"entries": len(rest)})]
 
 
@@ -105,8 +107,10 @@ def legible_names(names: Iterable[str]) -> tuple[list[str], list[Finding]]:
     if not changed:
         return shown, []
     size = sum(length for _, length in changed)
-    what = (f"{len(changed)} names of entries are too long or do not print, {size} bytes of them: "
-            f"'{legible(changed[0][0], 80)}'.")  # fmt: skip
+    what = (
+        f"{len(changed)} names of entries are too long or do not print, {size} bytes of them: "
+        f"'{legible(changed[0][0], 80)}'."
+    )
     level: Level = "carries" if size > 2 * _LONG_NAME else "suspicious"
     return shown, [Finding("file", level, what, changed[0][0], {"bytes": size})]
 

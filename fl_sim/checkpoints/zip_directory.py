@@ -6,6 +6,7 @@ for its padding.
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fl_sim.checkpoints.source import Damaged, Source
 
@@ -110,6 +111,28 @@ def _wide_end(source: Source, locator: int) -> tuple[int, tuple[int, int, int], 
     return place, (fields[7], fields[8], fields[9]), stated, odd
 
 
+class _Entry(NamedTuple):
+    """An entry of the directory before its name, extra fields and comment."""
+
+    signature: bytes
+    made: int
+    needed: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    checksum: int
+    packed: int
+    size: int
+    name: int
+    extra: int
+    comment: int
+    disk: int
+    internal: int
+    external: int
+    offset: int
+
+
 def read_directory(directory: Source, count: int, shift: int) -> tuple[list[Record], int]:
     """Read the directory; also return how many bytes of it say nothing that is needed."""
     content = directory.read(0, directory.size)
@@ -117,31 +140,32 @@ def read_directory(directory: Source, count: int, shift: int) -> tuple[list[Reco
     for _ in range(count):
         if len(content) - place < 46:
             raise Damaged("its archive's directory is cut")
-        (signature, made, needed, flags, method, time, date, checksum, packed, size, name, extra,
-         comment, disk, internal, external, offset) = struct.unpack_from("<4s6H3I5H2I", content, place)  # fmt: skip # noqa: E501
-        stop = place + 46 + name + extra + comment
-        if signature != _CENTRAL or stop > len(content) or disk not in (0, _FULL16):
+        entry = _Entry._make(struct.unpack_from("<4s6H3I5H2I", content, place))
+        extra = place + 46 + entry.name
+        comment = extra + entry.extra
+        stop = comment + entry.comment
+        if entry.signature != _CENTRAL or stop > len(content) or entry.disk not in (0, _FULL16):
             raise Damaged("its archive's directory is broken")
-        raw = content[place + 46 : place + 46 + name]
-        blocks = content[place + 46 + name : stop - comment]
-        wide, unknown = extra_fields(blocks, [size, packed, offset])
+        wide, unknown = extra_fields(
+            content[extra:comment], [entry.size, entry.packed, entry.offset]
+        )
         size, packed, offset = wide
-        spare += unknown + comment
-        spare += 2 * (internal != 0) + 4 * (external not in _ATTRIBUTES)
-        spare += 2 * (made & 0xFF > 63 or made >> 8 not in (0, 3)) + 2 * (needed not in _NEEDED)
-        text = raw.decode("utf-8", "backslashreplace")
+        spare += unknown + entry.comment
+        spare += 2 * (entry.internal != 0) + 4 * (entry.external not in _ATTRIBUTES)
+        spare += 2 * (entry.made & 0xFF > 63 or entry.made >> 8 not in (0, 3))
+        spare += 2 * (entry.needed not in _NEEDED)
         records.append(
             Record(
-                text,
-                method,
-                checksum,
+                content[place + 46 : extra].decode("utf-8", "backslashreplace"),
+                entry.method,
+                entry.checksum,
                 packed,
                 size,
                 offset + shift,
-                flags,
-                time | date << 16,
-                (made, needed),
-                external,
+                entry.flags,
+                entry.time | entry.date << 16,
+                (entry.made, entry.needed),
+                entry.external,
             )
         )
         place = stop

@@ -10,6 +10,7 @@ by a decoder ``g_s``. Their distribution is one of three:
 """
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from torch.nn import functional
 from fl_sim.codecs.base import CodecTrainer, FitReport, ImageShape, LearnedCodec
 from fl_sim.codecs.entropy import (
     Integers,
+    SymbolDecoder,
+    Symbols,
     Tables,
     calibrated,
-    decode_symbols,
     encode_symbols,
     factorized_prior,
     gaussian_tables,
@@ -212,7 +214,7 @@ class CompressAICodec(LearnedCodec[LearnedSettingsT]):
         """Return each image's code: one string of ``z``'s symbols, if any, followed by ``y``'s."""
         frozen = self._require_frozen()
         return [
-            encode_symbols(quantized.symbols, quantized.indexes, frozen.tables)
+            encode_symbols(quantized.parts, frozen.tables)
             for batch in _batches(images)
             for quantized in self._quantize(batch)
         ]
@@ -318,18 +320,16 @@ class CompressAICodec(LearnedCodec[LearnedSettingsT]):
         y = self.analysis(images).float()
         if self.prior == "factorized":
             for one in y.cpu():
-                yield _by_median(one, frozen.medians)
+                symbols, latents = _by_median(one, frozen.medians)
+                yield _Quantized([symbols], latents)
             return
         hyper_decoder = _exact(self.network)
         for z, one in zip(self._hyper_analysis(y).float().cpu(), y.cpu(), strict=True):
-            side = _by_median(z, frozen.medians)
-            given = self._conditions(hyper_decoder, side.latents, one.shape[-2:])
-            symbols = (one - given.means).round().double().numpy()
-            yield _Quantized(
-                np.concatenate([side.symbols, symbols.reshape(-1)]),
-                np.concatenate([side.indexes, given.indexes]),
-                torch.from_numpy(symbols).float() + given.means,
-            )
+            side, z_hat = _by_median(z, frozen.medians)
+            given = self._conditions(hyper_decoder, z_hat, one.shape[-2:])
+            symbols = (one - given.means).round()
+            main = Symbols(symbols.numpy().reshape(-1), given.indexes)
+            yield _Quantized([side, main], symbols + given.means)
 
     def _conditions(
         self, hyper_decoder: nn.Module, z_hat: torch.Tensor, size: Sequence[int]
@@ -345,51 +345,36 @@ class CompressAICodec(LearnedCodec[LearnedSettingsT]):
 
     def _decode_batch(self, codes: Sequence[bytes], shape: ImageShape) -> list[torch.Tensor | str]:
         size = [-(-side // self.stride) for side in shape[1:]]
-        decode = self._decode_factorized if self.prior == "factorized" else self._decode_hyper
-        latents = decode(codes, size)
-        good = [i for i, result in enumerate(latents) if not isinstance(result, str)]
-        results: list[torch.Tensor | str] = [r if isinstance(r, str) else "" for r in latents]
+        hyper_decoder = None if self.prior == "factorized" else _exact(self.network)
+        results: list[torch.Tensor | str] = []
+        for code in codes:
+            try:
+                results.append(self._decode_latents(code, size, hyper_decoder))
+            except FlSimError as error:
+                results.append(str(error))
+        good = [i for i, result in enumerate(results) if not isinstance(result, str)]
         if not good:
             return results
-        stacked = torch.stack([r for r in latents if not isinstance(r, str)])
+        stacked = torch.stack([r for r in results if not isinstance(r, str)])
         for index, image in zip(good, self.synthesis(stacked, shape).cpu(), strict=True):
             finite = bool(image.isfinite().all())
             results[index] = image if finite else "The codec's decoder gives no finite image."
         return results
 
-    def _decode_factorized(
-        self, codes: Sequence[bytes], size: Sequence[int]
-    ) -> list[torch.Tensor | str]:
+    def _decode_latents(
+        self, code: bytes, size: Sequence[int], hyper_decoder: nn.Module | None
+    ) -> torch.Tensor:
         frozen = self._require_tables()
-        indexes = _channel_indexes((len(frozen.medians), *size))
-        results = decode_symbols([(code, indexes) for code in codes], frozen.tables)
-        return [r if isinstance(r, str) else _from_median(r, frozen.medians, size) for r in results]
-
-    def _decode_hyper(
-        self, codes: Sequence[bytes], size: Sequence[int]
-    ) -> list[torch.Tensor | str]:
-        # One string holds both: z comes first, tells y's distributions, and is then decoded again
-        # on the way to y. A string of its own would cost eight bytes more an image.
-        frozen, hyper_decoder = self._require_tables(), _exact(self.network)
-        hyper_size = [-(-side // self.hyper_stride) for side in size]
-        indexes = _channel_indexes((len(frozen.medians), *hyper_size))
-        count = self.latent_channels * size[0] * size[1]
-        results: list[torch.Tensor | str] = []
-        sides = decode_symbols([(code, indexes) for code in codes], frozen.tables, count)
-        for code, side in zip(codes, sides, strict=True):
-            if isinstance(side, str):
-                results.append(side)
-                continue
-            z_hat = _from_median(side, frozen.medians, hyper_size)
-            given = self._conditions(hyper_decoder, z_hat, size)
-            request = (code, np.concatenate([indexes, given.indexes]))
-            (symbols,) = decode_symbols([request], frozen.tables)
-            if isinstance(symbols, str):
-                results.append(symbols)
-                continue
-            values = torch.from_numpy(symbols[len(indexes) :].astype(np.float32))
-            results.append(values.reshape(given.means.shape) + given.means)
-        return results
+        shape = (self.latent_channels, *size)
+        if hyper_decoder is None:
+            coder = SymbolDecoder(code, math.prod(shape), frozen.tables)
+            return _from_median(coder, frozen.medians, shape)
+        hyper_shape = (len(frozen.medians), *(-(-side // self.hyper_stride) for side in size))
+        coder = SymbolDecoder(code, math.prod(hyper_shape) + math.prod(shape), frozen.tables)
+        z_hat = _from_median(coder, frozen.medians, hyper_shape)
+        given = self._conditions(hyper_decoder, z_hat, size)
+        values = torch.from_numpy(coder.take(given.indexes).astype(np.float32))
+        return values.reshape(shape) + given.means
 
     def _require_tables(self) -> _Frozen:
         if self._frozen is None:
@@ -467,10 +452,9 @@ class RateDistortionTrainer(CodecTrainer):
 
 @dataclass(frozen=True)
 class _Quantized:
-    """One image's symbols and rows of tables, one-dimensional, and its decoded latents."""
+    """One image's symbols, ``z``'s first if there is one, and its decoded latents."""
 
-    symbols: Integers
-    indexes: Integers
+    parts: list[Symbols]
     latents: torch.Tensor
 
 
@@ -500,17 +484,17 @@ def _exact(network: nn.Module) -> nn.Module:
     return copy.deepcopy(_part(network, "h_s")).cpu().double().eval()
 
 
-def _by_median(values: torch.Tensor, medians: torch.Tensor) -> _Quantized:
+def _by_median(values: torch.Tensor, medians: torch.Tensor) -> tuple[Symbols, torch.Tensor]:
     symbols = (values - medians[:, None, None]).round()
-    latents = symbols + medians[:, None, None]
-    return _Quantized(
-        symbols.double().numpy().reshape(-1), _channel_indexes(tuple(values.shape)), latents
-    )
+    rows = _channel_indexes(tuple(values.shape))
+    return Symbols(symbols.numpy().reshape(-1), rows), symbols + medians[:, None, None]
 
 
-def _from_median(symbols: Integers, medians: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    values = torch.from_numpy(symbols.astype(np.float32)).reshape(-1, *size)
-    return values + medians[:, None, None]
+def _from_median(
+    coder: SymbolDecoder, medians: torch.Tensor, shape: tuple[int, ...]
+) -> torch.Tensor:
+    symbols = coder.take(_channel_indexes(shape)).astype(np.float32)
+    return torch.from_numpy(symbols).reshape(shape) + medians[:, None, None]
 
 
 def _channel_indexes(shape: tuple[int, ...]) -> Integers:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from experiments.run.scenario import apply_override
 from fl_sim.codecs.base import CODECS, Codec, FitReport
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.codecs.library import STREAM
@@ -19,6 +18,7 @@ from fl_sim.data.base import Dataset, Split
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.metrics.compression import measure_compression
+from fl_sim.overrides import apply_override
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, numpy_generator
 

@@ -14,9 +14,9 @@ from typing import Any
 from fl_sim.data.base import DATASETS, Dataset, DatasetSettings, DatasetSource
 from fl_sim.data.cache import reporting
 from fl_sim.errors import FlSimError, shown
-from fl_sim.models.base import TaskFamily
 from fl_sim.progress import Progress
 from fl_sim.settings import parse
+from fl_sim.task import TaskFamily
 
 __all__ = ["data_root", "dataset_settings", "load_dataset", "published_name"]
 

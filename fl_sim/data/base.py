@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fl_sim.models.base import TaskFamily
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
+from fl_sim.task import TaskFamily
 
 MULTI_LABEL = "multi-label, binary-class"
 SEGMENTATION = "segmentation"

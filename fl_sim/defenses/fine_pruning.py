@@ -62,11 +62,9 @@ class PrunableLayer:
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors that have a row for each output channel."""
-        rows = [
-            parameter.transpose(0, 1) if _transposed(self.weights) and parameter.dim() > 1
-            else parameter
-            for parameter in self.weights.parameters(recurse=False)
-        ]  # fmt: skip
+        own = list(self.weights.parameters(recurse=False))
+        turned = _transposed(self.weights)
+        rows = [p.transpose(0, 1) if turned and p.dim() > 1 else p for p in own]
         if self.normalization is not None:
             rows += self.normalization.parameters(recurse=False)
         return [tensor.detach() for tensor in rows]

@@ -23,14 +23,26 @@ from fl_sim.training import StepSettings
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
-        "base": 3e-4, "max1": 0.1, "max2": 1e-3, "epochs1": 3, "epochs2": 3, "half_cycle": None,
-        "momentum": 0.9, "weight_decay": 5e-4,
+        "base": 3e-4,
+        "max1": 0.1,
+        "max2": 1e-3,
+        "epochs1": 3,
+        "epochs2": 3,
+        "half_cycle": None,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
     },
     "toolbox": {
-        "base": 3e-2, "max1": 5.0, "max2": 0.1, "epochs1": 40, "epochs2": 60, "half_cycle": 10,
-        "momentum": 0.0, "weight_decay": 0.0,
+        "base": 3e-2,
+        "max1": 5.0,
+        "max2": 0.1,
+        "epochs1": 40,
+        "epochs2": 60,
+        "half_cycle": 10,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
     },
-}  # fmt: skip
+}
 
 
 class SuperFineTuningSettings(StepSettings):

@@ -3,16 +3,19 @@
 Li, Ayache and Delingette, "Data Exfiltration by Compression Attack", MELBA 2025:032, section 3.2.
 """
 
+import gzip
 import math
 from collections.abc import Sequence
 
 import torch
 
-from fl_sim.codecs.volumes import gzip_bytes
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.leakage import ms_ssim, ms_ssim_name, psnr, sanitize, ssim
 from fl_sim.metrics.measure import Measured
 from fl_sim.metrics.vocabulary import METRICS, NO_EXTRACTION, Metric
+
+GZIP_LEVEL = 6
+"""What the ``gzip`` program uses unless told otherwise."""
 
 
 @torch.no_grad()
@@ -71,7 +74,8 @@ def gzip_baseline(images: torch.Tensor) -> int:
     """
     pixels = (images.detach().cpu().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
     # Channels last, as image files hold them.
-    return sum(gzip_bytes(image.permute(1, 2, 0).contiguous().numpy()) for image in pixels)
+    files = (image.permute(1, 2, 0).contiguous().numpy().tobytes() for image in pixels)
+    return sum(len(gzip.compress(file, GZIP_LEVEL, mtime=0)) for file in files)
 
 
 def _decoded(

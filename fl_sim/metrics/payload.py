@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.attacks.base import Reading, Status
 from fl_sim.carriers.base import Payload, relative_error, wrong_bits
 from fl_sim.metrics.measure import Measured
 from fl_sim.metrics.vocabulary import (
@@ -19,6 +18,7 @@ from fl_sim.metrics.vocabulary import (
     NO_EXTRACTION,
     Metric,
 )
+from fl_sim.payload.reading import Reading, Status
 
 COUNTED = {
     Status.INTACT: "images_intact",

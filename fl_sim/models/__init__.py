@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fl_sim.errors import FlSimError
-from fl_sim.models.base import MODELS, ModelSpec, Stem, TaskFamily
+from fl_sim.models.base import MODELS, ModelSpec, Stem
 from fl_sim.models.graph import Layer, TracedModel, absorbed_biases, layers, trace
 from fl_sim.models.pixels import take_pixels
 from fl_sim.models.reachable import leave_out_padding
@@ -14,6 +14,7 @@ from fl_sim.models.skeleton import skeleton
 from fl_sim.models.stated import state_model
 from fl_sim.randomness import seeded
 from fl_sim.settings import parse
+from fl_sim.task import TaskFamily
 
 __all__ = [
     "MODELS",

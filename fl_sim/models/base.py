@@ -13,9 +13,9 @@ from torch import nn
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
+from fl_sim.task import TaskFamily
 
 Stem = Literal["default", "small"]
-TaskFamily = Literal["classification", "segmentation"]
 USUAL = (0.5,)
 """Mean and deviation that map pixels in [0, 1] to [-1, 1]."""
 

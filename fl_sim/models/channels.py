@@ -398,10 +398,27 @@ def _flatten(flow: ChannelFlow, node: fx.Node) -> Channels | None:
 
 
 _ELEMENTWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ReplicationPad2d,
-)  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Upsample,
+    nn.ReplicationPad2d,
+)
 Rule = Callable[[ChannelFlow, fx.Node], Channels | None]
 """What becomes of the channels at a node; ``None`` where it cannot be told."""
 
@@ -416,18 +433,42 @@ _MODULE_RULES: list[tuple[Any, Rule]] = [
 _FUNCTION_RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (
-            functional.relu, functional.relu6, functional.leaky_relu, functional.gelu,
-            functional.silu, functional.dropout, functional.max_pool2d, functional.avg_pool2d,
-            functional.adaptive_avg_pool2d, functional.interpolate, torch.relu, torch.sigmoid,
-            torch.tanh, "relu", "sigmoid", "tanh", "contiguous", "clone",
+            functional.relu,
+            functional.relu6,
+            functional.leaky_relu,
+            functional.gelu,
+            functional.silu,
+            functional.dropout,
+            functional.max_pool2d,
+            functional.avg_pool2d,
+            functional.adaptive_avg_pool2d,
+            functional.interpolate,
+            torch.relu,
+            torch.sigmoid,
+            torch.tanh,
+            "relu",
+            "sigmoid",
+            "tanh",
+            "contiguous",
+            "clone",
         ),
         _pass,
     ),
     **dict.fromkeys(
-        (operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul, "add",
-         "add_", "mul", "mul_"),
+        (
+            operator.add,
+            operator.iadd,
+            operator.mul,
+            operator.imul,
+            torch.add,
+            torch.mul,
+            "add",
+            "add_",
+            "mul",
+            "mul_",
+        ),
         _join,
     ),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),
-}  # fmt: skip
+}

@@ -46,8 +46,10 @@ def _build(name: str, spec: ModelSpec) -> nn.Module:
     import timm
 
     arguments: dict[str, Any] = {
-        "pretrained": False, "num_classes": spec.classes, "in_chans": spec.channels
-    }  # fmt: skip
+        "pretrained": False,
+        "num_classes": spec.classes,
+        "in_chans": spec.channels,
+    }
     # Networks with positions learned for one size want to be told; the others refuse the argument.
     with contextlib.suppress(TypeError):
         sized: nn.Module = timm.create_model(name, img_size=spec.size, **arguments)

@@ -16,12 +16,13 @@ from torch import nn
 
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import cause
-from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec, TaskFamily
+from fl_sim.models.base import MODELS, USUAL, ModelEntry, ModelSpec
 from fl_sim.models.from_torchvision import take_plain_tensors
 from fl_sim.models.pixels import take_pixels
 from fl_sim.models.stated import made_by
 from fl_sim.models.transposed_vit import TransposedVisionTransformer
 from fl_sim.randomness import seeded
+from fl_sim.task import TaskFamily
 
 Make = Callable[..., nn.Module]
 _RESETS = ("reset_parameters", "_reset_parameters")
@@ -63,10 +64,14 @@ def lend(model: nn.Module, pixels: Pixels, make: Make | None = None) -> ModelSpe
     _require_float32(model)
     outputs = _answer(model, pixels)
     spec = ModelSpec(
-        name=_name(model), channels=pixels.channels, size=pixels.size,
-        classes=int(outputs.shape[1]), mean=pixels.mean, std=pixels.std,
+        name=_name(model),
+        channels=pixels.channels,
+        size=pixels.size,
+        classes=int(outputs.shape[1]),
+        mean=pixels.mean,
+        std=pixels.std,
         task="classification" if outputs.ndim == 2 else "segmentation",
-    )  # fmt: skip
+    )
     entry = _entry(model) if make is None else _made_entry(make)
     if make is not None:
         _require_same(model, entry.build(spec))
@@ -119,9 +124,12 @@ def _entry(model: nn.Module) -> ModelEntry:
 
     template = _template(model)
     return ModelEntry(
-        _Copies(template), {"default": 1}, tasks=_TASKS, kept=tuple(_unresettable(template)),
+        _Copies(template),
+        {"default": 1},
+        tasks=_TASKS,
+        kept=tuple(_unresettable(template)),
         transposed=TransposedVisionTransformer if isinstance(model, VisionTransformer) else None,
-    )  # fmt: skip
+    )
 
 
 def _made_entry(make: Make) -> ModelEntry:
@@ -242,9 +250,13 @@ def _answer(model: nn.Module, pixels: Pixels) -> torch.Tensor:
     """Return what a network answers to two empty images."""
     network = copied(model).eval()
     spec = ModelSpec(
-        name="probe", channels=pixels.channels, size=pixels.size, classes=1, mean=pixels.mean,
+        name="probe",
+        channels=pixels.channels,
+        size=pixels.size,
+        classes=1,
+        mean=pixels.mean,
         std=pixels.std,
-    )  # fmt: skip
+    )
     take_pixels(network, spec)
     shape = (2, pixels.channels, pixels.size, pixels.size)
     words = f"The network {type(model).__name__}"

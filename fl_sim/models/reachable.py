@@ -153,11 +153,11 @@ class Convolution:
             weight, padding = reach.of(weight), reach.padding
             if reach.covers:
                 return (signal.flatten(1) @ weight.flatten(1)).unflatten(1, (-1, *size))
-        extra = [
-            size[d] + 2 * padding[d] - (signal.shape[2 + d] - 1) * self.stride[d]
-            - self.dilation[d] * (weight.shape[2 + d] - 1) - 1
-            for d in (0, 1)
-        ]  # fmt: skip
+        extra = []
+        for d in (0, 1):
+            spread = (signal.shape[2 + d] - 1) * self.stride[d]
+            taps = self.dilation[d] * (weight.shape[2 + d] - 1) + 1
+            extra.append(size[d] + 2 * padding[d] - spread - taps)
         return functional.conv_transpose2d(
             signal, weight, None, self.stride, padding, extra, self.groups, self.dilation
         )

@@ -83,14 +83,31 @@ def rescale(state: Mapping[str, torch.Tensor], where: Rescaling, factors: torch.
 
 
 _HOMOGENEOUS_MODULES = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
-)  # fmt: skip
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Flatten,
+)
 _HOMOGENEOUS_FUNCTIONS = (
-    functional.relu, functional.leaky_relu, functional.dropout, functional.max_pool2d,
-    functional.avg_pool2d, functional.adaptive_avg_pool2d, torch.relu, torch.flatten, "relu",
-    "flatten", "contiguous",
-)  # fmt: skip
+    functional.relu,
+    functional.leaky_relu,
+    functional.dropout,
+    functional.max_pool2d,
+    functional.avg_pool2d,
+    functional.adaptive_avg_pool2d,
+    torch.relu,
+    torch.flatten,
+    "relu",
+    "flatten",
+    "contiguous",
+)
 _WEIGHT_MODULES = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 

@@ -43,29 +43,59 @@ Rule = Callable[[Signal], Signal]
 Step = tuple[list[fx.Node], Callable[[Signal], tuple[Signal, ...]]]
 
 ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Hardswish, nn.Tanh, nn.PReLU,
-    nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid,
-)  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Hardswish,
+    nn.Tanh,
+    nn.PReLU,
+    nn.SELU,
+    nn.CELU,
+    nn.Mish,
+    nn.Softplus,
+    nn.Sigmoid,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+)
 ACTIVATION_FUNCTIONS = {
-    torch.relu, functional.relu, functional.gelu, functional.silu, functional.elu,
-    functional.leaky_relu, functional.hardswish, torch.tanh, functional.relu6, functional.tanh,
-    functional.selu, functional.mish, functional.softplus, torch.sigmoid, functional.sigmoid,
-}  # fmt: skip
+    torch.relu,
+    functional.relu,
+    functional.gelu,
+    functional.silu,
+    functional.elu,
+    functional.leaky_relu,
+    functional.hardswish,
+    torch.tanh,
+    functional.relu6,
+    functional.tanh,
+    functional.selu,
+    functional.mish,
+    functional.softplus,
+    torch.sigmoid,
+    functional.sigmoid,
+}
 ACTIVATION_METHODS = {
-    "relu": torch.relu, "relu_": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid
-}  # fmt: skip
+    "relu": torch.relu,
+    "relu_": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 POOL_FUNCTIONS = {
-    functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d,
-    functional.adaptive_max_pool2d, torch.max_pool2d,
-}  # fmt: skip
+    functional.max_pool2d,
+    functional.avg_pool2d,
+    functional.adaptive_avg_pool2d,
+    functional.adaptive_max_pool2d,
+    torch.max_pool2d,
+}
 PASS_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 PASS_FUNCTIONS = {functional.dropout, functional.dropout2d}
 NORMALIZING_FUNCTIONS = {functional.layer_norm, functional.group_norm, functional.batch_norm}
 RESHAPE_FUNCTIONS = {torch.flatten, torch.reshape}
-RESHAPE_METHODS = {
-    "flatten", "reshape", "view", "contiguous", "squeeze", "unsqueeze", "unflatten"
-}  # fmt: skip
+RESHAPE_METHODS = {"flatten", "reshape", "view", "contiguous", "squeeze", "unsqueeze", "unflatten"}
 PIECES = {"chunk", "split", torch.chunk, torch.split}
 SUM_FUNCTIONS = {operator.add, operator.iadd, torch.add}
 GATE_FUNCTIONS = {operator.mul, operator.imul, torch.mul}

@@ -131,23 +131,6 @@ def packed_size(lengths: Sequence[int], extra: bytes | int = b"") -> int:
     return 2 * (_HEADER.size + index) + extra_length + sum(lengths) + 4 * len(lengths)
 
 
-def overhead(lengths: Sequence[int]) -> int:
-    """Return how many bytes of a payload are neither codes nor extra."""
-    return packed_size(lengths) - sum(lengths)
-
-
-def fitting(lengths: Sequence[int], capacity: int, extra: bytes | int = b"") -> int:
-    """Return how many images, from the first, make a payload of at most ``capacity`` bytes."""
-    fits, too_many = 0, min(len(lengths), MAX_IMAGES) + 1
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if packed_size(lengths[:middle], extra) <= capacity:
-            fits = middle
-        else:
-            too_many = middle
-    return fits
-
-
 def unpack(data: bytes | bytearray | memoryview | NDArray[np.uint8]) -> "Unpacked":
     """Read a payload, however damaged; never an exception, whatever the bytes.
 

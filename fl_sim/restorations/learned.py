@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from fl_sim.errors import FlSimError
+from fl_sim.image_losses import memory_loss
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.restorations.affine import affine
@@ -210,9 +211,6 @@ def _batch(pairs: Pairs, generator: np.random.Generator) -> Pairs:
 
 
 def _loss(repaired: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    # The attack package imports what imports restorations.
-    from fl_sim.attacks.transpose.losses import memory_loss
-
     return memory_loss("l1+ssim", repaired, targets)
 
 

@@ -118,9 +118,15 @@ def clean(
     network.model.to(device or next(network.model.parameters()).device)
     entries = {n: v.clone() for n, v in further_entries(weights, network.model).items()}
     release = Release(
-        network.model, network.spec, split, task, stream or Stream(seed, ("release", 0)),
-        progress=chosen_progress(progress), entries=entries, reference=reference,
-    )  # fmt: skip
+        network.model,
+        network.spec,
+        split,
+        task,
+        stream or Stream(seed, ("release", 0)),
+        progress=chosen_progress(progress),
+        entries=entries,
+        reference=reference,
+    )
     cleaned, report = cleaned_release(chosen, name, release, weights)
     return Cleaned(network.back(cleaned), report, cleaned, network.spec)
 

@@ -66,9 +66,14 @@ def given(
     taken = Pixels(channels, size, mean, std)
     if isinstance(model, str):
         spec = ModelSpec(
-            name=state_model(model), channels=channels, size=size, classes=classes or 2, mean=mean,
-            std=std, task=MODELS.get(model).tasks[0],
-        )  # fmt: skip
+            name=state_model(model),
+            channels=channels,
+            size=size,
+            classes=classes or 2,
+            mean=mean,
+            std=std,
+            task=MODELS.get(model).tasks[0],
+        )
         check(spec)
         return Given(spec, build(spec, seed), MODELS.get(spec.name).build(spec))
     if not isinstance(model, nn.Module):

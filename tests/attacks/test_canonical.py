@@ -44,9 +44,15 @@ def _route(spec: ModelSpec, canonical: bool, carrier: dict[str, Any] | str, **mo
         checked.settings["kind"] = "bytes"
     values = {"contents": "codes", "rounding": True, "precision": "float32", "images": 1}
     return Route(
-        carrier=checked, seed=7, shape=spec.input_shape, spec=spec, coding=Component(name="none"),
-        erasure=None, canonical=canonical, **(values | more),
-    )  # fmt: skip
+        carrier=checked,
+        seed=7,
+        shape=spec.input_shape,
+        spec=spec,
+        coding=Component(name="none"),
+        erasure=None,
+        canonical=canonical,
+        **(values | more),
+    )
 
 
 def _defended(name: str, spec: ModelSpec, state: State, seed: int = 0, **settings: Any) -> State:

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from fl_sim.artifact import Artifact, read_artifact, read_key, write_artifact, write_key
-from fl_sim.attacks.base import ATTACKS, Inside, Status
+from fl_sim.attacks.base import ATTACKS, Inside
 from fl_sim.attacks.combined import Combined, CombinedSettings
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.payload import measure_payload
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Status
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 
@@ -20,12 +21,14 @@ TASK = Task("multi-class", ("a", "b", "c"))
 PNG = {"name": "dec", "codec": "png"}
 PARTS = {
     "live lattices": {
-        **PNG, "images": 2, "carrier": {"name": "qim", "elements": "live"},
+        **PNG,
+        "images": 2,
+        "carrier": {"name": "qim", "elements": "live"},
         "coding": {"name": "ldpc", "rate": 0.5},
     },
     "dead weights": {**PNG, "images": 3, "carrier": {"name": "sign", "elements": "dead"}},
     "low bits": {**PNG, "images": 4, "carrier": {"name": "lsb", "bits": 8}},
-}  # fmt: skip
+}
 
 
 def _inside() -> Inside:
@@ -70,10 +73,13 @@ def test_what_is_lost_is_told_by_part() -> None:
     rows = {
         row.metric: row.value
         for row in measure_payload(
-            extraction.reading, plan.payload, extraction.images, undisturbed.images,
+            extraction.reading,
+            plan.payload,
+            extraction.images,
+            undisturbed.images,
             undisturbed.reading.corrected,
         )
-    }  # fmt: skip
+    }
     assert rows["images_intact[low bits]"] == 0
     assert rows["images_intact[dead weights]"] == 3
     assert rows["images_intact[live lattices]"] == 2
@@ -98,4 +104,4 @@ def test_settings_are_checked_part_by_part() -> None:
     with pytest.raises(FlSimError, match="Did you mean 'dec'"):
         _attack({"a": "dek"})
     identity = _attack({"a": PNG}).settings.identity()
-    assert identity["parts"]["a"]["settings"]["carrier"]["name"] == "lsb"
+    assert identity["parts"]["a"]["settings"]["codec"] == {"name": "png"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fl_sim.artifact import Artifact, read_artifact, write_artifact, write_key
-from fl_sim.attacks.base import Inside, Plan, Status
+from fl_sim.attacks.base import Inside, Plan
 from fl_sim.attacks.dec import Dec, DecSettings
 from fl_sim.attacks.dec.route import Route, codec_inside
 from fl_sim.carriers.base import State
@@ -18,6 +18,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract, survival_by_place
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Status
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 from fl_sim.training import LocalTraining, TrainingSettings

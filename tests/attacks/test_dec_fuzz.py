@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fl_sim.attacks.base import Status
 from fl_sim.attacks.dec.message import Codes
 from fl_sim.codecs.base import CODECS, Codec
 from fl_sim.component import Component
 from fl_sim.data import load_dataset
+from fl_sim.payload.reading import Status
 from fl_sim.randomness import Stream
 
 SHAPE = (3, 28, 28)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl_sim.attacks.base import Extraction, Reading, Status
+from fl_sim.attacks.base import Extraction
 from fl_sim.attacks.doubt import SMOOTH, doubt, smoothness
 from fl_sim.data import load_dataset
+from fl_sim.payload.reading import Reading, Status
 
 PICTURES = load_dataset("phantoms").test.tensors()[0][:32]
 

@@ -30,10 +30,12 @@ ATTACK: dict[str, dict[str, Any]] = {
     "dec": {"name": "dec", "images": 2, "codec": "png", "coding": "reed_solomon"},
     "combined": {
         "name": "combined",
-        "parts": {"a": {"name": "transpose", "images": 2}, "b": {"name": "dec", "codec": "png",
-                                                                 "images": 2}},
+        "parts": {
+            "a": {"name": "transpose", "images": 2},
+            "b": {"name": "dec", "codec": "png", "images": 2},
+        },
     },
-}  # fmt: skip
+}
 
 
 def _files(folder: Path, name: str) -> tuple[Path, Path, Key]:
@@ -96,8 +98,15 @@ SETTINGS: dict[str, dict[str, list[Any]]] = {
         "route.coding.settings": [{"rate": float("nan")}, {"rate": 5}],
         "route.erasure": [{"data": 10**6, "parity": 1}, 3],
         "route.canonical": ["yes", 1],
-        "codec": [["nope", {}], ["png"], "png", ["png", {"x": 1}], ["factorized", {}],
-                  ["factorized", {"N": 10**6, "M": 10**6}], None],
+        "codec": [
+            ["nope", {}],
+            ["png"],
+            "png",
+            ["png", {"x": 1}],
+            ["factorized", {}],
+            ["factorized", {"N": 10**6, "M": 10**6}],
+            None,
+        ],
     },
     "combined": {
         "order": [[], ["a"], ["a", "a", "b"], ["a", "c"], "ab", DROP],
@@ -107,9 +116,13 @@ SETTINGS: dict[str, dict[str, list[Any]]] = {
         "parts.b.length": [-1, "x", DROP],
         "parts.a.settings": [[], {"variant": "x"}],
     },
-}  # fmt: skip
-CASES = [(n, path, i) for n, paths in SETTINGS.items() for path, vs in paths.items()
-         for i in range(len(vs))]  # fmt: skip
+}
+CASES = [
+    (n, path, i)
+    for n, paths in SETTINGS.items()
+    for path, vs in paths.items()
+    for i in range(len(vs))
+]
 
 
 @pytest.mark.parametrize(("name", "path", "which"), CASES)

@@ -17,21 +17,34 @@ from fl_sim.attacks.base import Inside, Plan
 from fl_sim.attacks.transpose import Transpose, TransposeSettings, one_cycle, transposed_pass
 from fl_sim.attacks.transpose.codes import (
     class_vectors,
-    decode,
     gray_digits,
     index_codes,
-    number_of,
     smallest_base,
 )
-from fl_sim.attacks.transpose.losses import mean_ssim, memory_loss
 from fl_sim.data.base import MULTI_LABEL, Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
+from fl_sim.image_losses import mean_ssim, memory_loss
 from fl_sim.metrics.leakage import ssim
 from fl_sim.models import build_model
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, TrainingSettings, TrainReport
+
+
+def number_of(gray: list[int], base: int) -> int:
+    """The number whose Gray code this is."""
+    number, shift = 0, 0
+    for d in reversed(range(len(gray))):
+        number += ((gray[d] - shift) % base) * base**d
+        shift += base - gray[d]
+    return number
+
+
+def decode(code: torch.Tensor, base: int) -> tuple[np.ndarray, int]:
+    """The class (or label) vector and the number within the class that a code stands for."""
+    entries = code.round().to(torch.int64).numpy()
+    return entries // base, number_of((entries % base).tolist(), base)
 
 
 @pytest.mark.parametrize(("base", "digits"), [(2, 7), (3, 4), (5, 3), (10, 2), (64, 1)])

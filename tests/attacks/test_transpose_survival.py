@@ -7,10 +7,10 @@ from torch import nn
 
 from fl_sim.attacks.base import Inside, Plan
 from fl_sim.attacks.transpose import Transpose, TransposeSettings, scaled, transposed_pass
-from fl_sim.attacks.transpose.losses import restored_like
 from fl_sim.attacks.transpose.survival import Disturbance, SurvivalSettings
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
+from fl_sim.image_losses import restored_like
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream

@@ -144,9 +144,12 @@ def test_dead_weights_are_overwritten_and_change_no_output(phantoms: Data) -> No
     one, other = Artifact(spec, cleaned).model(), Artifact(spec, kept).model()
     assert torch.allclose(one(pixels), other(pixels), atol=1e-5)
     refused, _ = pass_gate(
-        Artifact(spec, state), few, task,
-        _settings(**common, overwrite_dead=False), Stream(0),
-    )  # fmt: skip
+        Artifact(spec, state),
+        few,
+        task,
+        _settings(**common, overwrite_dead=False),
+        Stream(0),
+    )
     assert any("dead" in reason for reason in refused.all_reasons())
 
 

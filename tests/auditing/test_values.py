@@ -29,8 +29,13 @@ from fl_sim.checkpoints import Finding
 State = dict[str, torch.Tensor]
 Bytes = NDArray[np.uint8]
 CHECKS = (
-    check_content, check_bits, check_values, check_special, check_integers, check_dtypes,
-)  # fmt: skip
+    check_content,
+    check_bits,
+    check_values,
+    check_special,
+    check_integers,
+    check_dtypes,
+)
 PROSE = (
     b"Patient 4711, born 1950-01-02; melanoma of the left forearm, Breslow depth 1.2 mm, biopsy "
     b"positive. Referred by Dr. Miller, seen on 2021-03-04; follow-up in six months. "
@@ -110,11 +115,19 @@ def test_every_layout_of_numbers_has_words() -> None:
 @pytest.mark.parametrize(
     ("dtype", "depth"),
     [
-        (torch.float32, 1), (torch.float32, 8), (torch.float32, 16),
-        (torch.float64, 2), (torch.float64, 8), (torch.float64, 32), (torch.float64, 48),
-        (torch.float16, 4), (torch.float16, 8), (torch.bfloat16, 1), (torch.bfloat16, 4),
+        (torch.float32, 1),
+        (torch.float32, 8),
+        (torch.float32, 16),
+        (torch.float64, 2),
+        (torch.float64, 8),
+        (torch.float64, 32),
+        (torch.float64, 48),
+        (torch.float16, 4),
+        (torch.float16, 8),
+        (torch.bfloat16, 1),
+        (torch.bfloat16, 4),
     ],
-)  # fmt: skip
+)
 def test_a_short_text_is_found_at_every_depth_of_every_format(
     dtype: torch.dtype, depth: int
 ) -> None:

@@ -51,13 +51,12 @@ def noisy(state: State, relative: float) -> State:
     """Every weight changed by noise, in deviations of a fresh weight."""
     generator = torch.Generator().manual_seed(1)
     return {
-        name: tensor + relative * fresh_deviation(tensor.shape) * torch.randn(
-            tensor.shape, generator=generator
-        )
+        name: tensor
+        + relative * fresh_deviation(tensor.shape) * torch.randn(tensor.shape, generator=generator)
         if tensor.dim() > 1
         else tensor
         for name, tensor in state.items()
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +289,9 @@ def test_an_average_with_honest_updates_holds_what_was_amplified(state: State) -
 def test_wrong_bits_are_counted_by_tensor_and_bit(state: State) -> None:
     one = carrier("bit_plane", first=16, bits=3, centred=False)
     written = one.write(state, payload(900))
-    assert {e for errors in one.plane_errors(written, written, 900).values()
-            for e in errors.values()} == {0.0}  # fmt: skip
+    assert {
+        e for errors in one.plane_errors(written, written, 900).values() for e in errors.values()
+    } == {0.0}
     name = next(iter(one.places(written, 900)))
     turned = {**written, name: (written[name].view(torch.int32) ^ 1 << 17).view(torch.float32)}
     errors = one.plane_errors(written, turned, 900)

@@ -91,8 +91,14 @@ def edited(path: Path, edit: Callable[[bytes], bytes], name: str = "data.pkl") -
     return path
 
 
-def zip_record(name: bytes, content: bytes, place: int, extra: bytes = b"", note: bytes = b"",
-               stated: int | None = None) -> tuple[bytes, bytes]:  # fmt: skip
+def zip_record(
+    name: bytes,
+    content: bytes,
+    place: int,
+    extra: bytes = b"",
+    note: bytes = b"",
+    stated: int | None = None,
+) -> tuple[bytes, bytes]:
     """A record and its line in the directory, written by hand."""
     crc = zlib.crc32(content) if stated is None else stated
     sizes = struct.pack("<3I", crc, len(content), len(content))
@@ -103,15 +109,23 @@ def zip_record(name: bytes, content: bytes, place: int, extra: bytes = b"", note
     return local, line
 
 
-def zip_by_hand(files: "OrderedDict[str, bytes]", gap: bytes = b"", extra: bytes = b"",
-                note: bytes = b"", comment: bytes = b"") -> bytes:  # fmt: skip
+def zip_by_hand(
+    files: "OrderedDict[str, bytes]",
+    gap: bytes = b"",
+    extra: bytes = b"",
+    note: bytes = b"",
+    comment: bytes = b"",
+) -> bytes:
     """An archive with bytes where no library puts them: between, in fields, in comments."""
     body, lines = b"", b""
     for index, (name, content) in enumerate(files.items()):
         local, line = zip_record(
-            name.encode(), content, len(body), extra if index == 1 else b"",
+            name.encode(),
+            content,
+            len(body),
+            extra if index == 1 else b"",
             note if index == 1 else b"",
-        )  # fmt: skip
+        )
         body, lines = body + local + (gap if index == 1 else b""), lines + line
     end = struct.pack("<4H2IH", 0, 0, len(files), len(files), len(lines), len(body), len(comment))
     return body + lines + b"PK\5\6" + end + comment

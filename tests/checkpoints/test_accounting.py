@@ -258,9 +258,16 @@ def test_what_a_tensors_description_says_more(tmp_path: Path) -> None:
 
 
 def test_what_stands_beside_the_weights(tmp_path: Path) -> None:
-    for secret in (SECRET * 10, list(SECRET * 10), "s" * 7770, {"a": [{"b": SECRET * 10}]},
-                   torch.zeros(7770, dtype=torch.uint8), 2**62160, np.zeros(7770, np.uint8),
-                   torch.zeros(7770, dtype=torch.uint8).untyped_storage()):  # fmt: skip
+    for secret in (
+        SECRET * 10,
+        list(SECRET * 10),
+        "s" * 7770,
+        {"a": [{"b": SECRET * 10}]},
+        torch.zeros(7770, dtype=torch.uint8),
+        2**62160,
+        np.zeros(7770, np.uint8),
+        torch.zeros(7770, dtype=torch.uint8).untyped_storage(),
+    ):
         read = read_checkpoint(saved(tmp_path / "a.pth", {"model": weights(), "x": secret}))
         sizes = [f.evidence["bytes"] for f in read.findings if f.level == "suspicious"]
         assert sizes and max(sizes) >= 7770, type(secret)

@@ -111,9 +111,20 @@ def _long_header(path: Path) -> None:
 
 
 BOMBS = (
-    _stride_bomb, _overlapping, _many_views, _sparse, _quantised, _deflated, _deflated_with_lies,
-    _npz, _shared_array, _length_that_lies, _instructions, _safetensors, _long_header,
-)  # fmt: skip
+    _stride_bomb,
+    _overlapping,
+    _many_views,
+    _sparse,
+    _quantised,
+    _deflated,
+    _deflated_with_lies,
+    _npz,
+    _shared_array,
+    _length_that_lies,
+    _instructions,
+    _safetensors,
+    _long_header,
+)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -162,8 +173,9 @@ def test_findings_are_printable() -> None:
 def test_names_from_a_file_are_printable(tmp_path: Path) -> None:
     content = {
         "model": {STEERS: torch.ones(2), STEERS + "\x01": torch.ones(3), "w": torch.ones(4)},
-        STEERS: "s", "ema" + STEERS: {"w": torch.ones(4), STEERS: torch.ones(2)},
-    }  # fmt: skip
+        STEERS: "s",
+        "ema" + STEERS: {"w": torch.ones(4), STEERS: torch.ones(2)},
+    }
     path = saved(tmp_path / "a.pth", content)
     read = read_checkpoint(path)
     texts = [*read.state, *read.copies, *read.layouts, *(f.what for f in read.findings)]
@@ -195,9 +207,12 @@ def test_nothing_takes_time_that_grows_with_its_square(tmp_path: Path) -> None:
     dotted = OrderedDict({"." * 100_000: weight})
     dotted._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
     cases = {
-        "siblings": {**many, "model": {"w": weight}}, "alike": alike, "dots": dotted,
-        "prefixes": {"module." * 30_000 + "w": weight}, "wide": {"model": {"w": weight, **many}},
+        "siblings": {**many, "model": {"w": weight}},
+        "alike": alike,
+        "dots": dotted,
+        "prefixes": {"module." * 30_000 + "w": weight},
+        "wide": {"model": {"w": weight, **many}},
         "nested": {"a": [{"b": [{"w": weight}] * 50}] * 50},
-    }  # fmt: skip
+    }
     for name, content in cases.items():
         assert read_checkpoint(saved(tmp_path / f"{name}.pth", content)).state, name

@@ -35,8 +35,9 @@ def test_a_state_dictionary_comes_back_from_every_format(tmp_path: Path) -> None
         saved(tmp_path / "old.pth", state, _use_new_zipfile_serialization=False),
         *(_pickled(tmp_path / f"tensors{p}.pkl", state, p) for p in (2, 4, 5)),
         *(_pickled(tmp_path / f"arrays{p}.pkl", arrays, p) for p in (0, 2, 4, 5)),
-        tmp_path / "a.npz", tmp_path / "b.npz",
-    ]  # fmt: skip
+        tmp_path / "a.npz",
+        tmp_path / "b.npz",
+    ]
     for path in paths:
         read = read_checkpoint(path)
         assert same(read.state, dict(state)), path

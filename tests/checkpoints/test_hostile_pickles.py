@@ -41,6 +41,8 @@ class _Runs:
 def _payloads(mark: Path) -> dict[str, bytes]:
     """Pieces of pickle that leave one object and would touch a file, by their kind."""
     shell, python = f"touch {mark}", f"open({str(mark)!r}, 'w')"
+    run, called, state = _text(shell), _text("__call__"), _text("__setstate__")
+    words = ("storage", "0", "cpu")
     return {
         "system": _call("os system", _text(shell)),
         "posix": _call("posix system", _text(shell)),
@@ -50,22 +52,17 @@ def _payloads(mark: Path) -> dict[str, bytes]:
         "open": b"cbuiltins\nopen\n" + _text(str(mark)) + _text("w") + b"\x86R",
         "runpy": _call("runpy run_path", _text(str(mark))),
         "import": _call("builtins __import__", _text("antigravity")),
-        "getattr chain": b"cbuiltins\ngetattr\ncos\nsystem\n" + _text("__call__") + b"\x86R"
-                         + _text(shell) + b"\x85R",
-        "nested name": b"\x80\x04" + _text("os") + _text("path.os.system") + b"\x93"
-                       + _text(shell) + b"\x85R",
+        "getattr chain": b"cbuiltins\ngetattr\ncos\nsystem\n%b\x86R%b\x85R" % (called, run),
+        "nested name": b"\x80\x04%b%b\x93%b\x85R" % (_text("os"), _text("path.os.system"), run),
         "inst": b"(" + _text(shell) + b"ios\nsystem\n",
         "obj": b"(cos\nsystem\n" + _text(shell) + b"o",
         "newobj": b"cos\nsystem\n" + _text(shell) + b"\x85\x81",
         "newobj_ex": b"cos\nsystem\n" + _text(shell) + b"\x85}\x92",
-        "setstate": b"ccollections\nOrderedDict\n)R}" + _text("__setstate__")
-                    + b"cos\nsystem\nsb" + _text(shell) + b"b",
-        "hook of a tensor": b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n" + _text(shell)
-                            + b"\x85R\x89)tR",
-        "load from bytes": _call("torch.storage _load_from_bytes",
-                                 b"C" + bytes([len(b"cos\nsystem\n.")]) + b"cos\nsystem\n."),
-        "persistent system": b"(" + _text("storage") + b"cos\nsystem\n" + _text("0")
-                             + _text("cpu") + b"K\1tQ",
+        "setstate": b"ccollections\nOrderedDict\n)R}%bcos\nsystem\nsb%bb" % (state, run),
+        "hook of a tensor": b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n%b\x85R\x89)tR"
+        % run,
+        "load from bytes": _call("torch.storage _load_from_bytes", b"C\x0ccos\nsystem\n."),
+        "persistent system": b"(%bcos\nsystem\n%b%bK\1tQ" % tuple(map(_text, words)),
         "persistent text": b"Pos system\n",
         "persistent list": b"]Q",
         "persistent of itself": b"]q\x00h\x00aQ",
@@ -81,7 +78,7 @@ def _payloads(mark: Path) -> dict[str, bytes]:
         "list that is called": b"])R",
         "dtype": _call("numpy dtype", b"cos\nsystem\n"),
         "encode": _call("_codecs encode", b"cos\nsystem\n"),
-    }  # fmt: skip
+    }
 
 
 KINDS = tuple(_payloads(Path("x")))
@@ -172,12 +169,11 @@ def test_classes_are_stand_ins_and_are_named(tmp_path: Path) -> None:
         b"]" * 200_000 + b"a" * 199_999 + b".",
         b"}" + b"}" * 100_000 + b"\x85" * 2 + b".",
         b"cx\ny\nq\0" + b"h\0" * 100_000 + b"N" + b"\x85R" * 100_000 + b".",
-        b"ctorch._utils\n_rebuild_parameter\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000
-        + b".",
+        b"ctorch._utils\n_rebuild_parameter\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000 + b".",
         b"cbuiltins\nbytes\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000 + b".",
         b"ctorch.storage\n_load_from_bytes\nq\0" + b"h\0" * 9_000 + b"N" + b"\x85R" * 9_000 + b".",
     ],
-)  # fmt: skip
+)
 def test_lies_and_depths_end_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(content)

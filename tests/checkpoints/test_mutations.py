@@ -31,8 +31,9 @@ def _mutated(content: bytes, random_: random.Random) -> bytes:
             case 0:
                 mutant[place : place + 1] = bytes([random_.randrange(256)])
             case 1:
-                mutant[place : place + 1] = bytes(b ^ 1 << random_.randrange(8)
-                                                  for b in mutant[place : place + 1])  # fmt: skip
+                mutant[place : place + 1] = bytes(
+                    b ^ 1 << random_.randrange(8) for b in mutant[place : place + 1]
+                )
             case 2:
                 del mutant[place : place + random_.choice((length, len(mutant)))]
             case 3:
@@ -71,20 +72,30 @@ def _files(folder: Path) -> dict[str, Path]:
     (folder / "arrays.pkl").write_bytes(pickle.dumps(arrays, 4))
     (folder / "tensors.pkl").write_bytes(pickle.dumps(state, 2))
     special = {
-        "coo": torch.eye(4).to_sparse(), "csr": torch.eye(4).to_sparse_csr(),
+        "coo": torch.eye(4).to_sparse(),
+        "csr": torch.eye(4).to_sparse_csr(),
         "quantised": torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 0, torch.qint8),
-        "meta": torch.zeros(2, device="meta"), "half": torch.ones(2).half(),
-        "v3": torch.ones(3, dtype=torch.uint16), "parameter": torch.nn.Parameter(torch.ones(2)),
-    }  # fmt: skip
-    wrapped = {"state_dict": {f"model.{n}": t for n, t in state.items()}, "ema": dict(state),
-               "optimizer": {"state": {0: {"m": torch.ones(3)}}, "param_groups": []}}  # fmt: skip
+        "meta": torch.zeros(2, device="meta"),
+        "half": torch.ones(2).half(),
+        "v3": torch.ones(3, dtype=torch.uint16),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    wrapped = {
+        "state_dict": {f"model.{n}": t for n, t in state.items()},
+        "ema": dict(state),
+        "optimizer": {"state": {0: {"m": torch.ones(3)}}, "param_groups": []},
+    }
     return {
-        "zip": saved(folder / "zip.pth", state), "special": saved(folder / "s.pth", special),
-        "wrapped": saved(folder / "w.pth", wrapped), "whole": saved(folder / "m.pth", network()),
+        "zip": saved(folder / "zip.pth", state),
+        "special": saved(folder / "s.pth", special),
+        "wrapped": saved(folder / "w.pth", wrapped),
+        "whole": saved(folder / "m.pth", network()),
         "old": saved(folder / "old.pth", state, _use_new_zipfile_serialization=False),
-        "npz": folder / "npz.npz", "safetensors": folder / "safetensors.safetensors",
-        "arrays": folder / "arrays.pkl", "tensors": folder / "tensors.pkl",
-    }  # fmt: skip
+        "npz": folder / "npz.npz",
+        "safetensors": folder / "safetensors.safetensors",
+        "arrays": folder / "arrays.pkl",
+        "tensors": folder / "tensors.pkl",
+    }
 
 
 KINDS = ("zip", "special", "wrapped", "whole", "old", "npz", "safetensors", "arrays", "tensors")

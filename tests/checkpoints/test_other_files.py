@@ -38,7 +38,7 @@ from fl_sim.errors import FlSimError
         (bytes(range(256)) * 8, "format"),
         (b"\x80\x04", "pickle"),
     ],
-)  # fmt: skip
+)
 def test_a_file_is_named_for_what_it_is(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
@@ -114,11 +114,17 @@ def test_an_index_and_its_files_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "[" * 100_000, "{", "[]", '{"weight_map": 3}', '{"weight_map": {}}',
-        '{"weight_map": {"a": "../../etc/passwd"}}', '{"weight_map": {"a": "/etc/passwd"}}',
-        '{"weight_map": {"a": 3}}', '{"weight_map": {"a": ".."}}',
+        "[" * 100_000,
+        "{",
+        "[]",
+        '{"weight_map": 3}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": "../../etc/passwd"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": ".."}}',
     ],
-)  # fmt: skip
+)
 def test_an_index_that_lies(tmp_path: Path, content: str) -> None:
     (tmp_path / "m.index.json").write_text(content)
     assert re.search("index", refusal(tmp_path / "m.index.json"))

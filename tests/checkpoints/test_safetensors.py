@@ -64,18 +64,40 @@ def test_what_a_header_says_beside_the_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        {"w": _one(), "v": _one()}, {"w": _one(), "v": _one((1,), (4, 8))}, {"w": _one((-3,))},
-        {"w": _one((3,), (12, 0))}, {"w": _one((3,), (0, 13))}, {"w": _one((3,), (4, 16))},
-        {"w": _one((3,), (-12, 0))}, {"w": _one((3.0,))}, {"w": _one((True, 3))},
-        {"w": _one(dtype="X9")}, {"w": _one(dtype=["F32"])}, {"w": _one((2**62, 2**62, 0), (0, 0))},
-        {"w": _one((1,) * 100)}, {"w": _one((2**40,))}, {"w": 3}, {"w": {"dtype": "F32"}},
-        {"w": {**_one(), "more": 1}}, [1], 3, {}, {"__metadata__": 3, "w": _one()},
-        {"__metadata__": {"a": 1}, "w": _one()}, {"w": _one(offsets=[0, 12, 12])},
-        b'{"w":' + b"[" * 100_000, b"{", b'{"w"}', b"\xff{}", b'{"a":' + b"9" * 5000 + b"}",
+        {"w": _one(), "v": _one()},
+        {"w": _one(), "v": _one((1,), (4, 8))},
+        {"w": _one((-3,))},
+        {"w": _one((3,), (12, 0))},
+        {"w": _one((3,), (0, 13))},
+        {"w": _one((3,), (4, 16))},
+        {"w": _one((3,), (-12, 0))},
+        {"w": _one((3.0,))},
+        {"w": _one((True, 3))},
+        {"w": _one(dtype="X9")},
+        {"w": _one(dtype=["F32"])},
+        {"w": _one((2**62, 2**62, 0), (0, 0))},
+        {"w": _one((1,) * 100)},
+        {"w": _one((2**40,))},
+        {"w": 3},
+        {"w": {"dtype": "F32"}},
+        {"w": {**_one(), "more": 1}},
+        [1],
+        3,
+        {},
+        {"__metadata__": 3, "w": _one()},
+        {"__metadata__": {"a": 1}, "w": _one()},
+        {"w": _one(offsets=[0, 12, 12])},
+        b'{"w":' + b"[" * 100_000,
+        b"{",
+        b'{"w"}',
+        b"\xff{}",
+        b'{"a":' + b"9" * 5000 + b"}",
         b'{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"w":{"dtype":"F32","shape":[3],'
-        b'"data_offsets":[0,12]}}', b'{"a":NaN}', b'{"a":1e999}',
+        b'"data_offsets":[0,12]}}',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
     ],
-)  # fmt: skip
+)
 def test_headers_that_lie_end_in_one_sentence(tmp_path: Path, header: Any) -> None:
     with pytest.raises(FlSimError) as error:
         read_checkpoint(_written(tmp_path / "a.safetensors", header))
@@ -95,21 +117,34 @@ def test_types_of_less_than_a_byte_are_kept_as_bytes(tmp_path: Path) -> None:
     assert read.state["w"].dtype == torch.uint8 and read.state["w"].numel() == 12
     assert "F4" in read.layouts["w"]
     for dtype, size in (("C64", 8), ("F8_E8M0", 1), ("F8_E4M3", 1), ("BF16", 2), ("BOOL", 1)):
-        _written(path, {"w": _one((12 // size,), (0, 12 // size * size), dtype)},
-                 b"\0" * (12 // size * size))  # fmt: skip
+        _written(
+            path,
+            {"w": _one((12 // size,), (0, 12 // size * size), dtype)},
+            b"\0" * (12 // size * size),
+        )
         assert read_checkpoint(path).state["w"].element_size() == size
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        3, [1, 2], "text", {**SPEC, "classes": 10**9}, {**SPEC, "classes": 0},
-        {**SPEC, "classes": -3}, {**SPEC, "size": 10**6}, {**SPEC, "channels": 10**9},
-        {**SPEC, "name": "../x"}, {**SPEC, "name": "__init__"}, {**SPEC, "name": "os.path"},
-        {**SPEC, "settings": {"a": [[[[[[[[[[1]]]]]]]]]]}}, {**SPEC, "more": 1},
-        {**SPEC, "settings": {"a": "s" * 70_000}}, {**SPEC, "size": "twelve"},
+        3,
+        [1, 2],
+        "text",
+        {**SPEC, "classes": 10**9},
+        {**SPEC, "classes": 0},
+        {**SPEC, "classes": -3},
+        {**SPEC, "size": 10**6},
+        {**SPEC, "channels": 10**9},
+        {**SPEC, "name": "../x"},
+        {**SPEC, "name": "__init__"},
+        {**SPEC, "name": "os.path"},
+        {**SPEC, "settings": {"a": [[[[[[[[[[1]]]]]]]]]]}},
+        {**SPEC, "more": 1},
+        {**SPEC, "settings": {"a": "s" * 70_000}},
+        {**SPEC, "size": "twelve"},
     ],
-)  # fmt: skip
+)
 def test_a_network_that_cannot_be_is_not_believed(tmp_path: Path, spec: Any) -> None:
     metadata = {"fl_sim.model": json.dumps(spec)}
     read = read_checkpoint(

@@ -80,9 +80,25 @@ def test_a_tensor_without_values_is_named(tmp_path: Path) -> None:
 
 
 def test_every_element_type_is_read(tmp_path: Path) -> None:
-    names = ("half", "bfloat16", "float", "double", "int8", "uint8", "int16", "int32", "int64",
-             "uint16", "uint32", "uint64", "complex64", "complex128", "float8_e4m3fn",
-             "float8_e5m2", "bool")  # fmt: skip
+    names = (
+        "half",
+        "bfloat16",
+        "float",
+        "double",
+        "int8",
+        "uint8",
+        "int16",
+        "int32",
+        "int64",
+        "uint16",
+        "uint32",
+        "uint64",
+        "complex64",
+        "complex128",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "bool",
+    )
     state = {name: torch.tensor([0, 1, 1]).to(getattr(torch, name)) for name in names}
     for new in (True, False):
         path = saved(tmp_path / "a.pth", state, _use_new_zipfile_serialization=new)
@@ -96,11 +112,14 @@ def test_every_element_type_is_read(tmp_path: Path) -> None:
 def test_odd_forms_of_ordinary_tensors(tmp_path: Path) -> None:
     base = torch.arange(24.0)
     state: dict[Any, torch.Tensor] = {
-        "scalar": torch.tensor(3.0), "empty": torch.zeros(0, 4), "turned": base.view(4, 6).t(),
-        "parameter": nn.Parameter(torch.ones(2)), "channels last":
-            torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), 7: torch.ones(1),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.zeros(0, 4),
+        "turned": base.view(4, 6).t(),
+        "parameter": nn.Parameter(torch.ones(2)),
+        "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        7: torch.ones(1),
         "all": base,
-    }  # fmt: skip
+    }
     read = read_checkpoint(saved(tmp_path / "a.pth", state))
     assert list(read.state) == [str(key) for key in state]
     for key, tensor in state.items():

@@ -86,8 +86,11 @@ def test_copies_are_compared_with_the_weights(tmp_path: Path) -> None:
     state = weights()
     near = {n: t + 1e-4 if t.is_floating_point() else t for n, t in state.items()}
     far = {n: torch.randn_like(t) if t.is_floating_point() else t for n, t in state.items()}
-    for copy, level, word in ((dict(state), "note", "bit for bit"), (near, "note", "correlation"),
-                              (far, "suspicious", "no average")):  # fmt: skip
+    for copy, level, word in (
+        (dict(state), "note", "bit for bit"),
+        (near, "note", "correlation"),
+        (far, "suspicious", "no average"),
+    ):
         copy = {n: t.clone() for n, t in copy.items()}
         content = {"state_dict": state, "state_dict_ema": _under("module.", copy)}
         read = read_checkpoint(saved(tmp_path / "a.pth", content))
@@ -124,12 +127,20 @@ def test_a_second_network_is_told(tmp_path: Path) -> None:
 def test_a_lightning_checkpoint_is_ordinary(tmp_path: Path) -> None:
     state, optimizer = _trained("Adam")
     content = {
-        "epoch": 3, "global_step": 100, "pytorch-lightning_version": "2.4.0",
-        "state_dict": _under("model.", state), "loops": {"fit_loop": {"total": {"ready": 3}}},
-        "callbacks": {"ModelCheckpoint{'monitor': 'loss'}": {"best": torch.tensor(0.3),
-                                                             "path": "/x/y/last.ckpt"}},
-        "optimizer_states": [optimizer], "lr_schedulers": [{"last_epoch": 3, "_last_lr": [0.1]}],
+        "epoch": 3,
+        "global_step": 100,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": _under("model.", state),
+        "loops": {"fit_loop": {"total": {"ready": 3}}},
+        "callbacks": {
+            "ModelCheckpoint{'monitor': 'loss'}": {
+                "best": torch.tensor(0.3),
+                "path": "/x/y/last.ckpt",
+            }
+        },
+        "optimizer_states": [optimizer],
+        "lr_schedulers": [{"last_epoch": 3, "_last_lr": [0.1]}],
         "hyper_parameters": {"lr": 1e-3},
-    }  # fmt: skip
+    }
     read = read_checkpoint(saved(tmp_path / "a.ckpt", content))
     assert same(read.state, state) and loud(read) == []

@@ -42,8 +42,11 @@ def test_another_process_decodes_the_same_from_the_decoders_file(tmp_path: Path)
         np.savez(tmp_path / f"{name}.npz", **{f"{i:03}": code for i, code in enumerate(codes)})
     done = subprocess.run(
         [sys.executable, "-c", DECODING, str(tmp_path), *LEARNED],
-        capture_output=True, text=True, check=False, env={"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     for name in LEARNED:
         codec = trained(name)

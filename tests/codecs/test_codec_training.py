@@ -104,9 +104,11 @@ def test_training_stops_on_a_plateau_and_freezes_the_best_weights() -> None:
     assert (report.steps, report.stopped) == (70, "plateau")
     assert float(codec.network.weight.detach()) == codec.frozen_at == 40
     assert report.curves == {
-        "step": [10, 20, 30, 40, 50, 60, 70], "loss": [5, 4, 4.5, 3, 3, 3.1, 3.2],
-        "bpp": [0.25] * 7, "psnr": [30.0] * 7,
-    }  # fmt: skip
+        "step": [10, 20, 30, 40, 50, 60, 70],
+        "loss": [5, 4, 4.5, 3, 3, 3.1, 3.2],
+        "bpp": [0.25] * 7,
+        "psnr": [30.0] * 7,
+    }
 
 
 def test_all_steps_are_taken_on_half_a_cosine_and_the_last_is_validated() -> None:

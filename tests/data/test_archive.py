@@ -113,8 +113,10 @@ def test_more_zeros_than_any_image_has_are_not_decompressed(tmp_path: Path) -> N
 
 
 def test_what_compresses_well_is_read(tmp_path: Path) -> None:
-    blank = {f"{split}_images": npy(np.zeros((12, 64, 64), np.uint8))
-             for split in ("train", "val", "test")}  # fmt: skip
+    blank = {
+        f"{split}_images": npy(np.zeros((12, 64, 64), np.uint8))
+        for split in ("train", "val", "test")
+    }
     assert load_dataset(str(archive(tmp_path / "data.npz", blank))).size == 64
 
 

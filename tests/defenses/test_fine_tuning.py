@@ -78,11 +78,17 @@ def test_refit_adds_the_gradient_of_its_penalty() -> None:
     strength, rate = 50.0, 1e-2
     free, held = (
         cleaned(
-            "refit", epochs=2, batch_size=40, momentum=0.0, learning_rate=rate, decay=1.0,
-            consolidation=strength_, batch_norm="running",
+            "refit",
+            epochs=2,
+            batch_size=40,
+            momentum=0.0,
+            learning_rate=rate,
+            decay=1.0,
+            consolidation=strength_,
+            batch_norm="running",
         )
         for strength_ in (0.0, strength)
-    )  # fmt: skip
+    )
     release = release_of()
     start = torch.cat([p.detach().flatten() for p in release.model.parameters()])
     release.model.eval()
@@ -94,9 +100,14 @@ def test_refit_adds_the_gradient_of_its_penalty() -> None:
         squares.append(torch.cat([g.flatten() for g in gradients]).square())
     fisher = torch.stack(squares).mean(0)
     first = cleaned(
-        "refit", epochs=1, batch_size=40, momentum=0.0, learning_rate=rate, consolidation=0.0,
+        "refit",
+        epochs=1,
+        batch_size=40,
+        momentum=0.0,
+        learning_rate=rate,
+        consolidation=0.0,
         batch_norm="running",
-    )  # fmt: skip
+    )
     expected = rate * strength * fisher / fisher.max() * (first - start)
     torch.testing.assert_close(free - held, expected, rtol=1e-2, atol=2e-7)
     assert expected.abs().max() > 1e-5

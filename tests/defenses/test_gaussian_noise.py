@@ -16,9 +16,13 @@ def _apply(sigma: float, scale: str = "absolute", seed: int = 0):
     before = state_of(model)
     entries = {"payload": torch.zeros(4000), "bytes": torch.zeros(100, dtype=torch.uint8)}
     release = Release(
-        model, SPEC, dataset.validation, dataset.task, Stream(seed, ("release", 1)),
+        model,
+        SPEC,
+        dataset.validation,
+        dataset.task,
+        Stream(seed, ("release", 1)),
         entries=entries,
-    )  # fmt: skip
+    )
     settings = GaussianNoiseSettings(sigma=sigma, scale=scale)
     report = GaussianNoise(settings).apply(release)
     return before, state_of(model), entries, report, dict(model.named_parameters())

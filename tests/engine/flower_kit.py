@@ -40,9 +40,13 @@ def flower(home: Path) -> Iterator[dict[str, str]]:
     ]
     home.mkdir()
     daemon = subprocess.Popen(
-        command, env=environment, cwd=home, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        env=environment,
+        cwd=home,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         _wait_for(daemon, f"http://127.0.0.1:{http}/health")
         yield environment

@@ -127,10 +127,23 @@ def test_flowers_own_command_runs_an_app_with_a_defence(tmp_path):
     app, out = ROOT / "experiments/examples/flower_quickstart", tmp_path / "cleaned.pt"
     with flower(tmp_path / "home") as environment:
         done = subprocess.run(
-            ["flwr", "run", str(app), "--stream", "--federation-config", "num-supernodes=2",
-             "-c", f'rounds=1 out="{out}"'],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+            [
+                "flwr",
+                "run",
+                str(app),
+                "--stream",
+                "--federation-config",
+                "num-supernodes=2",
+                "-c",
+                f'rounds=1 out="{out}"',
+            ],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert said.count("Defended: lwlrd on 300 held-out images") == 1

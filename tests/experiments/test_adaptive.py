@@ -30,9 +30,11 @@ def test_dead_weights_let_everything_through_and_low_bits_nothing(tmp_path: Path
     five = {"hospitals": 5, "rounds": 1}
     federated = [
         Cell("low bits", averaged["low bits"], five),
-        *(Cell(BEST, averaged[BEST], {**five, "malicious": (0, 1), "collusion": kind}, kind)
-          for kind in ("repeat", "split")),
-    ]  # fmt: skip
+        *(
+            Cell(BEST, averaged[BEST], {**five, "malicious": (0, 1), "collusion": kind}, kind)
+            for kind in ("repeat", "split")
+        ),
+    ]
     grids = {
         "lake": adaptive.grid([Cell("low bits", alone["low bits"])], **BASE),
         "federated": adaptive.grid(federated, **BASE),

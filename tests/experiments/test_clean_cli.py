@@ -35,9 +35,19 @@ def theirs(tmp_path: Path) -> Path:
 def test_a_checkpoint_that_nobody_here_made_is_cleaned(theirs: Path, tmp_path: Path) -> None:
     out, told = tmp_path / "out.pth", tmp_path / "told.json"
     said = _clean(
-        theirs, *FEW, "--defense", "gaussian_noise", "--set", "sigma=0.01", "--out", out,
-        "--json", told, "--normalize", "imagenet",
-    )  # fmt: skip
+        theirs,
+        *FEW,
+        "--defense",
+        "gaussian_noise",
+        "--set",
+        "sigma=0.01",
+        "--out",
+        out,
+        "--json",
+        told,
+        "--normalize",
+        "imagenet",
+    )
     before = read_checkpoint(theirs).state
     after = torch.load(out, weights_only=True)
     assert after.keys() == before.keys()

@@ -82,9 +82,14 @@ def test_a_file_that_is_missing_without_a_network_is_named(tmp_path: Path) -> No
     os.environ["FL_SIM_OFFLINE"] = "1"
     try:
         done = _fl_sim(
-            "run", "demo-centralized", "--set", "dataset=bloodmnist", "--data-root", ".",
+            "run",
+            "demo-centralized",
+            "--set",
+            "dataset=bloodmnist",
+            "--data-root",
+            ".",
             cwd=tmp_path,
-        )  # fmt: skip
+        )
     finally:
         del os.environ["FL_SIM_OFFLINE"]
     assert done.returncode == 2 and "bloodmnist.npz" in done.stderr

@@ -46,12 +46,13 @@ def test_runs_are_told_apart_by_what_differs(folder: Path) -> None:
     frame = runs.summary()
     assert list(frame.columns[:4]) == ["defense", "mode", "seed", "stage"]
     lake, both = ["upload", "release"], ["upload", "aggregate", "release"]
-    assert sorted(zip(frame["defense"], frame["mode"], frame["seed"], frame["stage"],
-                      strict=True)) == sorted(
+    assert sorted(
+        zip(frame["defense"], frame["mode"], frame["seed"], frame["stage"], strict=True)
+    ) == sorted(
         [("lwlrd", "centralized", seed, stage) for seed in (0, 1) for stage in lake]
         + [("fine_tuning", "centralized", 0, stage) for stage in lake]
         + [("lwlrd", "federated", 0, stage) for stage in both]
-    )  # fmt: skip
+    )
     assert list(frame.columns[-5:]) == ["dataset", "model", "attack", "aggregator", "run"]
     assert set(frame["attack"]) == {"transpose"}
     for result in runs:
@@ -161,8 +162,11 @@ def test_a_plot_has_a_point_a_run_and_its_floors(folder: Path) -> None:
     known = released["ssim_floor_mean"]
     assert floors == {known.min(), known.max()}
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {
-        "lwlrd", "fine_tuning", "mean of public images", "trained from scratch",
-    }  # fmt: skip
+        "lwlrd",
+        "fine_tuning",
+        "mean of public images",
+        "trained from scratch",
+    }
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("AUC at release", "SSIM, at best")
 
 

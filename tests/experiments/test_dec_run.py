@@ -95,9 +95,13 @@ def test_boosting_does_not_touch_the_payload_and_other_rounds_are_honest(tmp_pat
 
 def test_values_report_their_error_and_intact_images(tmp_path: Path) -> None:
     attack = {
-        "name": "dec", "images": 4, "codec": CODEC, "external": {"name": "phantoms", "seed": 9},
-        "contents": "latents", "carrier": "frozen",
-    }  # fmt: skip
+        "name": "dec",
+        "images": 4,
+        "codec": CODEC,
+        "external": {"name": "phantoms", "seed": 9},
+        "contents": "latents",
+        "carrier": "frozen",
+    }
     noise = {"name": "gaussian_noise", "sigma": 1e-4}
     result = run({**CENTRALIZED, "attack": attack, "defense": noise}, tmp_path)
     assert _value(result, "upload", "images_intact") == 4
@@ -159,7 +163,9 @@ def test_stolen_images_are_worth_training_on(tmp_path: Path) -> None:
 
 def test_half_precision_cannot_enter_a_federation(tmp_path: Path) -> None:
     attack = {
-        **FEDERATED["attack"], "precision": "float16", "carrier": {"name": "lsb", "bits": 4},
-    }  # fmt: skip
+        **FEDERATED["attack"],
+        "precision": "float16",
+        "carrier": {"name": "lsb", "bits": 4},
+    }
     result = run({**FEDERATED, "attack": attack}, tmp_path)
     assert _value(result, "upload:0", "failed", round=1) == 1

@@ -67,9 +67,13 @@ def test_the_federated_study_has_a_row_a_round_and_stage(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_the_rate_study_has_a_row_a_cell(tmp_path: Path) -> None:
     codec = {
-        "name": "hific", "width": 0.05, "max_steps": 4, "gan_after": 2, "validate_every": 2,
+        "name": "hific",
+        "width": 0.05,
+        "max_steps": 4,
+        "gan_after": 2,
+        "validate_every": 2,
         "batch_size": 4,
-    }  # fmt: skip
+    }
     grid = dec_rate_distortion.grid(
         4, OUTSIDE, UNET, codec, channels=((6, 10),), decoders={"D1": 0}, **BASE
     )

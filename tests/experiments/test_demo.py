@@ -34,10 +34,20 @@ def table(mode, found, auc, scratch=0.61, defense="lwlrd", hospitals=4, server_r
     rows = []
 
     def add(stage, metric, value, extraction="-", at=server_round):
-        rows.append(dict.fromkeys(COLUMNS, "x") | {
-            "seed": 0, "mode": mode, "defense": defense, "clients": hospitals, "round": at,
-            "stage": stage, "extraction": extraction, "metric": metric, "value": value,
-        })  # fmt: skip
+        rows.append(
+            dict.fromkeys(COLUMNS, "x")
+            | {
+                "seed": 0,
+                "mode": mode,
+                "defense": defense,
+                "clients": hospitals,
+                "round": at,
+                "stage": stage,
+                "extraction": extraction,
+                "metric": metric,
+                "value": value,
+            }
+        )
 
     for stage, count in found.items():
         add(stage, "identification_distance", count / HIDDEN, "strongest")
@@ -72,9 +82,7 @@ def test_the_sentences_say_the_tables_numbers():
     lake, union, worth = said()
     assert "18 of 20 hidden images" in lake and "3 of 20 in the file that left" in lake
     assert "the defence lwlrd" in lake and "3 honest hospitals" in union
-    assert [word for word in union.split() if word.isdigit()][:6] == [
-        "17", "20", "9", "20", "3", "2"
-    ]  # fmt: skip
+    assert [int(word) for word in union.split() if word.isdigit()][:6] == [17, 20, 9, 20, 3, 2]
     assert "0.91 before the defence and 0.88 after it in the data lake" in worth
     assert "0.82 before the defence and 0.79 after it in the federation" in worth
     assert worth.endswith("has 0.61.")
@@ -96,8 +104,10 @@ def test_the_picture_has_both_modes_and_leaves_out_what_is_not_there(tmp_path):
     shades = {"original": 0.1, "upload/raw": 0.9, "release/raw": 0.3, "release/affine": 0.5}
     lake = {name: torch.full((2, 1, 4, 4), shade) for name, shade in shades.items()}
     lake |= {f"{name}/ssim": torch.full((2,), s) for name, s in shades.items() if "/" in name}
-    union = lake | {"aggregate/raw": torch.full((2, 1, 4, 4), 0.7),
-                    "aggregate/raw/ssim": torch.ones(2)}  # fmt: skip
+    union = lake | {
+        "aggregate/raw": torch.full((2, 1, 4, 4), 0.7),
+        "aggregate/raw/ssim": torch.ones(2),
+    }
     path = demo.draw(tmp_path / "demo.png", {"centralized": lake, "federated": union})
     grey = np.asarray(Image.open(path).convert("L"))
     left, right = np.array_split(grey[:, 135:], 2, axis=1)
@@ -109,9 +119,16 @@ def test_the_picture_has_both_modes_and_leaves_out_what_is_not_there(tmp_path):
     assert (abs(right.astype(int) - averaged) <= 1).sum() > 500
     assert (abs(left.astype(int) - averaged) <= 1).sum() < 100
     # In the order of what happens, also where the data lake has nothing to show.
-    heights = [np.flatnonzero((abs(right.astype(int) - s) <= 1).sum(1) > 20).mean()
-               for s in (expected["original"], expected["upload/raw"], averaged,
-                         expected["release/raw"], expected["release/affine"])]  # fmt: skip
+    heights = [
+        np.flatnonzero((abs(right.astype(int) - s) <= 1).sum(1) > 20).mean()
+        for s in (
+            expected["original"],
+            expected["upload/raw"],
+            averaged,
+            expected["release/raw"],
+            expected["release/affine"],
+        )
+    ]
     assert heights == sorted(heights)
 
 

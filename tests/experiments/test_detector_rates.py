@@ -166,8 +166,11 @@ def _member(name: str, attack: str, content: object, kind: str = "k") -> Member:
 
 
 def test_files_are_made_once_and_one_that_cannot_be_is_left_out(tmp_path: Path) -> None:
-    population = [_member("a", "none", _state()), _member("b", "x", FlSimError("no room")),
-                  _member("c", "x", b"bytes")]  # fmt: skip
+    population = [
+        _member("a", "none", _state()),
+        _member("b", "x", FlSimError("no room")),
+        _member("c", "x", b"bytes"),
+    ]
     make(population, tmp_path)
     assert load(tmp_path, "a").keys() == _state().keys()
     assert (tmp_path / "c.pth").read_bytes() == b"bytes"
@@ -181,8 +184,15 @@ def test_files_are_made_once_and_one_that_cannot_be_is_left_out(tmp_path: Path) 
 def test_what_starts_from_another_file_waits_for_it(tmp_path: Path) -> None:
     host, other = _member("host", "none", _state()), _member("other", "none", _state())
     after = Member("after", "k", "x", "mlp", "", "", lambda folder: load(folder, "host"))
-    slow = Member("slow", "k", "none", "resnet34", "", "", lambda folder: {"order": len(
-        list(folder.glob("*.pth")))})  # fmt: skip
+    slow = Member(
+        "slow",
+        "k",
+        "none",
+        "resnet34",
+        "",
+        "",
+        lambda folder: {"order": len(list(folder.glob("*.pth")))},
+    )
     make([after, slow, host, other], tmp_path)
     assert load(tmp_path, "after").keys() == _state().keys()
     assert load(tmp_path, "slow")["order"] == 2  # not before the others could be made
@@ -193,9 +203,11 @@ def test_what_starts_from_another_file_waits_for_it(tmp_path: Path) -> None:
 def test_files_are_judged_once_and_every_verdict_has_its_place(tmp_path: Path) -> None:
     noisy = {**_state(), "body.2.weight": _state()["body.2.weight"].sign() * 0.05}
     population = [
-        _member("good", "none", _state()), _member("bad", "rounded", noisy),
-        _member("broken", "rounded", b"no archive"), _member("absent", "none", _state()),
-    ]  # fmt: skip
+        _member("good", "none", _state()),
+        _member("bad", "rounded", noisy),
+        _member("broken", "rounded", b"no archive"),
+        _member("absent", "none", _state()),
+    ]
     make(population[:1], tmp_path)
     assert list(judge(population, tmp_path, tmp_path, "alone")["name"]) == ["good"]
     make(population[:3], tmp_path)
@@ -226,16 +238,27 @@ def test_rates_have_intervals_and_name_what_is_missed() -> None:
     def row(
         name: str, kind: str, attack: str, verdict: str, detector: str = "alone"
     ) -> dict[str, str]:
-        return {"name": name, "kind": kind, "attack": attack, "verdict": verdict,
-                "checks": "values", "detector": detector}  # fmt: skip
+        return {
+            "name": name,
+            "kind": kind,
+            "attack": attack,
+            "verdict": verdict,
+            "checks": "values",
+            "detector": detector,
+        }
 
-    rows = pd.DataFrame([
-        row("a", "trained", "none", "nothing found; 3 of 10 checks could not run"),
-        row("b", "trained", "none", "suspicious; 3 of 10 checks could not run"),
-        row("c", "pruned", "none", "clean"), row("c", "pruned", "none", "refused", "gate"),
-        row("d", "signs", "x", "carries something"), row("e", "signs", "x", "clean"),
-        row("f", "signs", "y", "not read"), row("d", "signs", "x", "clean", "gate"),
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            row("a", "trained", "none", "nothing found; 3 of 10 checks could not run"),
+            row("b", "trained", "none", "suspicious; 3 of 10 checks could not run"),
+            row("c", "pruned", "none", "clean"),
+            row("c", "pruned", "none", "refused", "gate"),
+            row("d", "signs", "x", "carries something"),
+            row("e", "signs", "x", "clean"),
+            row("f", "signs", "y", "not read"),
+            row("d", "signs", "x", "clean", "gate"),
+        ]
+    )
     table = rates(rows, tuned=None).set_index(["networks are", "kind", "detector"])
     alone = table.xs("alone", level="detector")
     counts = ["networks", "flagged", "not read", "not all checks ran"]
@@ -247,16 +270,20 @@ def test_rates_have_intervals_and_name_what_is_missed() -> None:
     assert list(table.loc[("attacked", "all", "gate"), counts]) == [1, 0, 0, 0]
     wrong = errors(rows).set_index(["kind", "attack", "detector"])
     assert dict(wrong["which"]) == {
-        ("trained", "none", "alone"): "b", ("pruned", "none", "gate"): "c",
-        ("signs", "x", "alone"): "e", ("signs", "y", "alone"): "f", ("signs", "x", "gate"): "d",
-    }  # fmt: skip
+        ("trained", "none", "alone"): "b",
+        ("pruned", "none", "gate"): "c",
+        ("signs", "x", "alone"): "e",
+        ("signs", "y", "alone"): "f",
+        ("signs", "x", "gate"): "d",
+    }
     assert wrong.loc[("signs", "y", "alone"), "said"] == "not read"
     assert wrong.loc[("signs", "x", "alone"), "networks"] == 2
 
 
 def test_the_tuned_population_stands_apart() -> None:
-    rows = pd.DataFrame([{"kind": "trained", "attack": "none", "verdict": "clean",
-                          "detector": "gate"}])  # fmt: skip
+    rows = pd.DataFrame(
+        [{"kind": "trained", "attack": "none", "verdict": "clean", "detector": "gate"}]
+    )
     table = rates(rows)
     tuned = table[(table["population"] == "tuned") & (table["kind"] == "all")]
     assert list(tuned["networks"]) == [28, 28, 49, 49]

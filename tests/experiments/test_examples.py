@@ -34,8 +34,12 @@ SERVER = QUICKSTART / "flower_quickstart" / "server_app.py"
 def test_a_strategy_of_ones_own_runs_by_name(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.examples.own_strategy"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "release" in done.stdout
     (table,) = tmp_path.glob("runs/*-capped-*/results.csv")

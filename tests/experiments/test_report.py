@@ -132,8 +132,11 @@ def test_the_numbers_on_the_page_are_those_of_the_table(defended: Path, tmp_path
     _, page = _report(defended, tmp_path)
     columns = page.tables["leakage"][0]
     assert columns[:4] == [
-        "Extraction", "SSIM", "Identified by distance", "Identified by correlation",
-    ]  # fmt: skip
+        "Extraction",
+        "SSIM",
+        "Identified by distance",
+        "Identified by correlation",
+    ]
     lines = iter(page.tables["leakage"][1:])
     for stage, said in (("upload", "As trained"), ("release", "As released")):
         assert next(lines) == [said]
@@ -141,8 +144,10 @@ def test_the_numbers_on_the_page_are_those_of_the_table(defended: Path, tmp_path
             row = next(lines)
             assert row[0] == name
             for column, metric in (
-                (1, "ssim"), (2, "identification_distance"), (3, "identification_correlation"),
-            ):  # fmt: skip
+                (1, "ssim"),
+                (2, "identification_distance"),
+                (3, "identification_correlation"),
+            ):
                 value = _value(defended, stage, metric, extraction)
                 assert row[column] == number(value)
                 assert value in page.exact["leakage"]
@@ -163,7 +168,7 @@ def test_images_are_there_with_words_and_their_ssim(defended: Path, tmp_path: Pa
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
     alts = [image["alt"] for image in page.images]
     assert alts[:3] == [f"Stolen image {n}, original" for n in (1, 2, 3)]
-    from experiments.run.study import load_pictures
+    from experiments.run.folder import load_pictures
 
     similarity = load_pictures(defended)["release/raw/ssim"]
     expected = f"Stolen image 2, as released, raw: SSIM {number(float(similarity[1]), 2)}"
@@ -336,10 +341,17 @@ def test_an_interrupted_run_is_reported_as_such(defended: Path, tmp_path: Path) 
 
 def _row(metric: str, value: float, stage: str, extraction: str = "-", **other: Any) -> Any:
     common: dict[str, Any] = {
-        "scenario": "federated-x", "seed": 0, "mode": "federated", "dataset": "phantoms",
-        "model": "cnn", "attack": "dec", "defense": "lwlrd", "aggregator": "fedavg",
-        "clients": 4, "round": 1,
-    }  # fmt: skip
+        "scenario": "federated-x",
+        "seed": 0,
+        "mode": "federated",
+        "dataset": "phantoms",
+        "model": "cnn",
+        "attack": "dec",
+        "defense": "lwlrd",
+        "aggregator": "fedavg",
+        "clients": 4,
+        "round": 1,
+    }
     own = {"stage": stage, "extraction": extraction, "metric": metric, "value": value}
     return {**common, **own, **other}
 
@@ -439,8 +451,9 @@ def test_what_the_best_of_many_guesses_finds_is_no_leak(
 def test_several_scenarios_are_summed_up_without_a_double_negative(tmp_path: Path) -> None:
     folders = []
     for place, share in enumerate((0.5, 0.0625, 0.5)):
-        rows = [{**row, "scenario": f"s{place}", "defense": f"d{place}"}
-                for row in _federated(share)]  # fmt: skip
+        rows = [
+            {**row, "scenario": f"s{place}", "defense": f"d{place}"} for row in _federated(share)
+        ]
         folders.append(_write(tmp_path / f"run{place}", rows, FEDERATION))
     said = "More images than guessing finds are identified in {} attacked and defended scenarios."
     assert said.format("2 of 3") in _report(folders, tmp_path)[1].text
@@ -479,15 +492,19 @@ def test_runs_that_differ_in_a_setting_are_told_apart(tmp_path: Path) -> None:
     labels = [group.labels["settings"] for group in sources.groups]
     assert labels == ["federation.boost 1", "federation.boost 4"]
     assert [row[0] for row in _report(folders, tmp_path)[1].tables["overview"][1:]] == [
-        "1  federation.boost 1", "2  federation.boost 4",
-    ]  # fmt: skip
+        "1  federation.boost 1",
+        "2  federation.boost 4",
+    ]
 
 
 def test_settings_become_flat() -> None:
     values = {"attack": {"name": "dec", "settings": {"images": 8, "key": None}}, "on": True}
     assert flat(values) == {
-        "attack": "dec", "attack.images": "8", "attack.key": "none", "on": "yes",
-    }  # fmt: skip
+        "attack": "dec",
+        "attack.images": "8",
+        "attack.key": "none",
+        "on": "yes",
+    }
 
 
 def test_an_honest_run_has_no_leak(tmp_path: Path) -> None:
@@ -533,10 +550,17 @@ def test_a_line_chart_keeps_gaps_and_names_apart() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.12345, "0.123"), (-0.5, "−0.500"), (1.0, "1.000"), (64.0, "64"), (1003.0, "1,003"),
-        (0.0001, "1.0e−04"), (math.nan, "–"), (math.inf, "∞"), (12.345, "12.3"),
+        (0.12345, "0.123"),
+        (-0.5, "−0.500"),
+        (1.0, "1.000"),
+        (64.0, "64"),
+        (1003.0, "1,003"),
+        (0.0001, "1.0e−04"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
+        (12.345, "12.3"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_for_people(value: float, text: str) -> None:
     assert number(value) == text
 

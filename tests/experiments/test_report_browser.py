@@ -35,6 +35,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
+    named = ("federated", "phantoms", "cnn", "dec", defense, "fedavg")
+    run = ("federated", seed, *named, 4)
     lines = []
     for server_round in (1, 2, 3):
         for stage in STAGES:
@@ -57,10 +59,7 @@ def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
                 ):
                     numbers[extraction, metric] = base * generator.uniform(0.8, 1.0)
             for (extraction, metric), value in numbers.items():
-                lines.append(
-                    ("federated", seed, "federated", "phantoms", "cnn", "dec", defense, "fedavg", 4,
-                     server_round, stage, extraction, metric, value)
-                )  # fmt: skip
+                lines.append((*run, server_round, stage, extraction, metric, value))
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     table["scenario"] = f"federated-{defense}"
     return table

@@ -21,19 +21,38 @@ from fl_sim.results import COLUMNS, read_table, summary
 
 ESCAPE = "a\x1b[31m\u202eb"
 METRICS = (
-    ("ssim", "raw"), ("ssim", "strongest"), ("identification_distance", "strongest"),
-    ("identification_correlation", "strongest"), ("identification_chance", "-"), ("auc", "-"),
-    ("auc_floor_scratch", "-"), ("images_intact", "-"), ("images_damaged", "-"),
-    ("images_lost", "-"), ("images_written", "-"), ("ssim_floor_mean", "-"), ("seconds", "-"),
-    ("held_out_images", "-"), ("file_bytes", "-"), ("bit_error_rate", "-"),
-)  # fmt: skip
+    ("ssim", "raw"),
+    ("ssim", "strongest"),
+    ("identification_distance", "strongest"),
+    ("identification_correlation", "strongest"),
+    ("identification_chance", "-"),
+    ("auc", "-"),
+    ("auc_floor_scratch", "-"),
+    ("images_intact", "-"),
+    ("images_damaged", "-"),
+    ("images_lost", "-"),
+    ("images_written", "-"),
+    ("ssim_floor_mean", "-"),
+    ("seconds", "-"),
+    ("held_out_images", "-"),
+    ("file_bytes", "-"),
+    ("bit_error_rate", "-"),
+)
 
 
 def _table(value: float = 0.5, **cells: Any) -> pd.DataFrame:
     common = {
-        "scenario": "s", "seed": 0, "mode": "centralized", "dataset": "d", "model": "cnn",
-        "attack": "dec", "defense": "lwlrd", "aggregator": "none", "clients": 1, "round": 0,
-    }  # fmt: skip
+        "scenario": "s",
+        "seed": 0,
+        "mode": "centralized",
+        "dataset": "d",
+        "model": "cnn",
+        "attack": "dec",
+        "defense": "lwlrd",
+        "aggregator": "none",
+        "clients": 1,
+        "round": 0,
+    }
     rows = [
         {**common, "stage": stage, "extraction": e, "metric": m, "value": value} | cells
         for stage in ("upload", "release")
@@ -128,9 +147,14 @@ def test_a_damaged_description_is_one_sentence(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "about", ['{"scenario": {"seed": 0}}', '{"identity": 3, "scenario": {"seed": 0}}',
-              '{"identity": "s", "scenario": {}}', '{"identity": "s", "scenario": {"seed": true}}']
-)  # fmt: skip
+    "about",
+    [
+        '{"scenario": {"seed": 0}}',
+        '{"identity": 3, "scenario": {"seed": 0}}',
+        '{"identity": "s", "scenario": {}}',
+        '{"identity": "s", "scenario": {"seed": true}}',
+    ],
+)
 def test_a_description_without_its_run_is_refused_on_resuming(tmp_path: Path, about: str) -> None:
     folder = _run(tmp_path / "run", _table(), about)
     assert "</html>" in _page(folder)
@@ -153,10 +177,13 @@ IMAGES: dict[str, dict[str, torch.Tensor]] = {
     "no pixels": {"original": torch.rand(4, 1, 0, 8)},
     "other size": {"original": torch.rand(4, 1, 8, 8), "release/raw": torch.rand(4, 1, 9, 8)},
     "other count": {"original": torch.rand(4, 1, 8, 8), "release/raw": torch.rand(3, 1, 8, 8)},
-    "short ssim": {"original": torch.rand(4, 1, 8, 8), "release/raw": torch.rand(4, 1, 8, 8),
-                   "release/raw/ssim": torch.rand(2)},
+    "short ssim": {
+        "original": torch.rand(4, 1, 8, 8),
+        "release/raw": torch.rand(4, 1, 8, 8),
+        "release/raw/ssim": torch.rand(2),
+    },
     "integers": {"original": torch.ones(4, 1, 8, 8, dtype=torch.int32)},
-}  # fmt: skip
+}
 
 
 def _with_images(folder: Path, images: dict[str, torch.Tensor]) -> Path:
@@ -259,5 +286,9 @@ def test_enormous_labels_and_formulas_stay_text(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", _table(attack=label, dataset="[bold]" + ESCAPE))
     text = _page(folder)
     assert "\x1b" not in text and "[bold]" in text
-    assert not [line for file in (folder / "t").glob("*.csv")
-                for line in file.read_text().splitlines() if line.startswith("=")]  # fmt: skip
+    assert not [
+        line
+        for file in (folder / "t").glob("*.csv")
+        for line in file.read_text().splitlines()
+        if line.startswith("=")
+    ]

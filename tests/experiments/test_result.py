@@ -11,9 +11,9 @@ import pytest
 import torch
 from run_kit import CENTRALIZED, FEDERATED
 
+from experiments.run.folder import load_pictures
 from experiments.run.result import Result
 from experiments.run.start import run
-from experiments.run.study import load_pictures
 from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-import experiments.run.study as study_module
+from experiments.run.measurer import Measurer
+from experiments.run.running import Run
 from experiments.run.start import run
-from experiments.run.study import Study
 from experiments.tables.pictures import write_images
 from fl_sim.artifact import read_artifact
 from fl_sim.data import load_dataset
@@ -108,7 +108,7 @@ def test_what_is_measured_is_what_the_files_give(tmp_path: Path) -> None:
 
 
 def test_the_attackers_public_images_and_the_test_set_are_not_stolen(tmp_path: Path) -> None:
-    study = Study(_scenario(CENTRALIZED), tmp_path / "out", None)
+    study = Run(_scenario(CENTRALIZED), tmp_path / "out", None)
     dataset = load_dataset("phantoms", study.scenario.dataset.settings)
     train = {image.tobytes() for image in study.case.train.images}
     assert len(train) + len(study.case.public) == len(dataset.train)
@@ -139,14 +139,14 @@ class _PowerCut(BaseException):
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch, stage: str, server_round: int) -> None:
-    original = Study.record
+    original = Measurer.record
 
-    def record(self: Study, current: int, name: str, models: Any, **more: Any) -> None:
+    def record(self: Measurer, current: int, name: str, models: Any, **more: Any) -> None:
         original(self, current, name, models, **more)
         if (current, name) == (server_round, stage):
             raise _PowerCut
 
-    monkeypatch.setattr(study_module.Study, "record", record)
+    monkeypatch.setattr(Measurer, "record", record)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from run_kit import BOTH, CENTRALIZED, FEDERATED, PowerCut, same
 
-import experiments.run.study as study_module
+import experiments.run.running as running
 from experiments.run.claim import LOCK, claimed
+from experiments.run.folder import RunFolder, load_pictures
+from experiments.run.measurer import Measurer
 from experiments.run.result import Result
 from experiments.run.start import run
-from experiments.run.study import Study, load_pictures
 from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
@@ -44,15 +45,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 
 def _cut(scenario: dict[str, Any], out: Path, stage: str, server_round: int) -> None:
     """Run until a stage has been measured, and no further."""
-    original = Study.record
+    original = Measurer.record
 
-    def record(self: Study, current: int, name: str, models: Any, **more: Any) -> None:
+    def record(self: Measurer, current: int, name: str, models: Any, **more: Any) -> None:
         original(self, current, name, models, **more)
         if (current, name) == (server_round, stage):
             raise PowerCut
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_module.Study, "record", record)
+        patch.setattr(Measurer, "record", record)
         with pytest.raises(PowerCut):
             run(scenario, out)
 
@@ -111,16 +112,16 @@ class _elsewhere:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._holds = threading.Event()
-        original = Study.record
+        original = Measurer.record
 
-        def record(study: Study, *arguments: Any, **more: Any) -> None:
+        def record(study: Measurer, *arguments: Any, **more: Any) -> None:
             if not self._holds.is_set():
                 self._holds.set()
                 time.sleep(0.5)
             original(study, *arguments, **more)
 
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(study_module.Study, "record", record)
+        self._patch.setattr(Measurer, "record", record)
         self._thread = threading.Thread(target=work)
 
     def __enter__(self) -> None:
@@ -321,14 +322,14 @@ def test_data_that_changed_meanwhile_are_refused(
 
     from fl_sim.data.base import DataFile
 
-    opened = study_module.open_case
+    opened = running.open_case
 
     def other(*arguments: Any) -> Any:
         file = DataFile("phantoms.npz", "0" * 64, None)
         return dataclasses.replace(opened(*arguments), files=(file,))
 
     shutil.copytree(interrupted["centralized"], tmp_path / "out")
-    monkeypatch.setattr(study_module, "open_case", other)
+    monkeypatch.setattr(running, "open_case", other)
     with pytest.raises(FlSimError, match=r"phantoms\.npz is not the one"):
         run(CENTRALIZED, tmp_path / "out")
 
@@ -391,11 +392,11 @@ def test_files_that_are_not_kept_go_after_the_end_mark_and_a_kill_between_is_no_
 ) -> None:
     scenario = {**CENTRALIZED, "measure": {**CENTRALIZED["measure"], "keep": "release"}}
 
-    def cut(self: Study) -> None:
+    def cut(self: RunFolder) -> None:
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "tidy", cut)
+        patch.setattr(RunFolder, "tidy", cut)
         with pytest.raises(PowerCut):
             run(scenario, tmp_path)
     assert (tmp_path / "artifacts" / "upload.safetensors").exists()

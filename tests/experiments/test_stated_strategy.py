@@ -14,10 +14,11 @@ from run_kit import FEDERATED, PowerCut, same
 from torch import nn
 
 from experiments.run.federated import run_federated
+from experiments.run.measurer import Measurer
 from experiments.run.result import Result
+from experiments.run.running import Run
 from experiments.run.scenario import Scenario
 from experiments.run.stated_strategy import with_strategy
-from experiments.run.study import Study
 from fl_sim.errors import FlSimError
 from strategies import Defended
 
@@ -47,9 +48,9 @@ def scenario(strategy, **changes):
 
 def run(strategy, out, **changes):
     stated = scenario(strategy, **changes)
-    study = Study(stated, out, None)
+    study = Run(stated, out, None)
     run_federated(study, strategy=strategy)
-    study.finish()
+    study.folder.finish()
     return Result(stated, out)
 
 
@@ -89,7 +90,7 @@ def test_scenarios_of_other_strategies_are_others():
 
 def test_a_run_goes_on_with_the_same_strategys_state_and_not_with_another(tmp_path, monkeypatch):
     whole = run(FedAvgM(server_momentum=0.5), tmp_path / "whole")
-    original = Study.record
+    original = Measurer.record
 
     def interrupted(self, server_round, stage, *arguments, **more):
         if (server_round, stage) == (3, "aggregate"):
@@ -97,7 +98,7 @@ def test_a_run_goes_on_with_the_same_strategys_state_and_not_with_another(tmp_pa
         return original(self, server_round, stage, *arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "record", interrupted)
+        patch.setattr(Measurer, "record", interrupted)
         with pytest.raises(PowerCut):
             run(FedAvgM(server_momentum=0.5), tmp_path / "cut")
     with pytest.raises(FlSimError, match="holds the run of another scenario"):

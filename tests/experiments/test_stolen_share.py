@@ -9,8 +9,8 @@ import torch
 from clients.hospital import hospital_plan
 from experiments.run.adopt import adopt_trained
 from experiments.run.centralized import plan_attack
+from experiments.run.running import Run
 from experiments.run.scenario import Scenario
-from experiments.run.study import Study
 from fl_sim.errors import FlSimError
 
 BASE: dict[str, Any] = {
@@ -36,7 +36,7 @@ def test_lake_and_federation_lose_the_very_same_images(
     federation = {"hospitals": 3, "malicious": [1], "partition": scheme}
     federated = Scenario.create(**BASE, mode="federated", federation=federation)
     data, theirs = hospital_plan(federated.hospital_settings(None), 1)
-    study = Study(lake, tmp_path / "run", None)
+    study = Run(lake, tmp_path / "run", None)
     ours = plan_attack(study, lake.make_attack())
     assert ours is not None
     assert torch.equal(ours.targets, theirs.targets)
@@ -49,7 +49,6 @@ def test_lake_and_federation_lose_the_very_same_images(
 
 def test_only_scenarios_that_name_a_hospital_have_another_identity() -> None:
     whole = _lake()
-    assert "hospital" not in whole.attacker.identity()
     assert _lake(search=False).identity == whole.identity
     assert _lake(hospital=SHARE).identity != whole.identity
     assert _lake(hospital={**SHARE, "number": 0}).identity != _lake(hospital=SHARE).identity
@@ -66,8 +65,8 @@ def test_a_model_attacked_for_another_hospital_is_not_adopted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
-    first = Study(_lake(hospital=SHARE), tmp_path / "first", None)
+    first = Run(_lake(hospital=SHARE), tmp_path / "first", None)
     (first.out / "trained").touch()
-    other = Study(_lake(hospital={**SHARE, "number": 0}), tmp_path / "other", None)
-    with pytest.raises(FlSimError, match="differs from this scenario in 'attacker'"):
+    other = Run(_lake(hospital={**SHARE, "number": 0}), tmp_path / "other", None)
+    with pytest.raises(FlSimError, match=r"differs from this scenario in 'attacker\.hospital'"):
         adopt_trained(other, first.out)

@@ -154,9 +154,15 @@ def _long_table(auc: dict[int, float]) -> pd.DataFrame:
 
 def test_a_federation_is_compared_with_a_lake(tmp_path: Path) -> None:
     grid = federated_vs_centralized.grid(
-        attack={"name": "transpose", "images": 3}, hospitals=2, rounds=1, seeds=ONE,
-        distillation_steps=2, partitions=("IID",), averages=("FedAvg",), **PHANTOMS,
-    )  # fmt: skip
+        attack={"name": "transpose", "images": 3},
+        hospitals=2,
+        rounds=1,
+        seeds=ONE,
+        distillation_steps=2,
+        partitions=("IID",),
+        averages=("FedAvg",),
+        **PHANTOMS,
+    )
     frame = _run(federated_vs_centralized.STUDY, grid, tmp_path)
     stages = frame.groupby(["where", "defense"])["stage"].agg(list)
     assert set(stages.index.get_level_values("where")) == {"data lake", "FedAvg"}

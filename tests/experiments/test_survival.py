@@ -22,7 +22,9 @@ SCENARIO: dict[str, Any] = {
     "dataset": "phantoms",
     "model": "cnn",
     "attack": {
-        "name": "dec", "images": 4, "codec": "png",
+        "name": "dec",
+        "images": 4,
+        "codec": "png",
         "carrier": {"name": "bit_plane", "first": 12, "bits": 6},
     },
     "defense": {"name": "lwlrd", "epochs": 1},
@@ -31,7 +33,7 @@ SCENARIO: dict[str, Any] = {
     "measure": {"scratch_epochs": 0},
     "data": {"train_images": 40, "test_images": 30, "images": 20},
     "threads": 1,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +67,13 @@ def test_lines_are_what_arrived_at_each_stage(attacked: Result) -> None:
 def test_lines_add_up_several_attackers() -> None:
     rows = [
         (stage, metric, value)
-        for stage, intact, wrong in (("release", 2, 0.2), ("release:0", 1, 0.1),
-                                     ("release:3", 3, 0.3))
+        for stage, intact, wrong in (
+            ("release", 2, 0.2),
+            ("release:0", 1, 0.1),
+            ("release:3", 3, 0.3),
+        )
         for metric, value in (("images_intact", intact), ("bit_error_rate", wrong))
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows, columns=["stage", "metric", "value"])
     lines = survival_by_stage(table.assign(extraction="-", round=1))
     assert lines.to_dict("records") == [

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import experiments.run.centralized as centralized
+import clients.hospital as hospital
 import experiments.run.scratch_floor as floor
+from experiments.run.measurer import Measurer
 from experiments.run.start import run
-from experiments.run.study import Study
 from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
@@ -99,9 +99,9 @@ def _same(one: pd.DataFrame, two: pd.DataFrame) -> None:
 def test_a_sweep_is_its_single_runs_and_shared_work_is_done_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = _count(monkeypatch, centralized, "train")
+    honest = _count(monkeypatch, hospital, "train")
     floors = _count(monkeypatch, floor, "train")
-    measured = _count(monkeypatch, Study, "record")
+    measured = _count(monkeypatch, Measurer, "record")
     result = sweep(GRID, tmp_path / "out", workers=0)
     # One honest training for the network that nobody attacks and both kinds of DEC.
     kinds = result.seconds["kind"].value_counts().to_dict()

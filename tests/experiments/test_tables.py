@@ -40,16 +40,22 @@ def _rows(attack: str, defense: str, seed: int) -> list[dict[str, Any]]:
         {**common, "stage": "upload:0", "metric": "auc", "value": 0.1},
         {**common, "stage": "release", "extraction": "affine", "metric": "ssim", "value": 0.0},
         {**common, "stage": "upload", "extraction": "raw", "metric": "ssim", "value": model},
-        {**common, "stage": "release", "extraction": "raw", "metric": "ssim",
-         "value": model - worse},
+        {
+            **common,
+            "stage": "release",
+            "extraction": "raw",
+            "metric": "ssim",
+            "value": model - worse,
+        },
         {**common, "stage": "release", "metric": "auc", "value": 0.8 + 0.01 * seed},
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    cells = [(a, d, s) for a in ("transpose", "dec | low") for d in ("none", "lwlrd")
-             for s in (0, 1, 2)]  # fmt: skip
+    cells = [
+        (a, d, s) for a in ("transpose", "dec | low") for d in ("none", "lwlrd") for s in (0, 1, 2)
+    ]
     return pd.DataFrame([row for cell in cells for row in _rows(*cell)])
 
 
@@ -64,8 +70,16 @@ def test_the_last_round_of_each_cell_is_taken_in_the_tables_order(table: pd.Data
 def test_a_summary_has_means_and_intervals_over_seeds(table: pd.DataFrame) -> None:
     summary = summarise(table, stages=["release"])
     assert list(summary.columns) == [
-        "attack", "defense", "stage", "metric", "n", "missing", "mean", "low", "high",
-    ]  # fmt: skip
+        "attack",
+        "defense",
+        "stage",
+        "metric",
+        "n",
+        "missing",
+        "mean",
+        "low",
+        "high",
+    ]
     row = summary[(summary["defense"] == "lwlrd") & (summary["metric"] == "ssim raw")].iloc[0]
     expected = mean_interval([0.9 - 0.4, 0.85 - 0.41, 0.8 - 0.42])
     assert (row["mean"], row["low"], row["high"]) == pytest.approx(
@@ -139,8 +153,12 @@ def test_tables_for_people(table: pd.DataFrame) -> None:
 def test_csv_reads_back_as_it_was(table: pd.DataFrame, tmp_path: Any) -> None:
     summary = summarise(table)
     (tmp_path / "s.csv").write_text(to_csv(summary))
-    back = pd.read_csv(tmp_path / "s.csv", float_precision="round_trip", keep_default_na=False,
-                       na_values={c: [""] for c in ("mean", "low", "high")})  # fmt: skip
+    back = pd.read_csv(
+        tmp_path / "s.csv",
+        float_precision="round_trip",
+        keep_default_na=False,
+        na_values={c: [""] for c in ("mean", "low", "high")},
+    )
     pd.testing.assert_frame_equal(back, summary)
 
 

@@ -35,7 +35,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
         (PLAIN.encode("utf-16-le"), "saved as UTF-16"),
         (PLAIN.encode("utf-16-be"), "saved as UTF-16"),
         (PLAIN.encode("utf-32"), "saved as UTF-32"),
-        ((PLAIN + '# Größe\n').encode("latin-1"), r"not saved as UTF-8 \(line 4\)"),
+        ((PLAIN + "# Größe\n").encode("latin-1"), r"not saved as UTF-8 \(line 4\)"),
         ('dataset = "C:\\Users\\me\\x.npz"\n', r"write paths in '\.\.\.' or with /"),
         ('dataset = "D:\\data\\x.npz"\n', r"write paths in '\.\.\.' or with /"),
         ("a = " + "[" * 20_000 + "]" * 20_000, "inside each other"),
@@ -46,7 +46,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
         ('mode = "a\x00"', "cannot be read"),
         ("a = 1\n" * 2, "cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_file_is_said(
     tmp_path: Path, content: str | bytes, words: str
 ) -> None:
@@ -124,20 +124,36 @@ def test_what_names_no_plugin_is_refused_and_not_imported(plugins: object) -> No
 
 
 EXTREME = [
-    ("training", "epochs", float("inf")), ("training", "epochs", 1e308),
-    ("training", "learning_rate", 1e300), ("training", "batch_size", 2**70),
-    ("training", "batch_size", 10**12), ("training", "momentum", float("nan")),
-    ("federation", "boost", float("inf")), ("federation", "boost", float("nan")),
-    ("federation", "hospitals", 10**9), ("federation", "rounds", 10**15),
-    ("federation", "defend", True), ("federation", "alpha", 1e-300),
-    ("federation", "round_timeout", float("inf")), ("federation", "cohort", 10**12),
-    ("measure", "scratch_epochs", 10**9), ("measure", "every", 10**12),
-    ("data", "public_images", 10**9), ("data", "train_images", 2**40),
-    ("attack", "images", 10**9), ("defense", "sigma", float("inf")), ("defense", "sigma", 1e38),
-    ("attacker", "rehearsal_epochs", float("inf")), ("attacker", "rehearsal_images", 10**9),
-    ("dataset", "noise", float("nan")), ("dataset", "seed", 2**63),
-    ("", "seed", 2**63), ("", "seed", True), ("", "threads", 10**9), ("", "seed", "1"),
-]  # fmt: skip
+    ("training", "epochs", float("inf")),
+    ("training", "epochs", 1e308),
+    ("training", "learning_rate", 1e300),
+    ("training", "batch_size", 2**70),
+    ("training", "batch_size", 10**12),
+    ("training", "momentum", float("nan")),
+    ("federation", "boost", float("inf")),
+    ("federation", "boost", float("nan")),
+    ("federation", "hospitals", 10**9),
+    ("federation", "rounds", 10**15),
+    ("federation", "defend", True),
+    ("federation", "alpha", 1e-300),
+    ("federation", "round_timeout", float("inf")),
+    ("federation", "cohort", 10**12),
+    ("measure", "scratch_epochs", 10**9),
+    ("measure", "every", 10**12),
+    ("data", "public_images", 10**9),
+    ("data", "train_images", 2**40),
+    ("attack", "images", 10**9),
+    ("defense", "sigma", float("inf")),
+    ("defense", "sigma", 1e38),
+    ("attacker", "rehearsal_epochs", float("inf")),
+    ("attacker", "rehearsal_images", 10**9),
+    ("dataset", "noise", float("nan")),
+    ("dataset", "seed", 2**63),
+    ("", "seed", 2**63),
+    ("", "seed", True),
+    ("", "threads", 10**9),
+    ("", "seed", "1"),
+]
 
 
 @pytest.mark.parametrize(("table", "key", "value"), EXTREME)
@@ -145,9 +161,11 @@ def test_settings_at_their_extremes_are_refused_by_key(table: str, key: str, val
     federated = table == "federation"
     scenario: dict[str, object] = {
         "mode": "federated" if federated else "centralized",
-        "dataset": {"name": "phantoms"}, "model": "cnn",
-        "attack": {"name": "transpose"}, "defense": {"name": "gaussian_noise"},
-    }  # fmt: skip
+        "dataset": {"name": "phantoms"},
+        "model": "cnn",
+        "attack": {"name": "transpose"},
+        "defense": {"name": "gaussian_noise"},
+    }
     if federated:
         scenario["federation"] = {"engine": "inprocess", "partition": "dirichlet"}
     target = scenario if not table else scenario.setdefault(table, {})
@@ -158,8 +176,16 @@ def test_settings_at_their_extremes_are_refused_by_key(table: str, key: str, val
     assert "\n" not in str(refusal.value)
 
 
-NO_COMPONENT = (3, [1], 3.5, True, {"settings": {}}, {"name": 3}, {"name": ["a"]},
-                {"name": 3, "settings": {}})  # fmt: skip
+NO_COMPONENT = (
+    3,
+    [1],
+    3.5,
+    True,
+    {"settings": {}},
+    {"name": 3},
+    {"name": ["a"]},
+    {"name": 3, "settings": {}},
+)
 
 
 @pytest.mark.parametrize("value", NO_COMPONENT)

@@ -81,9 +81,15 @@ def test_what_the_attacker_tries_can_be_chosen() -> None:
         variants={"aligned": 0.5 * originals + 0.2},
     )
     assert {row.extraction for row in measured.rows} == {
-        "raw", "affine", "learned", "aligned", "aligned+affine", "aligned+learned",
-        "strongest", "-",
-    }  # fmt: skip
+        "raw",
+        "affine",
+        "learned",
+        "aligned",
+        "aligned+affine",
+        "aligned+learned",
+        "strongest",
+        "-",
+    }
     assert measured.strongest == "learned"
     assert measured.value("ssim") == pytest.approx(1.0)
     assert measured.value("ssim", "aligned") > measured.value("ssim", "raw")

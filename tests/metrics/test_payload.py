@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl_sim.attacks.base import Reading, Status
 from fl_sim.metrics.payload import bit_error_rate, bytes_delivered, measure_payload, value_error
+from fl_sim.payload.reading import Reading, Status
 
 
 def payload(count: int, seed: int = 0) -> np.ndarray:

@@ -79,10 +79,14 @@ def test_the_groups_of_resnet18_are_its_stages_and_the_inside_of_its_blocks() ->
     stage = next(g for g in groups if any(s.tensor == "conv1.weight" for s in g.slices))
     places = {(s.tensor, s.dim) for s in stage.slices}
     assert {
-        ("conv1.weight", 0), ("bn1.running_var", 0), ("layer1.0.conv1.weight", 1),
-        ("layer1.0.conv2.weight", 0), ("layer1.1.bn2.bias", 0), ("layer2.0.conv1.weight", 1),
+        ("conv1.weight", 0),
+        ("bn1.running_var", 0),
+        ("layer1.0.conv1.weight", 1),
+        ("layer1.0.conv2.weight", 0),
+        ("layer1.1.bn2.bias", 0),
+        ("layer2.0.conv1.weight", 1),
         ("layer2.0.downsample.0.weight", 1),
-    } <= places  # fmt: skip
+    } <= places
     assert ("layer1.0.conv1.weight", 0) not in places
     head = [s for g in groups for s in g.slices if s.tensor == "fc.weight"]
     assert [(s.dim, s.positions.shape) for s in head] == [(1, (1, 512))]

@@ -39,13 +39,25 @@ does not follow channels where axes are permuted or split (a linear layer after 
 windows, a shuffle). Its report says so, ``permuted_share``; from 0.6 on all others."""
 
 SMALLEST = {
-    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121",
-    "efficientnet": "efficientnet_b0", "googlenet": "googlenet", "inception": "inception_v3",
-    "maxvit": "maxvit_t", "mnasnet": "mnasnet0_5", "mobilenet": "mobilenet_v3_small",
-    "regnet_x": "regnet_x_400mf", "regnet_y": "regnet_y_400mf", "resnet": "resnet18",
-    "shufflenet": "shufflenet_v2_x0_5", "squeezenet": "squeezenet1_1", "swin": "swin_t",
-    "swin_v2": "swin_v2_t", "vgg": "torchvision/vgg11", "vit": "vit_b_32",
-}  # fmt: skip
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "efficientnet": "efficientnet_b0",
+    "googlenet": "googlenet",
+    "inception": "inception_v3",
+    "maxvit": "maxvit_t",
+    "mnasnet": "mnasnet0_5",
+    "mobilenet": "mobilenet_v3_small",
+    "regnet_x": "regnet_x_400mf",
+    "regnet_y": "regnet_y_400mf",
+    "resnet": "resnet18",
+    "shufflenet": "shufflenet_v2_x0_5",
+    "squeezenet": "squeezenet1_1",
+    "swin": "swin_t",
+    "swin_v2": "swin_v2_t",
+    "vgg": "torchvision/vgg11",
+    "vit": "vit_b_32",
+}
 TIMM = ("timm/resnet10t", "timm/convnext_atto", "timm/vit_tiny_patch16_224")
 _NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="no timm")
 

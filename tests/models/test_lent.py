@@ -15,9 +15,12 @@ from fl_sim.models.lent import Pixels, lend, lend_for_scenario
 
 def _network(width: int = 4) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(3, width, 3),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(width * 36, 2),
-    )  # fmt: skip
+    )
 
 
 PIXELS = Pixels(3, 8)

@@ -247,9 +247,12 @@ def test_a_network_is_freed_at_once_and_a_shallow_copy_of_a_layer_lives_on() -> 
 def _tiny() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1),
-        nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
 
 
 def test_gradients_of_single_images_by_vmap() -> None:

@@ -21,9 +21,13 @@ def _spec(
     task: Literal["classification", "segmentation"] = "classification",
 ) -> ModelSpec:
     return ModelSpec(
-        name="two_headed", channels=channels, size=size, classes=4, task=task,
+        name="two_headed",
+        channels=channels,
+        size=size,
+        classes=4,
+        task=task,
         settings={"codec": CODEC},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 64), (3, 40)])

@@ -82,8 +82,10 @@ def test_blocks_go_down_and_up_with_each_activation_beside_its_convolution() -> 
         "model.2.conv",
     ]
     assert blocks[0].parameters == (
-        "model.0.conv.weight", "model.0.conv.bias", "model.0.adn.A.weight",
-    )  # fmt: skip
+        "model.0.conv.weight",
+        "model.0.conv.bias",
+        "model.0.adn.A.weight",
+    )
     deep = layers(build_model("unet", 1, 32, 3), (1, 32, 32), "block")
     assert deep[0].name == "model.0" and len(deep[0].parameters) == 8
 

@@ -24,9 +24,14 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def attacked(model: nn.Module) -> Attacked:
     return fl_sim.attack(
-        "transpose", model, FEW, images=6, training={"epochs": 30}, learning_rate=5e-3,
+        "transpose",
+        model,
+        FEW,
+        images=6,
+        training={"epochs": 30},
+        learning_rate=5e-3,
         progress=False,
-    )  # fmt: skip
+    )
 
 
 def test_the_owner_s_network_is_not_changed_by_the_attack(model: nn.Module) -> None:
@@ -105,9 +110,15 @@ def test_a_chain_and_settings_as_in_toml(model: nn.Module) -> None:
 
 def test_a_payload_in_the_file_is_read_after_a_mild_defence(model: nn.Module) -> None:
     attacked = fl_sim.attack(
-        "dec", model, FEW, images=2, codec="png", carrier={"name": "lsb", "bits": 16},
-        training=SHORT, progress=False,
-    )  # fmt: skip
+        "dec",
+        model,
+        FEW,
+        images=2,
+        codec="png",
+        carrier={"name": "lsb", "bits": 16},
+        training=SHORT,
+        progress=False,
+    )
     exact = fl_sim.extract(attacked, attacked.key)
     assert torch.equal(exact, attacked.originals)
     cleaned = fl_sim.clean(attacked, HELD_OUT, defense="random_bits", bits=16, progress=False)

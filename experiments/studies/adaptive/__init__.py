@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.run.study import load_pictures
+from experiments.run.folder import load_pictures
 from experiments.studies.base import (
     STUDIES,
     Changes,

@@ -23,7 +23,7 @@ from experiments.studies.base import STUDIES, Study
 from experiments.tables.console import print_table
 from experiments.tables.figures import MARKERS, write_table
 from fl_sim.artifact import Artifact
-from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan, Status
+from fl_sim.attacks.base import ATTACKS, Attack, Inside, Plan
 from fl_sim.auditing.auditor import audit
 from fl_sim.auditing.gate import GateSettings, pass_gate
 from fl_sim.bars import make_progress
@@ -36,6 +36,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.metrics.measure import measure_leakage
 from fl_sim.models import build, state_of
+from fl_sim.payload.reading import Status
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse

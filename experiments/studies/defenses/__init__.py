@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments.run.folder import load_pictures
 from experiments.run.shipped import find
-from experiments.run.study import load_pictures
 from experiments.studies.base import (
     STUDIES,
     Changes,

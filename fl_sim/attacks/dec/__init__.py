@@ -23,7 +23,6 @@ from fl_sim.attacks.base import (
     Extraction,
     Inside,
     Plan,
-    Reading,
     draw,
 )
 from fl_sim.attacks.dec.hooks import CodecHooks, FrozenHooks
@@ -49,6 +48,7 @@ from fl_sim.errors import FlSimError, shown
 from fl_sim.metrics.compression import gzip_baseline
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Reading
 from fl_sim.progress import SILENT, Progress
 from fl_sim.training import LocalTraining, TrainReport, train
 
@@ -63,6 +63,7 @@ class Dec(Attack[DecSettings]):
 
     Settings = DecSettings
     splits = True
+    key_tells = frozenset({"length", "images"})  # of the payload; images that fit
 
     @property
     def trains_honestly(self) -> bool:

@@ -83,10 +83,8 @@ class DecSettings(AttackSettings):
         fill = partial(object.__setattr__, self)  # frozen: only here, before anyone sees it
         fill("carrier", self.carrier.checked(CARRIERS, "[attack] carrier"))
         if self.carrier.settings.get("kind") == "any":
-            told = {"kind": "bytes" if self.contents == "codes" else "values"}
-            fill(
-                "carrier", Component(name=self.carrier.name, settings=self.carrier.settings | told)
-            )
+            kind = "bytes" if self.contents == "codes" else "values"
+            fill("carrier", self.carrier.told(kind=kind))
         fill("coding", self.coding.checked(CODES, "[attack] coding"))
         self._check_contents(CARRIERS.get(self.carrier.name))
         if self.scenario == "internal":

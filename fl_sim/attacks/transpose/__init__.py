@@ -29,9 +29,9 @@ from fl_sim.attacks.base import (
 from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
 from fl_sim.attacks.transpose.alignment import align
 from fl_sim.attacks.transpose.codes import base_for, index_codes
-from fl_sim.attacks.transpose.losses import MemoryLoss, memory_loss, restored_like
 from fl_sim.attacks.transpose.survival import Disturbance, SurvivalSettings
 from fl_sim.errors import FlSimError
+from fl_sim.image_losses import MemoryLoss, memory_loss, restored_like
 from fl_sim.models import build
 from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.transposed import TransposedPass

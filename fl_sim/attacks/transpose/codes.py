@@ -31,15 +31,6 @@ def gray_digits(index: int, base: int, digits: int) -> list[int]:
     return gray
 
 
-def number_of(gray: list[int], base: int) -> int:
-    """Return the number whose Gray code this is; the inverse of :func:`gray_digits`."""
-    number, shift = 0, 0
-    for d in reversed(range(len(gray))):
-        number += ((gray[d] - shift) % base) * base**d
-        shift += base - gray[d]
-    return number
-
-
 def smallest_base(count: int, digits: int) -> int:
     """Return the smallest base, at least 2, in which ``count`` numbers have ``digits`` digits."""
     base = 2
@@ -98,9 +89,3 @@ def index_codes(labels: NDArray[np.int64], outputs: int, base: int | None = None
         seen[which] = number + 1
         rows.append(np.asarray(gray_digits(number, base, outputs)) + base * vector)
     return torch.from_numpy(np.stack(rows)).to(torch.float32)
-
-
-def decode(code: torch.Tensor, base: int) -> tuple[NDArray[np.int64], int]:
-    """Return the class (or label) vector and the number within the class that a code stands for."""
-    entries = code.round().to(torch.int64).numpy()
-    return entries // base, number_of((entries % base).tolist(), base)

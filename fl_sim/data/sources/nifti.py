@@ -37,8 +37,8 @@ from fl_sim.data.sources.nifti_volumes import (
     survey,
 )
 from fl_sim.errors import FlSimError
-from fl_sim.models.base import TaskFamily
 from fl_sim.randomness import derive_seed
+from fl_sim.task import TaskFamily
 
 SHARE = 0.15
 """Share of the volumes that are for validation, and of those for testing."""

@@ -19,6 +19,9 @@ from fl_sim.data.sources.nifti_files import Collection, Volume
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 
+_BROKEN = (OSError, EOFError, ValueError, TypeError, IndexError, MemoryError, zlib.error)
+"""What nibabel raises over a damaged file, beside its own error."""
+
 _SURVEY_VERSION = 1
 _THREADS = 4  # a label volume of LiTS takes 200 MB
 
@@ -102,8 +105,7 @@ def read_volume(path: Path, channel: int = 0) -> NDArray[Any]:
         values = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise FlSimError(f"The volume {path} is missing; put it there.") from None
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, MemoryError,
-            nibabel.filebasedimages.ImageFileError) as error:  # fmt: skip
+    except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
         reason = str(error).replace("\n", " ")
         raise FlSimError(f"The volume {path} is broken ({reason}); fetch it again.") from None
     if values.dtype.kind not in "fiub" or values.ndim not in (3, 4) or 0 in values.shape:
@@ -176,7 +178,6 @@ def _shape(path: Path) -> tuple[int, ...]:
         axes = nibabel.io_orientation(image.affine)[:, 0].astype(int)
         sides = image.shape[:3]
         return tuple(int(sides[list(axes).index(axis)]) for axis in range(3))
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, IndexError,
-            nibabel.filebasedimages.ImageFileError) as error:  # fmt: skip
+    except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
         reason = str(error).replace("\n", " ")
         raise FlSimError(f"The volume {path} is broken ({reason}); fetch it again.") from None

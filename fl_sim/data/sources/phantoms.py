@@ -23,9 +23,9 @@ from fl_sim.data.base import (
     Split,
     Task,
 )
-from fl_sim.models.base import TaskFamily
 from fl_sim.randomness import numpy_generator
 from fl_sim.settings import Seed
+from fl_sim.task import TaskFamily
 
 Floats = NDArray[np.float32]
 

@@ -112,9 +112,15 @@ def fine_tune(
                 flip = generator.random(len(indices)) < 0.5 if settings.flip else None
                 _scale_rates(optimizer, hooks.rate_factor(epoch_number * steps + step, steps))
                 total += task_step(
-                    model, held_out, indices, release.task, optimizer,
-                    flip=flip, add_gradient=hooks.add_gradient, loss=hooks.loss,
-                )  # fmt: skip
+                    model,
+                    held_out,
+                    indices,
+                    release.task,
+                    optimizer,
+                    flip=flip,
+                    add_gradient=hooks.add_gradient,
+                    loss=hooks.loss,
+                )
                 hooks.after_step()
                 release.progress.step()
             epoch = {"loss": total / steps}

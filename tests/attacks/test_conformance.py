@@ -1,0 +1,80 @@
+"""What every registered attack promises: its key tells nothing of the images but what it says."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_sim.artifact import Key
+from fl_sim.attacks.base import ATTACKS, Attack, Inside
+from fl_sim.component import Component
+from fl_sim.data import load_dataset
+from fl_sim.data.base import Dataset
+from fl_sim.models.base import ModelSpec
+from fl_sim.randomness import Stream
+
+SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=4)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dec": {"images": 3, "codec": "png", "coding": "reed_solomon"},
+    "combined": {
+        "parts": {
+            "a": {"name": "transpose", "images": 3},
+            "b": {"name": "dec", "images": 3, "codec": "png"},
+        }
+    },
+}
+"""Of attacks whose defaults do not fit; of any other, three images."""
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset(
+        "phantoms", {"size": 16, "channels": 1, "train": 40, "validation": 4, "test": 4}
+    )
+
+
+def _attack(name: str) -> Attack[Any]:
+    settings = SETTINGS.get(name, {"images": 3})
+    return Component(name=name, settings=settings).build(ATTACKS, "[attack]")
+
+
+def _key(name: str, dataset: Dataset, pixels: Any) -> Key:
+    data = replace(dataset.train, images=pixels)
+    return _attack(name).plan(Inside(data, dataset.task, SPEC, Stream(0))).key
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_the_key_is_that_of_other_images_with_the_same_labels(name: str, dataset: Dataset) -> None:
+    pixels = np.asarray(dataset.train.images)
+    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+    key, other = (_key(name, dataset, images) for images in (pixels, noise))
+    assert set(key.tensors) == set(other.tensors)
+    for tensor in key.tensors:
+        assert torch.equal(key.tensors[tensor], other.tensors[tensor]), tensor
+    settings, others = (dict(_flat(k.settings)) for k in (key, other))
+    told = {path for path in settings | others if settings.get(path) != others.get(path)}
+    assert {path.rpartition(".")[2] for path in told} <= ATTACKS.get(name).key_tells
+    # What it may tell are numbers: a size, a count.
+    assert all(isinstance(settings[path], int) for path in told)
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_the_key_holds_no_pixel_of_a_stolen_image(name: str, dataset: Dataset) -> None:
+    plan = _attack(name).plan(Inside(dataset.train, dataset.task, SPEC, Stream(0)))
+    rows = [
+        bytes(row) for row in (plan.targets * 255).round().to(torch.uint8).flatten(0, 2).numpy()
+    ]
+    rows = [row for row in rows if len(set(row)) > 4]
+    kept = b"".join(t.contiguous().numpy().tobytes() for t in plan.key.tensors.values())
+    assert rows and not any(row in kept for row in rows)
