@@ -120,6 +120,17 @@ METRICS.register("file_bytes", "bytes of the model file")(
         order=10,
     )
 )
+METRICS.register("key_bytes", "bytes of an attacker's key file")(
+    Metric(
+        "Key file",
+        "file",
+        unit="bytes",
+        format="bytes",
+        range=(0.0, math.inf),
+        shown=(),
+        order=20,
+    )
+)
 METRICS.register("permuted_share", "share of parameters that a defence's permutations can move")(
     Metric("Parameters that can be permuted", "other", range=(0.0, 1.0), shown=(), order=10)
 )

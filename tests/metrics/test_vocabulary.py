@@ -82,7 +82,7 @@ def test_a_metric_of_images_says_its_direction_and_what_a_broken_image_counts() 
 def test_where_lower_leaks_more_the_strongest_is_the_lowest_and_a_broken_image_no_leak(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    monkeypatch.setattr(METRICS, "_entries", {e.name: e for e in METRICS.entries()})
     METRICS.register("gap", "mean difference of pixels")(
         Metric(
             "Gap", "leakage", LOWER_LEAKS, range=(0.0, 1.0), floors=("gap_floor_random",),
