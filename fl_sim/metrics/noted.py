@@ -40,18 +40,6 @@ METRICS.register("capacity_bytes", "bytes that a carrier holds")(
         order=30,
     )
 )
-METRICS.register("key_bytes", "bytes of the key that the attacker carries outside")(
-    Metric(
-        "Key",
-        "sent",
-        HIGHER_LEAKS,
-        unit="bytes",
-        format="bytes",
-        range=(0.0, math.inf),
-        shown=(),
-        order=35,
-    )
-)
 METRICS.register("code_rate", "bytes of a payload over bytes with error correction")(
     Metric("Code rate", "sent", range=(0.0, 1.0), shown=(), order=40)
 )
