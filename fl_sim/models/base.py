@@ -1,7 +1,6 @@
 """What a model is: a specification that can travel in a file, and the function that builds it."""
 
 import difflib
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,10 +93,6 @@ class ModelEntry:
         return tuple(self.min_sizes)
 
 
-_LIBRARIES = ("fl_sim.models.from_torchvision", "fl_sim.models.from_timm")
-"""Modules that know networks of a library by name; imported when such a one is asked for."""
-
-
 class Models(Registry[ModelEntry]):
     """The networks of this project, those of its user, torchvision's classifiers, and timm's."""
 
@@ -123,6 +118,8 @@ class Models(Registry[ModelEntry]):
         Raises:
             FlSimError: if there is none, or it is a function that nobody stated in this process.
         """
+        from fl_sim.models import from_timm, from_torchvision
+
         if name in self._outside:
             return self._outside[name]
         if self.has(name) or name in self.names():
@@ -132,11 +129,10 @@ class Models(Registry[ModelEntry]):
                 f"The model '{name}' is a function outside this program, which a file cannot make "
                 f"it import; state it yourself (--model {name}, or model in the scenario)."
             )
-        torchvision, timm = map(importlib.import_module, _LIBRARIES)
-        found: ModelEntry | None = torchvision.entry(name) or timm.entry(name)
+        found = from_torchvision.entry(name) or from_timm.entry(name)
         if found is None:
             near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.5)
-            raise unknown_name("model", name, near or torchvision.names())
+            raise unknown_name("model", name, near or from_torchvision.names())
         self._outside[name] = found
         return found
 
