@@ -36,7 +36,7 @@ define fetch
 	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
 endef
 
-.PHONY: help setup demo test check format tables constraints clean distclean
+.PHONY: help setup demo test check format tables wheel oldest constraints clean distclean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
@@ -61,6 +61,23 @@ format: setup ## Format the code and mend what lint can mend
 
 tables: setup ## Write the tables of the README and of studies anew
 	@$(BIN)/fl-sim study tables
+
+wheel: setup ## Install the wheel outside the checkout, and run the demo there
+	@place=$$(mktemp -d)
+	trap 'rm -rf "$$place"' EXIT
+	$(BIN)/uv build --quiet --wheel --out-dir "$$place" .
+	$(BIN)/uv venv --quiet --python $(BIN)/python "$$place/venv"
+	$(BIN)/uv pip install --quiet --python "$$place/venv/bin/python" --constraint constraints.txt "$$place"/*.whl
+	cd "$$place"
+	env -u PYTHONPATH venv/bin/fl-sim --version
+	env -u PYTHONPATH venv/bin/fl-sim demo
+
+oldest: setup ## Run the fast tests with the oldest packages that pyproject.toml allows
+	@place=$$(mktemp -d)
+	trap 'rm -rf "$$place"' EXIT
+	$(BIN)/uv venv --quiet --python $(BIN)/python "$$place"
+	$(BIN)/uv pip install --quiet --python "$$place/bin/python" --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$$place/bin/python" -m pytest -p no:cacheprovider -m "not slow" $(PYTEST_ARGS)
 
 setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
 
