@@ -64,7 +64,7 @@ def write_tables(page: Page, folder: Path) -> list[Path]:
         The files: ``<table>.csv``, ``.md`` and ``.tex`` for each kind of table; several scenarios
         stand below each other, told apart by their labels.
     """
-    from experiments.report.tabulate import frame
+    from experiments.report.cells import frame
     from experiments.tables.summary import to_csv, to_latex, to_markdown
 
     kinds: dict[str, list[int]] = {}

@@ -1,118 +1,33 @@
-"""Charts as geometry: what a template draws as inline SVG, in the page's own colours and text."""
+"""The charts of a report: metrics round by round, and privacy against utility."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
 
 from experiments.report.measured import number
+from experiments.report.svg import WIDTH, Hints, drawn, write
 from fl_sim.statistics import Interval, pareto_front
 
-WIDTH, HEIGHT = 360, 250
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 24, 40
-MARKS = ("circle", "square", "diamond", "triangle")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_RIGHT = WIDTH - 14.0
+_LETTER = 6.2  # width of a letter in bold, about
+_MARKERS = "osD^"
+_MARK = 6.5
 _APART = 13.0
+_FAR = 1e9  # the farthest end of an axis: tables from elsewhere may say anything
+_RADII = (11, 17, 24, 32)
+_ANGLES = tuple(math.pi * k / 6 for k in (1, -1, 3, -3, 5, -5, 0, 6, 2, -2, 4, -4))
 
-
-@dataclass(frozen=True)
-class Tick:
-    """A tick: where, and its text."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point of a line, or of a scatter plot.
-
-    Args:
-        x, y: on the canvas.
-        title: its numbers.
-        label: text beside it, at ``label_x``, ``label_y``.
-        low, high, left, right: ends of its intervals on the canvas, where it has them.
-        front: whether no other point beats it.
-    """
-
-    x: float
-    y: float
-    title: str
-    label: str = ""
-    label_x: float = 0.0
-    label_y: float = 0.0
-    low: float | None = None
-    high: float | None = None
-    left: float | None = None
-    right: float | None = None
-    front: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A series.
-
-    Args:
-        name: of the series.
-        style: number, which picks colour and marker.
-        points: for ``<polyline>``.
-        band: for ``<polygon>``, the interval around it; empty where there is none.
-        marks: its points.
-        label_y: where its name stands, at the right.
-    """
-
-    name: str
-    style: int
-    points: str
-    band: str
-    marks: list[Mark]
-    label_y: float
-
-
-@dataclass(frozen=True)
-class Floor:
-    """A floor: a dashed line across, at ``at`` of the axis, with its name at the left or right."""
-
-    at: float
-    text: str
-    left: bool = True
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One panel.
-
-    Args:
-        title: above it, also its accessible name.
-        description: what it shows, in words, for those who do not see it.
-        x_label, y_label: of the axes.
-        x_ticks, y_ticks: of the axes.
-        lines: series; empty in a scatter plot.
-        marks: points of a scatter plot.
-        front: for ``<polyline>``, through the points that no other beats.
-        rows, columns: floors across and upright.
-        table: header and rows of text; the same numbers.
-        legend: number and name, of a scatter plot.
-    """
-
-    title: str
-    description: str
-    x_label: str
-    y_label: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    right: float
-    table: tuple[list[str], list[list[str]]]
-    lines: list[Line] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    front: str = ""
-    rows: list[Floor] = field(default_factory=list)
-    columns: list[Floor] = field(default_factory=list)
-    legend: list[tuple[str, str]] = field(default_factory=list)
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    top: int = TOP
-    bottom: float = HEIGHT - BOTTOM
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows of text: the numbers of a chart."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +36,95 @@ class Series:
 
     name: str
     values: Sequence[Interval | None]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Metrics against rounds.
+
+    Args:
+        title: of the panel.
+        rounds: horizontal axis.
+        series: of the same length each.
+        floors: name and value of lines across.
+        limits: of the vertical axis; from the data where not given.
+        bounds: that a vertical axis from the data keeps within; infinite for none.
+    """
+
+    title: str
+    rounds: Sequence[int]
+    series: Sequence[Series]
+    floors: Sequence[tuple[str, float]] = ()
+    limits: tuple[float, float] | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    legend: Sequence[tuple[str, str]] = ()
+
+    @property
+    def description(self) -> str:
+        """What it shows, in words, for those who do not see it."""
+        ends = ", ".join(
+            f"{one.name} from {number(there[0][1].mean)} to {number(there[-1][1].mean)}"
+            for one in self.series
+            if (there := self._there(one))
+        )
+        floors = ", ".join(f"{name} {number(value)}" for name, value in self.floors)
+        said = f"{self.title} by round, {self.rounds[0]} to {self.rounds[-1]}: {ends}."
+        return f"{said} Floor: {floors}." if floors else said
+
+    @property
+    def table(self) -> Table:
+        """The same numbers, a row a round."""
+        rows = [
+            [str(r), *(number(v.mean) if (v := s.values[n]) else "–" for s in self.series)]
+            for n, r in enumerate(self.rounds)
+        ]
+        return ["Round", *(s.name for s in self.series)], rows
+
+    def svg(self, anchor: str) -> Markup:
+        """Draw it, with ``anchor`` as its name on the page."""
+        longest = max(len(name) for name in (*(s.name for s in self.series), *dict(self.floors)))
+        right = max(WIDTH / 2, _RIGHT - 8 - _LETTER * longest)
+        return drawn(self._paint, 250, right, anchor, self.description)
+
+    def _there(self, one: Series) -> list[tuple[int, Interval]]:
+        pairs = zip(self.rounds, one.values, strict=True)
+        return [(r, i) for r, i in pairs if i is not None and math.isfinite(i.mean)]
+
+    def _paint(self, axes: "Axes") -> Hints:
+        from matplotlib.ticker import MaxNLocator
+
+        known = [v for s in self.series for _, i in self._there(s) for v in (i.mean, i.low, i.high)]
+        low, high = self.limits or _limits([*known, *(v for _, v in self.floors)], self.bounds)
+        axes.set(xlabel="Round", ylim=(low, high))
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        _tick_values(axes)
+        hints: dict[str, list[str]] = {}
+        names = []
+        for style, one in enumerate(self.series):
+            if there := self._there(one):
+                kind = f"s{style % len(_MARKERS)}"
+                self._paint_series(axes, there, kind)
+                said = [f"{one.name}, round {r}: {number(i.mean)}" for r, i in there]
+                hints.setdefault(f"line {kind}", []).extend(said)
+                names.append((one.name, f"name {kind}", there[-1][1].mean))
+        for name, value in self.floors:
+            if low <= value <= high:
+                axes.axhline(value, gid="floor", zorder=1)
+                names.append((name, "floor", value))
+        _write_beside(axes, names)
+        return hints
+
+    @staticmethod
+    def _paint_series(axes: "Axes", there: Sequence[tuple[int, Interval]], kind: str) -> None:
+        low, high = axes.get_ylim()
+        ends = [(r, i) for r, i in there if math.isfinite(i.low)]
+        if ends:
+            rounds = [r for r, _ in ends]
+            band = [i.high for _, i in ends] + [i.low for _, i in reversed(ends)]
+            axes.fill([*rounds, *reversed(rounds)], np.clip(band, low, high), gid=f"band {kind}")
+        marker = _MARKERS[int(kind[1:])]
+        means = np.clip([i.mean for _, i in there], low, high)
+        axes.plot([r for r, _ in there], means, marker, ls="-", ms=_MARK, gid=f"line {kind}")
 
 
 @dataclass(frozen=True)
@@ -139,244 +143,167 @@ class Point:
     utility: Interval
 
 
-def line_chart(
-    title: str,
-    rounds: Sequence[int],
-    series: Sequence[Series],
-    floors: Sequence[tuple[str, float]],
-    y_limits: tuple[float, float] | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Chart:
-    """Draw metrics against rounds.
+@dataclass(frozen=True)
+class ParetoChart:
+    """What defences leave of the leak against what they leave of the model.
 
     Args:
         title: of the panel.
-        rounds: horizontal axis.
-        series: of the same length each.
-        floors: name and value of lines across.
-        y_limits: of the vertical axis; from the data where not given.
-        bounds: that the vertical axis keeps within.
-    """
-    right = WIDTH - RIGHT - max((6.0 * len(s.name) for s in series), default=0.0) - 8
-    known = [v for s in series for i in s.values if i for v in (i.mean, i.low, i.high)]
-    known += [value for _, value in floors]
-    y_low, y_high, y_values = _axis([v for v in known if math.isfinite(v)], y_limits, bounds)
-    span = max(1, rounds[-1] - rounds[0])
-
-    def x(server_round: int) -> float:
-        return LEFT + 6 + (right - LEFT - 12) * (server_round - rounds[0]) / span
-
-    def y(value: float) -> float:
-        return _y(value, y_low, y_high)
-
-    lines = []
-    for style, one in enumerate(series):
-        there = [
-            (server_round, interval)
-            for server_round, interval in zip(rounds, one.values, strict=True)
-            if interval is not None and math.isfinite(interval.mean)
-        ]
-        if not there:
-            continue
-        marks = [
-            Mark(x(r), y(i.mean), f"{one.name}, round {r}: {number(i.mean)}") for r, i in there
-        ]
-        ends = [(r, i) for r, i in there if math.isfinite(i.low)]
-        band = [f"{x(r):.1f},{y(i.high):.1f}" for r, i in ends]
-        band += [f"{x(r):.1f},{y(i.low):.1f}" for r, i in reversed(ends)]
-        points = " ".join(f"{m.x:.1f},{m.y:.1f}" for m in marks)
-        lines.append(Line(one.name, style, points, " ".join(band), marks, marks[-1].y))
-    lines = _spread(lines)
-    header = ["Round", *(s.name for s in series)]
-    rows = [
-        [str(r), *(number(v.mean) if (v := s.values[n]) else "–" for s in series)]
-        for n, r in enumerate(rounds)
-    ]
-    first_and_last = ", ".join(
-        f"{line.name} from {line.marks[0].title.rpartition(': ')[2]} "
-        f"to {line.marks[-1].title.rpartition(': ')[2]}"
-        for line in lines
-    )
-    above = ", ".join(f"{name} {number(value)}" for name, value in floors)
-    return Chart(
-        title=title,
-        description=f"{title} by round, {rounds[0]} to {rounds[-1]}: {first_and_last}."
-        + (f" Floor: {above}." if above else ""),
-        x_label="Round",
-        y_label="",
-        x_ticks=[Tick(x(r), str(r)) for r in _few(rounds)],
-        y_ticks=[Tick(y(v), _tick(v, y_values)) for v in y_values],
-        right=right,
-        table=(header, rows),
-        lines=lines,
-        rows=[Floor(y(v), name) for name, v in floors if y_low <= v <= y_high],
-    )
-
-
-def pareto_chart(
-    title: str,
-    leakage: str,
-    utility: str,
-    points: Sequence[Point],
-    leak_floors: Sequence[tuple[str, float]],
-    utility_floors: Sequence[tuple[str, float]],
-    lower_leaks: bool = False,
-) -> Chart:
-    """Draw what defences leave of the leak against what they leave of the model.
-
-    Args:
-        title: of the panel.
-        leakage, utility: names of the axes; leakage lies in [0, 1].
+        leakage, utility: names of the axes; both lie in [0, 1].
         points: the defences.
         leak_floors, utility_floors: names and values of lines upright and across.
         lower_leaks: whether lower values leak more; the axis then runs from right to left, so that
             the left protects more in every plot.
     """
-    height, right = 320, float(WIDTH - RIGHT)
-    bottom = height - BOTTOM
-    known = [v for p in points for v in (p.utility.mean, p.utility.low, p.utility.high)]
-    known += [value for _, value in utility_floors]
-    y_low, y_high, y_values = _axis([v for v in known if math.isfinite(v)], None)
 
-    def x(value: float) -> float:
-        place = min(max(value, 0.0), 1.0)
-        return LEFT + (right - LEFT) * ((1.0 - place if lower_leaks else place) + 0.03) / 1.06
+    title: str
+    leakage: str
+    utility: str
+    points: Sequence[Point]
+    leak_floors: Sequence[tuple[str, float]] = ()
+    utility_floors: Sequence[tuple[str, float]] = ()
+    lower_leaks: bool = False
 
-    def y(value: float) -> float:
-        value = min(max(value, y_low), y_high)
-        return bottom - (bottom - TOP) * (value - y_low) / (y_high - y_low)
+    @cached_property
+    def front(self) -> NDArray[np.bool_]:
+        """Of each point, whether no other one beats it."""
+        sign = -1.0 if self.lower_leaks else 1.0
+        leaks = [sign * p.leakage.mean for p in self.points]
+        return pareto_front(leaks, [p.utility.mean for p in self.points])
 
-    sign = -1.0 if lower_leaks else 1.0
-    front = pareto_front([sign * p.leakage.mean for p in points], [p.utility.mean for p in points])
-    taken: list[tuple[float, float]] = [(x(p.leakage.mean), y(p.utility.mean)) for p in points]
-    marks = []
-    for point, best in zip(points, front, strict=True):
-        at = (x(point.leakage.mean), y(point.utility.mean))
-        label = _free(at, taken, (LEFT + 8, right - 8), (TOP + 6, bottom - 6))
-        taken.append(label)
-        said = f"{leakage} {number(point.leakage.mean)}, {utility} {number(point.utility.mean)}"
-        marks.append(
-            Mark(
-                *at, f"{point.number}: {point.name}: {said}", str(point.number), *label,
-                low=_if(point.utility.low, y), high=_if(point.utility.high, y),
-                left=_if(point.leakage.low, x), right=_if(point.leakage.high, x),
-                front=bool(best),
-            )
-        )  # fmt: skip
-    steps = sorted((m.x, m.y) for m in marks if m.front)
-    on_front = ", ".join(p.name for p, best in zip(points, front, strict=True) if best)
-    rows = [
-        [
-            str(p.number),
-            p.name,
-            number(p.leakage.mean),
-            number(p.utility.mean),
-            "yes" if b else "no",
+    @property
+    def description(self) -> str:
+        """What it shows, in words, for those who do not see it."""
+        best = ", ".join(p.name for p, on in zip(self.points, self.front, strict=True) if on)
+        return (
+            f"{self.utility} against {self.leakage.lower()}, {len(self.points)} defences; on the "
+            f"Pareto front: {best}."
+        )
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """Number and name of each point."""
+        return [(str(p.number), p.name) for p in self.points]
+
+    @property
+    def table(self) -> Table:
+        """The same numbers, a row a point."""
+        rows = [
+            [*named, number(p.leakage.mean), number(p.utility.mean), "yes" if on else "no"]
+            for named, p, on in zip(self.legend, self.points, self.front, strict=True)
         ]
-        for p, b in zip(points, front, strict=True)
-    ]
-    return Chart(
-        title=title,
-        description=f"{utility} against {leakage.lower()}, {len(points)} defences; on the Pareto "
-        f"front: {on_front}.",
-        x_label=f"{leakage} ({'higher' if lower_leaks else 'lower'} protects more)",
-        y_label=utility,
-        x_ticks=[Tick(x(v), number(v, 1)) for v in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)],
-        y_ticks=[Tick(y(v), _tick(v, y_values)) for v in y_values],
-        right=right,
-        table=(["No.", "Defence", leakage, utility, "On the front"], rows),
-        marks=marks,
-        front=" ".join(f"{a:.1f},{b:.1f}" for a, b in steps) if len(steps) > 1 else "",
-        rows=[
-            Floor(y(v), name, _crowded(marks, y(v), right))
-            for name, v in utility_floors
-            if y_low <= v <= y_high
-        ],
-        columns=[Floor(x(v), name) for name, v in leak_floors if 0 <= v <= 1],
-        legend=[(str(p.number), p.name) for p in points],
-        height=height,
-        bottom=bottom,
-    )
+        return ["No.", "Defence", self.leakage, self.utility, "On the front"], rows
+
+    def svg(self, anchor: str) -> Markup:
+        """Draw it, with ``anchor`` as its name on the page."""
+        return drawn(self._paint, 320, _RIGHT, anchor, self.description)
+
+    def _paint(self, axes: "Axes") -> Hints:
+        worth = [v for p in self.points for v in (p.utility.mean, p.utility.low, p.utility.high)]
+        low, high = _limits([*worth, *(value for _, value in self.utility_floors)])
+        better, ends = ("higher", (1.03, -0.03)) if self.lower_leaks else ("lower", (-0.03, 1.03))
+        axes.set(xlabel=f"{self.leakage} ({better} protects more)", xlim=ends)
+        axes.set(xticks=np.linspace(0, 1, 6), ylim=(low, high))
+        _tick_values(axes)
+        x, left, right = _ends([p.leakage for p in self.points], 0, 1)
+        y, below, above = _ends([p.utility for p in self.points], low, high)
+        axes.hlines(y, left, right, gid="ends")
+        axes.vlines(x, below, above, gid="ends")
+        steps = sorted(zip(x[self.front], y[self.front], strict=True))
+        axes.plot(*zip(*steps, strict=True), gid="front")
+        titles = np.array([self._title(point) for point in self.points], dtype=object)
+        hints = {"number": list(titles)}
+        for name, shown in (("point", ~self.front), ("point best", self.front)):
+            axes.plot(x[shown], y[shown], "o", ms=8, gid=name)
+            hints[name] = list(titles[shown])
+        self._write_texts(axes, axes.transData.transform(np.stack([x, y], axis=1)))
+        return hints
+
+    def _title(self, point: Point) -> str:
+        leak, worth = number(point.leakage.mean), number(point.utility.mean)
+        return f"{point.number}: {point.name}: {self.leakage} {leak}, {self.utility} {worth}"
+
+    def _write_texts(self, axes: "Axes", points: NDArray[np.float64]) -> None:
+        """Draw floors and write their names, the number of each point, and the upright axis's."""
+        (left, bottom), (right, top) = axes.bbox.get_points()
+        write(axes, self.utility, (left - 32, top + 10))
+        for point, at in zip(self.points, _free(points, axes.bbox.get_points()), strict=True):
+            write(axes, str(point.number), at, "number", "center")
+        for name, value in self.leak_floors:
+            if 0 <= value <= 1:
+                axes.axvline(value, gid="floor", zorder=1)
+                x = axes.transData.transform((value, 0))[0]
+                write(axes, name, (x + 4, bottom + 3), "floor", up="bottom")
+        low, high = axes.get_ylim()
+        for name, value in self.utility_floors:
+            if low <= value <= high:
+                axes.axhline(value, gid="floor", zorder=1)
+                y = axes.transData.transform((0, value))[1]
+                crowd = (abs(points[:, 1] - y) < 20) & (points[:, 0] > right - 100)
+                across, x = ("left", left + 4) if crowd.any() else ("right", right - 2)
+                write(axes, name, (x, y + 3), "floor", across, "bottom")
 
 
-def _crowded(marks: Sequence[Mark], at: float, right: float) -> bool:
-    """Tell whether points stand where the name of a floor would, at the right end of its line."""
-    return any(abs(mark.y - at) < 20 and mark.x > right - 100 for mark in marks)
+def _limits(
+    values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """Return the ends of an axis around values, within bounds."""
+    least, most = (min(max(bound, -_FAR), _FAR) for bound in bounds)
+    known = np.clip([value for value in values if math.isfinite(value)] or [0, 1], least, most)
+    low, high = float(known.min()), float(known.max())
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
+    return max(least, low - room), min(most, high + room)
 
 
-def _axis(
-    values: Sequence[float],
-    limits: tuple[float, float] | None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> tuple[float, float, list[float]]:
-    """Return the ends of an axis around values, within bounds, and where its ticks stand."""
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = limits or (min(values, default=0.0), max(values, default=1.0))
-    if limits is None:
-        room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-        low, high = max(bounds[0], low - room), min(bounds[1], high + room)
-    ticks = [
-        float(t) for t in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ]
-    return low, high, [t for t in ticks if low - 1e-9 <= t <= high + 1e-9]
+def _ends(
+    intervals: Sequence[Interval], low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return means and ends of intervals within an axis; an end that is not known is the mean."""
+    values = np.array([(i.mean, i.low, i.high) for i in intervals])
+    values = np.where(np.isnan(values), values[:, :1], values)
+    mean, below, above = np.clip(values, low, high).T
+    return mean, below, above
 
 
-def _tick(value: float, ticks: Sequence[float]) -> str:
-    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    # A step of 0.25 or 0.025 has a digit more than its size says.
-    digits += round(step, digits) != round(step, 10)
-    return f"{value:,.{digits}f}".replace("-", "−")
+def _tick_values(axes: "Axes") -> None:
+    """Number the upright axis, in whole numbers where it leads beyond 1 and has two at least."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    low, high = axes.get_ylim()
+    if counts := high > 1 and math.floor(high) > math.ceil(low):
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=counts))
 
 
-def _y(value: float, low: float, high: float) -> float:
-    value = min(max(value, low), high)
-    return (HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - TOP) * (value - low) / ((high - low) or 1.0)
-
-
-def _if(value: float, scale: "object") -> float | None:
-    return float(scale(value)) if math.isfinite(value) else None  # type: ignore[operator]
-
-
-def _few(rounds: Sequence[int]) -> list[int]:
-    """Return at most eight of the rounds, the first and the last among them."""
-    step = -(-(len(rounds) - 1) // 7) or 1
-    chosen = list(rounds[::-1][::step])[::-1]
-    return chosen if chosen[0] == rounds[0] or len(rounds) < 2 else [rounds[0], *chosen[1:]]
-
-
-def _spread(lines: list[Line]) -> list[Line]:
-    """Move the names at the ends of lines apart, so that each can be read."""
-    order = sorted(lines, key=lambda line: line.label_y)
-    places = [line.label_y for line in order]
+def _write_beside(axes: "Axes", names: Sequence[tuple[str, str, float]]) -> None:
+    """Write names at the ends of their lines, at the right, apart so that each can be read."""
+    low, high = axes.get_ylim()
+    order = sorted(reversed(names), key=lambda named: named[2])  # the first of equals on top
+    values = [(0.0, min(max(value, low), high)) for *_, value in order]
+    places = axes.transData.transform(values)[:, 1]
     for _ in range(20):
         for n in range(len(places) - 1):
-            gap = places[n + 1] - places[n]
-            if gap < _APART:
-                places[n] -= (_APART - gap) / 2
-                places[n + 1] += (_APART - gap) / 2
-    moved = {line.name: place for line, place in zip(order, places, strict=True)}
-    return [Line(li.name, li.style, li.points, li.band, li.marks, moved[li.name]) for li in lines]
+            closer = max(0.0, _APART - (places[n + 1] - places[n])) / 2
+            places[n : n + 2] += (-closer, closer)
+    for (name, gid, _), place in zip(order, places, strict=True):
+        write(axes, name, (axes.bbox.x1 + 8, place), gid)
 
 
-def _free(
-    at: tuple[float, float],
-    taken: Sequence[tuple[float, float]],
-    x_limits: tuple[float, float],
-    y_limits: tuple[float, float],
-) -> tuple[float, float]:
-    """Return the place near a point that is farthest from everything else drawn."""
+def _free(points: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a place for the label of each point, as far from everything else as there is.
 
-    def room(place: tuple[float, float]) -> float:
-        others = [t for t in taken if t != at] or [(-1e3, -1e3)]
-        nearest = min(math.dist(place, other) for other in others)
-        inside = x_limits[0] <= place[0] <= x_limits[1] and y_limits[0] <= place[1] <= y_limits[1]
-        return min(nearest, 14.0) - math.dist(place, at) / 8 - (0 if inside else 100)
-
-    candidates = [
-        (at[0] + radius * math.cos(angle), at[1] + radius * math.sin(angle))
-        for radius in (11, 17, 24, 32)
-        for angle in [math.pi * k / 6 for k in (-1, 1, -3, 3, -5, 5, 0, 6, -2, 2, -4, 4)]
-    ]
-    return max(candidates, key=room)
+    Args:
+        points: ``[n, 2]``, in points of the canvas.
+        box: ``[2, 2]``, corners of the axes.
+    """
+    around = np.array([(math.cos(angle), math.sin(angle)) for angle in _ANGLES])
+    steps = np.concatenate([radius * around for radius in _RADII])
+    taken = points
+    for at in points:
+        places = at + steps
+        others = taken[(taken != at).any(axis=1)]
+        nearest = np.hypot(*(places[:, None] - others).T).min(axis=0, initial=14.0)
+        outside = ((places < box[0] + 7) | (places > box[1] - 7)).any(axis=1)
+        room = nearest - np.hypot(*steps.T) / 8 - 100 * outside
+        taken = np.concatenate([taken, places[[room.argmax()]]])
+    return taken[len(points) :]

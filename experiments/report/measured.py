@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.sources import IDENTIFIED, Group
+from experiments.report.runs import IDENTIFIED, Group
 from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
 from fl_sim.metrics.vocabulary import describe, known, names_of
 from fl_sim.results import STAGES
@@ -43,6 +43,10 @@ class Measurements:
         self._values: dict[tuple[int, str, str, str], list[float]] = {
             (int(r), str(s), str(e), str(m)): values for (r, s, e, m), values in found.items()
         }
+        self._last_rounds: dict[tuple[str, str, str], int] = {}
+        for key in sorted(self._values):
+            self._last_rounds[key[1:]] = key[0]
+        self._intervals: dict[tuple[int, str, str, str], Interval] = {}
         self.rounds = sorted({key[0] for key in self._values})
         self.stages = [s for s in STAGES if any(key[1] == s for key in self._values)]
         """Stages of the whole; single attackers' are in :attr:`hospitals`."""
@@ -64,13 +68,11 @@ class Measurements:
             server_round: the last one in which it was measured, where not given.
         """
         if server_round is None:
-            wanted = (stage, extraction, metric)
-            known = [key[0] for key in self._values if key[1:] == wanted]
-            if not known:
-                return None
-            server_round = max(known)
-        values = self._values.get((server_round, stage, extraction, metric))
-        return None if values is None else mean_interval(values)
+            server_round = self._last_rounds.get((stage, extraction, metric), -1)
+        key = (server_round, stage, extraction, metric)
+        if key not in self._intervals and key in self._values:
+            self._intervals[key] = mean_interval(self._values[key])
+        return self._intervals.get(key)
 
     def mean(self, stage: str, metric: str, extraction: str = NO_EXTRACTION) -> float:
         """Return the mean over seeds of the last measured round, or ``nan``."""
@@ -229,6 +231,14 @@ def count_text(value: float) -> str:
         return "–"
     rounded = round(value, 1)
     return f"{rounded:,.0f}" if rounded.is_integer() else f"{rounded:,.1f}"
+
+
+def percent(share: float) -> str:
+    """Return a share for people, small ones with two digits."""
+    if not math.isfinite(share):
+        return "–"
+    text = f"{100 * share:.2g}" if 0 < share < 0.1 else f"{100 * share:.0f}"
+    return f"{text}\u00a0%"
 
 
 def range_text(interval: Interval, said: Callable[[float], str] = number) -> str:

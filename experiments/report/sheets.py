@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from experiments.report.measured import Words, number
-from experiments.report.sources import Group
+from experiments.report.runs import Group
 from experiments.tables.pictures import kept_extractions
 from fl_sim.results import STAGES
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.sources import IDENTIFIED, Sources, plain, read_sources
+from experiments.report.runs import IDENTIFIED, Sources
+from experiments.report.sources import read_sources
+from experiments.report.words import plain
 from experiments.run.result import Result
 from experiments.run.standing import FINISHED, TABLE, proven
 from experiments.sweep.start import SweepResult

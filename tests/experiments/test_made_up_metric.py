@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from run_kit import CENTRALIZED, FEDERATED
 
 import fl_sim
 from experiments.report import write_report
-from experiments.report.charts import Point, pareto_chart
+from experiments.report.charts import ParetoChart, Point
 from experiments.run import run
 from experiments.sweep.compare import compare, load_runs
 from experiments.tables.console import compact, explained
@@ -141,9 +142,12 @@ def test_a_pareto_plot_of_it_runs_the_other_way() -> None:
         Point(n, f"d{n}", Interval(x, math.nan, math.nan, 1), Interval(0.9, math.nan, math.nan, 1))
         for n, x in enumerate((0.2, 0.8))
     ]
-    chart = pareto_chart("t", "Gap", "AUC", points, [], [], lower_leaks=True)
-    assert [mark.front for mark in chart.marks] == [False, True]
-    assert chart.marks[1].x < chart.marks[0].x
+    chart = ParetoChart("t", "Gap", "AUC", points, lower_leaks=True)
+    assert list(chart.front) == [False, True]
+    svg = ElementTree.fromstring(chart.svg("c"))
+    groups = {group.get("class"): group for group in svg.iter("g")}
+    beaten, best = (next(groups[name].iter("use")) for name in ("point", "point best"))
+    assert float(best.attrib["x"]) < float(beaten.attrib["x"])
 
 
 @pytest.mark.parametrize(

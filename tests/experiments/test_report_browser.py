@@ -35,8 +35,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
-    named = ("federated", "phantoms", "cnn", "dec", defense, "fedavg")
-    run = ("federated", seed, *named, 4)
+    facts = ("federated", seed, "federated", "phantoms", "cnn", "dec", defense, "fedavg", 4)
     lines = []
     for server_round in (1, 2, 3):
         for stage in STAGES:
@@ -59,7 +58,8 @@ def _rows(seed: int, defense: str, leak: float) -> pd.DataFrame:
                 ):
                     numbers[extraction, metric] = base * generator.uniform(0.8, 1.0)
             for (extraction, metric), value in numbers.items():
-                lines.append((*run, server_round, stage, extraction, metric, value))
+                measured = (server_round, stage, extraction, metric, value)
+                lines.append((*facts, *measured))
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     table["scenario"] = f"federated-{defense}"
     return table
@@ -138,6 +138,32 @@ def test_text_in_charts_stays_legible_and_inside(browser: Browser, pages: dict[s
                 t.getBoundingClientRect().left < 0).map(t => t.textContent)"""
         )
         assert outside == []
+
+
+def test_charts_have_the_colours_and_the_font_of_the_page(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    seen = []
+    for dark in (False, True):
+        browser.open(pages["one"], 1200, dark)
+        looks = browser.evaluate(
+            """(() => {const look = (e, name) => getComputedStyle(e)[name];
+                const all = s => [...document.querySelectorAll('.chart svg ' + s)];
+                const probe = name => {document.body.style.color = `var(${name})`;
+                    return look(document.body, 'color')};
+                return {
+                    marks: [...new Set(all('.s0 use').map(e => look(e, 'fill')))],
+                    bands: [...new Set(all('.band.s0 path').map(e => look(e, 'fill')))],
+                    names: [...new Set(all('.name.s0 text').map(e => look(e, 'fill')))],
+                    ticks: [...new Set(all('g:not([class]) > text').map(e => look(e, 'fill')))],
+                    fonts: [...new Set(all('text').map(e => look(e, 'fontFamily')))],
+                    font: [look(document.body, 'fontFamily')],
+                    leak: [probe('--leak')], soft: [probe('--soft')]}})()"""
+        )
+        assert looks["marks"] == looks["bands"] == looks["names"] == looks["leak"]
+        assert looks["ticks"] == looks["soft"] and looks["fonts"] == looks["font"]
+        seen.append(looks["leak"])
+    assert seen[0] != seen[1]
 
 
 def test_a_keyboard_reaches_every_box_that_scrolls(
