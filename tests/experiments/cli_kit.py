@@ -32,6 +32,8 @@ def fl_sim(*arguments: str, cwd: Path = ROOT, **environment: str) -> Done:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["fl-sim", *arguments])
+        # Else click calls it "python -m" and the package of the program that is running.
+        patch.setattr(sys.modules["__main__"], "__package__", "")
         for name, value in {"COLUMNS": "100", **environment}.items():
             patch.setenv(name, value)
         with pytest.raises(SystemExit) as ended:

@@ -1,6 +1,7 @@
 """The study of defences: its table, its trade-off and its picture."""
 
 import pandas as pd
+from network_kit import DEEP
 
 from experiments.studies.base import How
 from experiments.studies.defenses import (
@@ -21,8 +22,8 @@ def _tiny() -> dict:
     cells["seeds"] = [0]
     cells["scenario"] = {
         "mode": "centralized",
-        "dataset": {"name": "phantoms", "size": 16},
-        "model": "resnet18",
+        "dataset": {"name": "phantoms", "size": 8},
+        "model": DEEP,
         "training": {"epochs": 0.2},
         "data": {"train_images": 64, "images": 16, "test_images": 32},
         "measure": {"scratch_epochs": 1},
