@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from network_kit import DEEP
 
 from experiments.studies import adaptive
 from experiments.studies.adaptive import BEST, STUDY, Cell
@@ -15,6 +14,7 @@ from experiments.sweep.grid import Grid
 from experiments.tables.pictures import draw_blocks
 from fl_sim.errors import FlSimError
 from fl_sim.results import STAGES
+from tests.network_kit import DEEP
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "phantoms", "size": 8},

@@ -1,7 +1,6 @@
 """The study of defences: its table, its trade-off and its picture."""
 
 import pandas as pd
-from network_kit import DEEP
 
 from experiments.studies.base import How
 from experiments.studies.defenses import (
@@ -15,6 +14,7 @@ from experiments.studies.defenses import (
     headline_cells,
 )
 from experiments.sweep.grid import Grid
+from tests.network_kit import DEEP
 
 
 def _tiny() -> dict:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-DEEP = "network_kit:deep"
+DEEP = "tests.network_kit:deep"
 """Its name as a scenario's model."""
 
 
