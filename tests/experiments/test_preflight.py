@@ -33,10 +33,16 @@ def npz(path: Path, train: int = 40, side: int = 16, seed: int = 0, **changed: A
 def scenario(file: Path, **changed: Any) -> dict[str, Any]:
     """A small attacked data lake."""
     return {
-        "mode": "centralized", "dataset": str(file), "model": "cnn", "threads": 1,
-        "device": "cpu", "training": {"epochs": 1}, "attack": {"name": "transpose", "images": 2},
-        "measure": {"scratch_epochs": 0}, **changed,
-    }  # fmt: skip
+        "mode": "centralized",
+        "dataset": str(file),
+        "model": "cnn",
+        "threads": 1,
+        "device": "cpu",
+        "training": {"epochs": 1},
+        "attack": {"name": "transpose", "images": 2},
+        "measure": {"scratch_epochs": 0},
+        **changed,
+    }
 
 
 def _refused(content: dict[str, Any], out: Path, words: str) -> None:
@@ -86,8 +92,9 @@ NEEDS_PUBLIC = {
 
 @pytest.mark.parametrize("key", NEEDS_PUBLIC)
 def test_what_needs_public_images_is_refused_by_key(tmp_path: Path, key: str) -> None:
-    content = scenario(npz(tmp_path / "d.npz", train=6), attacker=NEEDS_PUBLIC[key],
-                       defense="lwlrd")  # fmt: skip
+    content = scenario(
+        npz(tmp_path / "d.npz", train=6), attacker=NEEDS_PUBLIC[key], defense="lwlrd"
+    )
     _refused(content, tmp_path / "out", rf"\[attacker\] {key}.*public_images")
 
 
@@ -123,11 +130,14 @@ def test_the_attacked_data_are_not_outside_whatever_they_are_called(
     images = np.repeat(arrays["train_images"][::-1, :, :, None], 3, axis=3)
     others = np.random.default_rng(5).integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)
     train = np.concatenate([others, images[:9]])
-    rest = {f"{split}_images": np.repeat(arrays[f"{split}_images"][..., None], 3, axis=3)
-            for split in ("val", "test")}  # fmt: skip
+    rest = {
+        f"{split}_images": np.repeat(arrays[f"{split}_images"][..., None], 3, axis=3)
+        for split in ("val", "test")
+    }
     labels = (np.arange(len(train)) % 4)[:, None]
-    np.savez(tmp_path / "mixed.npz", **(arrays | rest | {"train_images": train,
-                                                         "train_labels": labels}))  # fmt: skip
+    np.savez(
+        tmp_path / "mixed.npz", **(arrays | rest | {"train_images": train, "train_labels": labels})
+    )
     part = {"one": _dec(str(tmp_path / "mixed.npz"))}
     attack = {"name": "combined", "parts": part}
     _refused(scenario(attacked, attack=attack), tmp_path / "o", r"external.* 9 of the 36|8 of the")
@@ -155,19 +165,31 @@ def test_a_dataset_is_not_its_own_outside(dataset: Any, external: Any) -> None:
         Scenario.create(mode="centralized", dataset=dataset, model="cnn", attack=_dec(external))
 
 
-NAMES = ("Größe 28 [neu]", "a[b]", "[bold]x", "=1+1", "a:smile:b", "日本", "a\x1b[31mb",
-         "x" * 200)  # fmt: skip
+NAMES = ("Größe 28 [neu]", "a[b]", "[bold]x", "=1+1", "a:smile:b", "日本", "a\x1b[31mb", "x" * 200)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
     data = npz(tmp_path / f"{name}.npz")
     file = tmp_path / "s.toml"
-    file.write_text("\n".join([
-        'mode = "centralized"', f"dataset = {json.dumps(str(data))}", 'model = "cnn"',
-        "threads = 1", "[training]", "epochs = 1", "[attack]", 'name = "transpose"',
-        "images = 2", "[measure]", "scratch_epochs = 0",
-    ]), encoding="utf-8")  # fmt: skip
+    file.write_text(
+        "\n".join(
+            [
+                'mode = "centralized"',
+                f"dataset = {json.dumps(str(data))}",
+                'model = "cnn"',
+                "threads = 1",
+                "[training]",
+                "epochs = 1",
+                "[attack]",
+                'name = "transpose"',
+                "images = 2",
+                "[measure]",
+                "scratch_epochs = 0",
+            ]
+        ),
+        encoding="utf-8",
+    )
     out = tmp_path / "[out]"
     done = CliRunner().invoke(app, ["run", str(file), "--out", str(out)], terminal_width=400)
     assert done.exit_code == 0, done.output
