@@ -13,8 +13,9 @@ CODE := fl_sim strategies clients experiments tests
 
 # Which Python makes the virtual environment; empty: the first suitable one found.
 PYTHON ?=
-# -n 2: two worker processes; loadfile: the tests of one file stay in one process, one after another.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# -n 2: two worker processes; loadfile: the tests of one file stay in one process, one after another;
+# files in the order of tests/conftest.py, not of how many tests they have.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # UV_TORCH_BACKEND=cpu in the environment takes the CPU builds of torch, where they can be reached
 # (the default builds, with CUDA, take several GB).
 export UV_HTTP_TIMEOUT ?= 300
