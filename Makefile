@@ -13,8 +13,9 @@ CODE := fl_sim strategies clients experiments tests
 
 # Which Python makes the virtual environment; empty: the first suitable one found.
 PYTHON ?=
-# -n 2: two worker processes; loadfile: the tests of one file stay in one process, one after another.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# -n 2: two worker processes; loadfile: the tests of one file stay in one process, one after another;
+# files in the order of tests/conftest.py, not of how many tests they have.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # UV_TORCH_BACKEND=cpu in the environment takes the CPU builds of torch, where they can be reached
 # (the default builds, with CUDA, take several GB).
 export UV_HTTP_TIMEOUT ?= 300
@@ -36,7 +37,7 @@ define fetch
 	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
 endef
 
-.PHONY: help setup demo test check format tables constraints clean distclean
+.PHONY: help setup demo test check format tables wheel oldest constraints clean distclean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
@@ -49,10 +50,11 @@ demo: setup ## Run the demo (sets up .venv first)
 test: setup ## Run the tests (sets up .venv first); PYTEST_ARGS="-k words" chooses
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: setup ## Lint, formatting and types, changing nothing
+check: setup ## Lint, formatting, types and the arrows of imports, changing nothing
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache --no-logo
 
 format: setup ## Format the code and mend what lint can mend
 	@$(BIN)/ruff check --fix-only .
@@ -60,6 +62,23 @@ format: setup ## Format the code and mend what lint can mend
 
 tables: setup ## Write the tables of the README and of studies anew
 	@$(BIN)/fl-sim study tables
+
+wheel: setup ## Install the wheel outside the checkout, and run the demo there
+	@place=$$(mktemp -d)
+	trap 'rm -rf "$$place"' EXIT
+	$(BIN)/uv build --quiet --wheel --out-dir "$$place" .
+	$(BIN)/uv venv --quiet --python $(BIN)/python "$$place/venv"
+	$(BIN)/uv pip install --quiet --python "$$place/venv/bin/python" --constraint constraints.txt "$$place"/*.whl
+	cd "$$place"
+	env -u PYTHONPATH venv/bin/fl-sim --version
+	env -u PYTHONPATH venv/bin/fl-sim demo
+
+oldest: setup ## Run the fast tests with the oldest packages that pyproject.toml allows
+	@place=$$(mktemp -d)
+	trap 'rm -rf "$$place"' EXIT
+	$(BIN)/uv venv --quiet --python $(BIN)/python "$$place"
+	$(BIN)/uv pip install --quiet --python "$$place/bin/python" --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$$place/bin/python" -m pytest -p no:cacheprovider -m "not slow" $(PYTEST_ARGS)
 
 setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
 

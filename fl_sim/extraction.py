@@ -7,7 +7,8 @@ from fl_sim.artifact import Artifact, Key, read_artifact, read_key
 from fl_sim.attacks.base import ATTACKS, Attack, Extraction
 from fl_sim.carriers.base import Payload
 from fl_sim.errors import FlSimError, printable
-from fl_sim.metrics.measure import NO_EXTRACTION, Measured
+from fl_sim.metrics.measure import Measured
+from fl_sim.words import NO_EXTRACTION
 
 
 def extract(artifact: Path, key: Path) -> Extraction:

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fl_sim.cells import guarded, read_texts
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import Stand, cut, locked, write_atomically, writing
+from fl_sim.metrics.vocabulary import column_order, natural
+from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,6 @@ COLUMNS = (
 STAGES = ("upload", "aggregate", "release")
 FACTS = ("mode", "dataset", "model", "attack", "defense", "aggregator", "seed")
 """Columns that tell runs apart, as people do."""
-NO_EXTRACTION = "-"
-
 _INTEGERS = ("seed", "clients", "round")
 _HEADER = (",".join(COLUMNS) + "\n").encode()
 
@@ -222,7 +221,7 @@ def summary(table: "pd.DataFrame") -> "pd.DataFrame":
     Args:
         table: as :meth:`Results.table` returns it.
     """
-    rows = table[table["extraction"].isin([NO_EXTRACTION, "raw", "strongest"])]
+    rows = table[table["extraction"].isin([NO_EXTRACTION, RAW, STRONGEST])]
     suffix = (" " + rows["extraction"]).where(rows["extraction"] != NO_EXTRACTION, "")
     places = {stage: place for place, stage in enumerate(sorted(set(rows["stage"]), key=in_order))}
     rows = rows.assign(column=rows["metric"] + suffix, order=rows["stage"].map(places))
@@ -240,45 +239,6 @@ def in_order(stage: str) -> tuple[int, tuple[tuple[int, str], ...]]:
     name, _, hospital = stage.partition(":")
     place = STAGES.index(name) if name in STAGES else len(STAGES)
     return place + (len(STAGES) + 1 if hospital else 0), natural(hospital)
-
-
-def natural(text: str) -> tuple[tuple[int, str], ...]:
-    """Return a key that sorts texts as people do: numbers in them by their value, 2 before 10."""
-    parts = re.split(r"(\d{1,9})", text)  # a stranger's text may have more than Python reads
-    return tuple((int(p), "") if n % 2 else (-1, p) for n, p in enumerate(parts))
-
-
-_ORDER = (
-    "ssim raw",
-    "ssim strongest",
-    "ssim_floor_mean",
-    "ssim_floor_class_mean",
-    "ssim_floor_random",
-    "identified raw",
-    "identified strongest",
-    "identification_distance raw",
-    "identification_distance strongest",
-    "identification_correlation raw",
-    "identification_correlation strongest",
-    "identification_chance",
-    "psnr raw",
-    "psnr strongest",
-    "ms_ssim raw",
-    "ms_ssim strongest",
-    "non_finite",
-    "auc",
-    "auc_floor_scratch",
-    "dice",
-    "dice_floor_scratch",
-    "accuracy",
-    "balanced_accuracy",
-    "seconds",
-)
-
-
-def column_order(column: str) -> tuple[int, tuple[tuple[int, str], ...]]:
-    """Return a key that sorts a summary's columns: leakage, floors, utility, then the rest."""
-    return (_ORDER.index(column) if column in _ORDER else len(_ORDER), natural(column))
 
 
 def _check_columns(values: Mapping[str, Value]) -> None:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.claims import TooManyElements, build_claimed, building_within
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.files import codec_from
 from fl_sim.errors import FlSimError
 from fl_sim.models import MODELS, build, state_of

@@ -75,7 +75,7 @@ def test_deep_tables_are_refused_before_they_are_walked() -> None:
 def test_every_number_of_every_component_has_an_end() -> None:
     from fl_sim.attacks.base import ATTACKS
     from fl_sim.carriers.base import CARRIERS
-    from fl_sim.codecs.base import CODECS
+    from fl_sim.codec import CODECS
     from fl_sim.coding.base import CODES
     from fl_sim.defenses.base import DEFENSES
 

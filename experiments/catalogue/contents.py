@@ -14,6 +14,7 @@ from experiments.run.shipped import Kind as FileKind
 from experiments.run.shipped import shipped
 from fl_sim.errors import FlSimError, did_you_mean, shown
 from fl_sim.glance import Glance
+from fl_sim.metrics.vocabulary import FORMS, in_words
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
 
@@ -30,6 +31,18 @@ def _own(get: Get, name: str, component: Any) -> type[Settings] | None:
 def _of_model(get: Get, name: str, component: Any) -> type[Settings]:
     found: type[Settings] = get("fl_sim.case", "model_settings")(name)
     return found
+
+
+def _none(get: Get, name: str, component: Any) -> None:
+    return None
+
+
+def _texts(get: Get, component: Any) -> tuple[str, ...]:
+    return _module_text(get, component), _own_text(component)
+
+
+def _of_metric(get: Get, component: Any) -> tuple[str, ...]:
+    return (in_words(component),)
 
 
 def _common(module: str, name: str) -> Callable[[Get, str, Any], type[Settings]]:
@@ -51,6 +64,7 @@ class Kind:
         also: further words for it.
         settings: ``settings(get, name, component)`` gives the keys of a component, if it has any.
         further: what can be named without being registered: how, and a line about it.
+        about: ``about(get, component)`` gives texts on a component.
     """
 
     name: str
@@ -60,6 +74,7 @@ class Kind:
     also: tuple[str, ...] = ()
     settings: Callable[[Get, str, Any], type[Settings] | None] = _own
     further: tuple[tuple[str, str], ...] = ()
+    about: Callable[[Get, Any], tuple[str, ...]] = _texts
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -81,7 +96,7 @@ KINDS = (
         ),
     ),
     Kind("attack", "Attacks", "fl_sim.attacks.base", "ATTACKS"),
-    Kind("codec", "Codecs", "fl_sim.codecs.base", "CODECS"),
+    Kind("codec", "Codecs", "fl_sim.codec", "CODECS"),
     Kind("carrier", "Carriers", "fl_sim.carriers.base", "CARRIERS"),
     Kind("code", "Error-correcting codes", "fl_sim.coding.base", "CODES", ("codes", "coding")),
     Kind("defence", "Defences", "fl_sim.defenses.base", "DEFENSES", ("defense", "defenses")),
@@ -94,6 +109,11 @@ KINDS = (
     Kind(
         "engine", "Engines", "fl_sim.engine.base", "ENGINES",
         settings=_common("fl_sim.engine.base", "EngineSettings"),
+    ),
+    Kind(
+        "metric", "Metrics", "fl_sim.metrics.vocabulary", "METRICS", settings=_none,
+        further=tuple((f"<metric>{ending}", form.about) for ending, form in FORMS.items()),
+        about=_of_metric,
     ),
 )  # fmt: skip
 """Every kind of component, in the order of a scenario's way."""
@@ -198,7 +218,7 @@ class Catalogue:
         def ask(get: Get, registry: Registry[Any]) -> Details:
             component = registry.get(item.name)
             settings = kind.settings(get, item.name, component)
-            about = (_module_text(get, component), _own_text(component))
+            about = kind.about(get, component)
             summary = registry.summaries().get(item.name, "a classifier of torchvision's")
             return Details(summary, about, settings, component)
 

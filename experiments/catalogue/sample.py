@@ -18,8 +18,10 @@ def sample(item: Item, details: Details) -> str:
     """Return lines of TOML that choose a component, or have a table's first keys.
 
     A settings class whose keys need one another says in its docstring, under ``Example:``, which;
-    of any other, the first few of its own keys are shown at their defaults.
+    of any other, the first few of its own keys are shown at their defaults. A metric has no key.
     """
+    if item.kind == "metric":
+        return ""  # all that there are are measured
     keys = list(_keys(details.settings))
     if item.kind == TABLE:
         return "\n".join((f"[{item.name}]", *keys))

@@ -213,7 +213,7 @@ def _print_gated(console: Console, report: "GateReport") -> None:
 
 
 def _print_audit(console: Console, report: "AuditReport", everything: bool) -> None:
-    from fl_sim.auditing.report import BLIND
+    from fl_sim.auditing.blind import BLIND
 
     colour = _COLOURS[report.outcome]
     console.print(f"Verdict: [bold {colour}]{plain(report.verdict)}[/]")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from experiments.cli.run import Out, run_on_terminal
 from experiments.run.shipped import SCENARIOS
+from fl_sim.metrics.vocabulary import known
 from fl_sim.results import read_table, summary
+from fl_sim.words import STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,6 @@ RUNS = {"centralized": "demo-centralized", "federated": "demo-federated"}
 
 _PLACES = {"centralized": "data lake", "federated": "federation"}
 _COLUMNS = 6
-_FOUND = ("identification_distance strongest", "identification_correlation strongest")
 
 
 def demo(out: Out = None) -> None:
@@ -103,7 +104,8 @@ def seen(table: "pd.DataFrame") -> Seen:
     """
     rows = summary(table)
     last = rows[rows["round"] == rows["round"].max()].set_index("stage")
-    shares = last[list(_FOUND)].max(axis=1).dropna()
+    identified = [f"{name} {STRONGEST}" for name in known("identified").best_of]
+    shares = last[identified].max(axis=1).dropna()
     hidden = round(1 / float(last["identification_chance"].max()))
     return Seen(
         hidden,

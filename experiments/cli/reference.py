@@ -47,8 +47,9 @@ def print_details(item: Item, details: Details) -> None:
             console.print(plain(text))
     if details.settings is not None:
         _print_keys(console, details.settings)
-    console.print("\n[bold]Example[/]\n")
-    console.print(plain(sample(item, details)), soft_wrap=True)
+    if lines := sample(item, details):
+        console.print("\n[bold]Example[/]\n")
+        console.print(plain(lines), soft_wrap=True)
 
 
 def _print_keys(console: Console, settings: type[Settings]) -> None:

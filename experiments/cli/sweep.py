@@ -103,14 +103,14 @@ def sweep(
 
 
 def _print(console: Console, result: "SweepResult") -> None:
-    from experiments.tables.console import COLUMNS, make_console, plain, print_table
+    from experiments.tables.console import headed, make_console, plain, print_table
 
     failed = result.failed
     if len(failed) < len(result.grid.cells):
         title = "At release: mean over n seeds, and half of its 95 % confidence interval"
         # A log or a pipe has no width that numbers would have to be cut for.
         wide = console if console.is_terminal else make_console(width=LOG_WIDTH)
-        print_table(wide, result.released().rename(columns=COLUMNS), title)
+        print_table(wide, headed(result.released()), title)
         console.print(f"Table   {plain(result.out / 'table.csv')}")
         console.print(f"Summary {plain(result.out / 'summary.csv')}, .md, .tex")
     shared = result.out / "shared"

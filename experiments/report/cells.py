@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from experiments.report.measured import count_text, number, range_text
+from fl_sim.metrics.payload import COUNTED
+from fl_sim.metrics.vocabulary import known
 from fl_sim.statistics import Interval, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COUNTS = ("images_intact", "images_damaged", "images_lost")
-_COUNTED = (*COUNTS, "images_written", "held_out_images", "hospitals", "non_finite")
-_DIGITS = {"psnr": 1, "seconds": 1}
+COUNTS = tuple(COUNTED.values())
 TALL = 24
 """Rows up to which a table is shown whole."""
 
@@ -88,24 +88,24 @@ class Table:
     """Places of columns of text, which stand to the left."""
 
 
-def plain_cell(found: Interval | None, metric: str = "") -> Cell:
-    """Return a number as its metric is written; a dash where it was not measured."""
+def plain_cell(
+    found: Interval | None, metric: str = "", said: Callable[[float], str] | None = None
+) -> Cell:
+    """Return a number as its metric, or ``said``, writes it; a dash where it was not measured."""
     if found is None:
         return Cell("–")
-    said = _format_of(metric)
+    said = said or _format_of(metric)
     return Cell(said(found.mean), found, range_text(found, said))
 
 
 def _format_of(metric: str) -> Callable[[float], str]:
     """Return how a metric's numbers are written."""
-    if metric.endswith("_bytes") or metric.startswith("bytes_"):
+    about = known(metric)
+    if about.format == "bytes":
         return _size
-    if metric in _COUNTED:
+    if about.format == "count":
         return count_text
-    if metric == "learning_rate":
-        return lambda value: f"{value:.2g}"
-    digits = _DIGITS.get(metric, 3)
-    return lambda value: number(value, digits)
+    return lambda value: number(value, about.digits)
 
 
 def _size(count: float) -> str:
@@ -118,14 +118,19 @@ def _size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def barred(found: Interval | None, mark: float | None) -> Cell:
+def is_share(metric: str) -> bool:
+    """Whether a metric's values are drawn from 0 to 1."""
+    return known(metric).range[1] == 1.0
+
+
+def barred(found: Interval | None, mark: float | None, metric: str = "") -> Cell:
     """Return a share with a bar, and its floor as a mark on the bar."""
     if found is None or math.isnan(found.mean):
-        return plain_cell(found)
-    known = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
-    return Cell(
-        number(found.mean), found, range_text(found), bar=min(1.0, max(0.0, found.mean)), mark=known
-    )
+        return plain_cell(found, metric)
+    said = _format_of(metric)
+    known_mark = None if mark is None or math.isnan(mark) else min(1.0, max(0.0, mark))
+    bar = min(1.0, max(0.0, found.mean))
+    return Cell(said(found.mean), found, range_text(found, said), bar=bar, mark=known_mark)
 
 
 def single(value: float | None) -> Interval | None:

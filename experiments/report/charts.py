@@ -24,6 +24,7 @@ _MARK = 6.5
 _APART = 13.0
 _CROWD = 50
 """Points of which each has its number beside it; of more, those on the front."""
+_FAR = 1e9  # the farthest end of an axis: tables from elsewhere may say anything
 _RADII = (11, 17, 24, 32)
 _ANGLES = tuple(math.pi * k / 6 for k in (1, -1, 3, -3, 5, -5, 0, 6, 2, -2, 4, -4))
 
@@ -48,7 +49,8 @@ class LineChart:
         rounds: horizontal axis.
         series: of the same length each.
         floors: name and value of lines across.
-        limits: of the vertical axis; where not given, from the data within [0, 1].
+        limits: of the vertical axis; from the data where not given.
+        bounds: that a vertical axis from the data keeps within; infinite for none.
     """
 
     title: str
@@ -56,6 +58,7 @@ class LineChart:
     series: Sequence[Series]
     floors: Sequence[tuple[str, float]] = ()
     limits: tuple[float, float] | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
     legend: Sequence[tuple[str, str]] = ()
 
     @property
@@ -93,7 +96,7 @@ class LineChart:
         from matplotlib.ticker import MaxNLocator
 
         known = [v for s in self.series for _, i in self._there(s) for v in (i.mean, i.low, i.high)]
-        low, high = self.limits or _limits([*known, *(value for _, value in self.floors)])
+        low, high = self.limits or _limits([*known, *(v for _, v in self.floors)], self.bounds)
         axes.set(xlabel="Round", ylim=(low, high))
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         _tick_values(axes)
@@ -151,6 +154,8 @@ class ParetoChart:
         leakage, utility: names of the axes; both lie in [0, 1].
         points: the defences.
         leak_floors, utility_floors: names and values of lines upright and across.
+        lower_leaks: whether lower values leak more; the axis then runs from right to left, so that
+            the left protects more in every plot.
     """
 
     title: str
@@ -159,12 +164,14 @@ class ParetoChart:
     points: Sequence[Point]
     leak_floors: Sequence[tuple[str, float]] = ()
     utility_floors: Sequence[tuple[str, float]] = ()
+    lower_leaks: bool = False
 
     @cached_property
     def front(self) -> NDArray[np.bool_]:
         """Of each point, whether no other one beats it."""
-        leaks, worth = zip(*((p.leakage.mean, p.utility.mean) for p in self.points), strict=True)
-        return pareto_front(leaks, worth)
+        sign = -1.0 if self.lower_leaks else 1.0
+        leaks = [sign * p.leakage.mean for p in self.points]
+        return pareto_front(leaks, [p.utility.mean for p in self.points])
 
     @property
     def _numbered(self) -> NDArray[np.bool_]:
@@ -201,7 +208,8 @@ class ParetoChart:
     def _paint(self, axes: "Axes") -> Hints:
         worth = [v for p in self.points for v in (p.utility.mean, p.utility.low, p.utility.high)]
         low, high = _limits([*worth, *(value for _, value in self.utility_floors)])
-        axes.set(xlabel=f"{self.leakage} (lower protects more)", xlim=(-0.03, 1.03))
+        better, ends = ("higher", (1.03, -0.03)) if self.lower_leaks else ("lower", (-0.03, 1.03))
+        axes.set(xlabel=f"{self.leakage} ({better} protects more)", xlim=ends)
         axes.set(xticks=np.linspace(0, 1, 6), ylim=(low, high))
         _tick_values(axes)
         x, left, right = _ends([p.leakage for p in self.points], 0, 1)
@@ -245,12 +253,15 @@ class ParetoChart:
                 write(axes, name, (x, y + 3), "floor", across, "bottom")
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of an axis around values, within [0, 1]."""
-    known = np.clip([value for value in values if math.isfinite(value)] or [0, 1], 0, 1)
+def _limits(
+    values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """Return the ends of an axis around values, within bounds."""
+    least, most = (min(max(bound, -_FAR), _FAR) for bound in bounds)
+    known = np.clip([value for value in values if math.isfinite(value)] or [0, 1], least, most)
     low, high = float(known.min()), float(known.max())
-    room = 0.08 * (high - low) or 0.05 * high or 0.05
-    return max(0.0, low - room), min(1.0, high + room)
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
+    return max(least, low - room), min(most, high + room)
 
 
 def _ends(
@@ -264,10 +275,11 @@ def _ends(
 
 
 def _tick_values(axes: "Axes") -> None:
-    """Number the upright axis, in whole numbers where it leads beyond 1."""
+    """Number the upright axis, in whole numbers where it leads beyond 1 and has two at least."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    if counts := axes.get_ylim()[1] > 1:
+    low, high = axes.get_ylim()
+    if counts := high > 1 and math.floor(high) > math.ceil(low):
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=counts))
 

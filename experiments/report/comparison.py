@@ -4,19 +4,22 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.report.cells import Block, Cell, Row, Table, barred, plain_cell
-from experiments.report.measured import Measurements, metric_name, number, range_text
-from experiments.report.runs import IDENTIFIED, Group, Sources
+from experiments.report.cells import COUNTS, Block, Cell, Row, Table, plain_cell
+from experiments.report.leaks import leak_cell, turned
+from experiments.report.measured import CHANCE, Measurements, number, range_text
+from experiments.report.runs import Group, Sources
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label, known, split_column
 from fl_sim.statistics import Interval
+from fl_sim.words import STRONGEST
 
 Column = tuple[str, Callable[[Measurements], Cell]]
 
 
 def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) -> Table:
     """Return a row a scenario: what leaks before and after, and what the model is worth."""
-    columns = _overview_columns(measured)
+    leaks = _main_leaks(measured)
+    columns = _overview_columns(measured, leaks)
     lines = [
         [_count(len(group.runs)), *(make(own) for _, make in columns)]
         for group, own in zip(groups, measured, strict=True)
@@ -38,37 +41,40 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         [Block(name, members) for name, members in families.items()],
         note="Before: at upload, or for utility as the defence got it. Identified: the better of "
         "distance and correlation; the line in a bar is what the best of as many blind guesses "
-        "finds, or the SSIM floor.",
+        f"finds, or the SSIM floor.{turned(leaks)}",
     )
 
 
-def _overview_columns(measured: Sequence[Measurements]) -> list[Column]:
-    columns: list[Column] = [
-        ("Identified before", lambda m: _leak_cell(m, m.stages[0], IDENTIFIED)),
-        ("Identified at release", lambda m: _leak_cell(m, "release", IDENTIFIED)),
-        ("SSIM before", lambda m: _leak_cell(m, m.stages[0], "ssim")),
-        ("SSIM at release", lambda m: _leak_cell(m, "release", "ssim")),
-        ("SSIM floor", lambda m: plain_cell(m.get("release", "ssim_floor_mean"))),
-        ("Intact at release", lambda m: plain_cell(m.get("release", _INTACT), _INTACT)),
-    ]
+def _main_leaks(measured: Sequence[Measurements]) -> list[str]:
+    return list(dict.fromkeys(metric for own in measured for metric in own.main_leaks))
+
+
+def _overview_columns(measured: Sequence[Measurements], leaks: Sequence[str]) -> list[Column]:
+    columns = [column for leak in leaks for column in _leak_columns(leak)]
+    intact = COUNTS[0]
+    name = f"{column_label(intact)} at release"
+    columns.append((name, lambda m: plain_cell(m.get("release", intact), intact)))
     utility = next((m.utility for m in measured if m.utility), None)
     if utility:
-        name = metric_name(utility)
+        name = column_label(utility)
         columns += [
-            (f"{name} before", lambda m: plain_cell(_before(m, utility))),
-            (f"{name} at release", lambda m: plain_cell(m.get("release", utility))),
-            (f"{name} from scratch", lambda m: plain_cell(m.floor)),
+            (f"{name} before", lambda m: plain_cell(_before(m, utility), utility)),
+            (f"{name} at release", lambda m: plain_cell(m.get("release", utility), utility)),
+            (f"{name} from scratch", lambda m: plain_cell(m.floor, utility)),
         ]
     return columns
 
 
-_INTACT = "images_intact"
-
-
-def _leak_cell(measured: Measurements, stage: str, metric: str) -> Cell:
-    known = metric == IDENTIFIED
-    floor = measured.luck(stage) if known else measured.mean(stage, "ssim_floor_mean")
-    return barred(measured.get(stage, metric, STRONGEST), floor)
+def _leak_columns(metric: str) -> list[Column]:
+    """Return the columns of a metric of extractions: before, at release, and its floor."""
+    name, floors = column_label(metric), [f for f in known(metric).floors if f != CHANCE]
+    columns: list[Column] = [
+        (f"{name} before", lambda m: leak_cell(m, m.stages[0], metric)),
+        (f"{name} at release", lambda m: leak_cell(m, "release", metric)),
+    ]
+    if floors:
+        columns.append((f"{name} floor", lambda m: plain_cell(m.get("release", floors[0]), metric)))
+    return columns
 
 
 def _before(measured: Measurements, metric: str) -> Interval | None:
@@ -100,11 +106,10 @@ def paired_tables(sources: Sources, measured: Sequence[Measurements]) -> list[Ta
     if "none" not in defenses or len(defenses) < 2 or not several:
         return []
     attacked = sources.table[sources.table["attack"] != "none"]
-    utility = next((m.utility for m in measured if m.utility), None)
+    utilities = [own.utility for own in measured if own.utility]
+    leaks = [f"{leak} {STRONGEST}" for leak in _main_leaks(measured)]
     tables = []
-    for metric in (f"{IDENTIFIED} {STRONGEST}", f"ssim {STRONGEST}", utility):
-        if metric is None:
-            continue
+    for metric in (*leaks, *utilities[:1]):
         try:
             compared = compare(attacked, "defense", "none", metric)
         except FlSimError:  # cells that do not pair have no such comparison
@@ -125,11 +130,9 @@ def _paired_table(compared: Any, metric: str) -> Table:
             cells.append(Cell(number(value), Interval(value, math.nan, math.nan, 1)))
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         blocks.setdefault(name, []).append(Row(str(line["defense"]), cells))
-    base, _, extraction = metric.partition(" ")
-    said = metric_name(base) + (", at best" if extraction else "")
     return Table(
-        f"pairs-{base}",
-        f"{said}, at release: change against no defence",
+        f"pairs-{split_column(metric)[0]}",
+        f"{column_label(metric)}, at release: change against no defence",
         "Defence",
         ["Change", "p, paired t-test", "p, Wilcoxon", "Pairs"],
         [Block(name, rows) for name, rows in blocks.items()],

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.measured import count_text, metric_name, number
+from experiments.report.measured import count_text, number
 from experiments.report.runs import IDENTIFIED
 from experiments.report.story import Story
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label
+from fl_sim.words import STRONGEST
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _utility(story: Story) -> KeyFigure | None:
         values = values[-1:]
     floor = story.measured.floor
     return KeyFigure(
-        metric_name(metric),
+        column_label(metric),
         *_ends([number(value) for value in values]),
         floor="no floor measured" if floor is None else f"from scratch: {number(floor.mean)}",
         bars=tuple(values),

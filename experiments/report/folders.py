@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.report.about import read_about
 from experiments.report.runs import IDENTIFIED, Run
-from experiments.run.about import read_about
 from experiments.tables.summary import CELL, LABEL, labels_of
 from fl_sim.cells import read_texts
 from fl_sim.errors import FlSimError, did_you_mean, printable
+from fl_sim.metrics.vocabulary import known
 from fl_sim.results import COLUMNS, read_table, typed_columns
 
 if TYPE_CHECKING:
@@ -160,8 +161,10 @@ def _with_identified(table: "pd.DataFrame") -> "pd.DataFrame":
     """Add :data:`IDENTIFIED` by extraction, as rows of their own below the others."""
     import pandas as pd
 
-    either = table["metric"].isin(["identification_distance", "identification_correlation"])
+    about = known(IDENTIFIED)
+    either = table["metric"].isin(about.best_of)
     told = [CELL, *COLUMNS] if CELL in table else list(COLUMNS)
     keys = [name for name in told if name not in ("metric", "value")]
-    best = table[either].groupby(keys, sort=False, as_index=False)["value"].max()
+    values = table[either].groupby(keys, sort=False, as_index=False)["value"]
+    best = values.min() if about.lower_leaks else values.max()
     return pd.concat([table, best.assign(metric=IDENTIFIED)[told]], ignore_index=True)

@@ -1,17 +1,12 @@
 """Tables of what leaked in one scenario, beside its floors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from experiments.report.cells import Block, Cell, Row, Table, barred, plain_cell, single
-from experiments.report.measured import Measurements, Words, metric_name
-from experiments.report.runs import IDENTIFIED
-from fl_sim.metrics.measure import STRONGEST
-
-FLOORS = {
-    "ssim_floor_mean": "mean of public images",
-    "ssim_floor_class_mean": "mean of the class's public images",
-    "ssim_floor_random": "another public image",
-}
+from experiments.report.cells import Block, Cell, Row, Table, barred, is_share, plain_cell, single
+from experiments.report.measured import CHANCE, Measurements, Words
+from fl_sim.metrics.vocabulary import LOWER_LEAKS, column_label, known
+from fl_sim.statistics import Interval
+from fl_sim.words import STRONGEST
 
 
 def leakage_table(measured: Measurements, words: Words) -> Table | None:
@@ -24,7 +19,7 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
             blocks.append(Block(words.stage(stage).capitalize(), rows))
     if not blocks:
         return None
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     blocks.append(Block("Floors: what an attacker has without the model", _floor_rows(measured)))
     return Table(
         "leakage",
@@ -34,7 +29,7 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
         blocks,
         note="Best: the strongest of all restorations, metric by metric. A line in a bar is the "
         "floor: the mean of public images for SSIM; for identification one blind guess, and for "
-        "the best extraction the best of as many guesses.",
+        f"the best extraction the best of as many guesses.{turned(measured.leaks)}",
     )
 
 
@@ -46,7 +41,7 @@ def extractions_table(measured: Measurements, words: Words) -> Table | None:
         if names:
             rows = [_leak_row(measured, stage, e, words) for e in names]
             blocks.append(Block(words.stage(stage).capitalize(), rows))
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     if not blocks:
         return None
     return Table("extractions", "Leakage by stage and extraction", "Extraction", columns, blocks)
@@ -66,61 +61,52 @@ def hospitals_table(measured: Measurements, words: Words) -> Table | None:
         Block(f"{stage.capitalize()}, at best", [r for s, r in rows if s == stage])
         for stage in dict.fromkeys(s for s, _ in rows)
     ]
-    columns = [metric_name(metric) for metric in _leak_metrics(measured)]
+    columns = [column_label(metric) for metric in measured.leaks]
     return Table("hospitals", "Leakage by malicious hospital", "Hospital", columns, blocks)
-
-
-def _leak_metrics(measured: Measurements) -> list[str]:
-    found = [
-        m for s in measured.stages for e in measured.extractions(s) for m in measured.metrics(s, e)
-    ]
-    first = ("ssim", "identification_distance", "identification_correlation", "psnr")
-    named = [metric for metric in first if metric in found]
-    return named + [m for m in dict.fromkeys(found) if m not in (*first, IDENTIFIED)]
 
 
 def _leak_row(
     measured: Measurements, stage: str, extraction: str, words: Words, strong: bool = False
 ) -> Row:
-    cells = []
-    for metric in _leak_metrics(measured):
-        found = measured.get(stage, metric, extraction)
-        if metric == "ssim":
-            cells.append(barred(found, measured.mean(stage, "ssim_floor_mean")))
-        elif metric.startswith("identification_"):
-            best = extraction == STRONGEST
-            cells.append(barred(found, measured.luck(stage, metric) if best else measured.chance))
-        else:
-            cells.append(plain_cell(found, metric))
+    cells = [leak_cell(measured, stage, metric, extraction) for metric in measured.leaks]
     return Row(words.extraction(extraction).capitalize(), cells, strong)
 
 
+def leak_cell(measured: Measurements, stage: str, metric: str, extraction: str = STRONGEST) -> Cell:
+    """Return a metric of extractions; a share that has a floor with a bar, and its floor on it."""
+    found = measured.get(stage, metric, extraction)
+    if not (known(metric).floors and is_share(metric)):
+        return plain_cell(found, metric)
+    return barred(found, measured.floor_of(stage, metric, extraction), metric)
+
+
+def turned(metrics: Iterable[str]) -> str:
+    """Return a sentence on the metrics of which lower values leak more; empty for none."""
+    names = [column_label(metric) for metric in metrics if known(metric).lower_leaks]
+    return f" {', '.join(names)}: {LOWER_LEAKS}." if names else ""
+
+
 def _floor_rows(measured: Measurements) -> list[Row]:
-    metrics = _leak_metrics(measured)
-    rows = []
-    for floor, name in FLOORS.items():
-        found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
-        if found:
-            cells = [plain_cell(found) if metric == "ssim" else Cell("") for metric in metrics]
-            rows.append(Row(name.capitalize(), cells))
-    chance = next(
-        (i for s in measured.stages if (i := measured.get(s, "identification_chance"))), None
-    )
-    if chance:
-        cells = [
-            plain_cell(chance) if m.startswith("identification_") else Cell("") for m in metrics
-        ]
-        rows.append(Row("One blind guess", cells))
-        rows += _best_guess_rows(measured, metrics)
-    return rows
+    """Return a row a kind of floor; metrics that have it stand side by side."""
+    kinds: dict[str, dict[str, Interval]] = {}
+    for metric in measured.leaks:
+        for floor in known(metric).floors:
+            found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
+            if found:
+                kinds.setdefault(known(floor).title, {})[metric] = found
+    rows = [
+        Row(title, [plain_cell(found[m], m) if m in found else Cell("") for m in measured.leaks])
+        for title, found in kinds.items()
+    ]
+    return rows + _best_guess_rows(measured)
 
 
-def _best_guess_rows(measured: Measurements, metrics: Sequence[str]) -> list[Row]:
+def _best_guess_rows(measured: Measurements) -> list[Row]:
     """Return what the best of as many guesses finds as there are extractions, where several are."""
     stage = measured.stages[-1]
     guessing = measured.guessing(stage, "")
     if guessing is None or guessing.tries < 2:
         return []
     luck = plain_cell(single(guessing.expected))
-    cells = [luck if m.startswith("identification_") else Cell("") for m in metrics]
+    cells = [luck if CHANCE in known(m).floors else Cell("") for m in measured.leaks]
     return [Row(f"Best of {guessing.tries} blind guesses", cells)]

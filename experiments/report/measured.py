@@ -8,47 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.runs import IDENTIFIED, Group
 from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
-from fl_sim.metrics.measure import STRONGEST
-from fl_sim.results import NO_EXTRACTION, STAGES
+from fl_sim.metrics.vocabulary import describe, known, names_of
+from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, mean_interval
+from fl_sim.words import NO_EXTRACTION, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UTILITIES = ("auc", "dice", "accuracy", "balanced_accuracy")
-"""Utility metrics; the first one that was measured speaks for the model."""
-
-NAMES = {
-    "auc": "AUC",
-    "dice": "Dice",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "ssim": "SSIM",
-    "psnr": "PSNR (dB)",
-    "ms_ssim": "MS-SSIM",
-    IDENTIFIED: "Identified",
-    "identification_distance": "Identified by distance",
-    "identification_correlation": "Identified by correlation",
-    "images_intact": "Intact",
-    "images_damaged": "Damaged",
-    "images_lost": "Lost",
-    "images_written": "Images written",
-    "bit_error_rate": "Wrong bits",
-    "bit_error_rate_corrected": "Wrong bits, corrected",
-    "value_error": "Relative error of values",
-    "bytes_delivered": "Bytes delivered",
-    "payload_bytes": "Payload",
-    "capacity_bytes": "Capacity",
-    "file_bytes": "Model file",
-    "code_rate": "Code rate",
-    "bpp": "Bits a pixel",
-    "p_ratio": "Size to gzip",
-    "seconds": "Seconds",
-    "held_out_images": "Held-out images used",
-    "hospitals": "Hospitals that replied",
-    "non_finite": "Images with values that are not finite",
-    "relative_change": "Relative change",
-}
+CHANCE = "identification_chance"
+"""The floor that is a guess, of which several may be made."""
 
 _RESTORED = {
     "affine": "affine, by pixel",
@@ -129,13 +98,40 @@ class Measurements:
         """Return the metrics measured at a stage, in the table's order."""
         return list(dict.fromkeys(k[3] for k in self._values if k[1:3] == (stage, extraction)))
 
+    @cached_property
+    def leaks(self) -> list[str]:
+        """The metrics of extractions that were measured, in order; without :data:`IDENTIFIED`."""
+        found = {k[3] for k in self._values if k[2] != NO_EXTRACTION}
+        return sorted(found - {IDENTIFIED}, key=lambda name: describe(name).place)
+
+    @cached_property
+    def main_leaks(self) -> list[str]:
+        """The metrics of extractions that speak for the leak: identification before all others."""
+        parts = known(IDENTIFIED).best_of
+        first = [IDENTIFIED] if any(part in self.leaks for part in parts) else []
+        others = (name for name in self.leaks if name not in parts)
+        return first + [name for name in others if "sweep" in known(name).shown]
+
+    @cached_property
+    def utilities(self) -> list[str]:
+        """The metrics of the model's worth that were measured; the first one speaks for it."""
+        whole = (name for name in names_of("utility") if describe(name).whole)
+        return [m for m in whole if any(self.get(stage, m) for stage in self.stages)]
+
     @property
     def utility(self) -> str | None:
         """The metric that says what the model is worth."""
-        for metric in UTILITIES:
-            if any(self.get(stage, metric) for stage in self.stages):
-                return metric
-        return None
+        return next(iter(self.utilities), None)
+
+    def floor_of(self, stage: str, metric: str, extraction: str = STRONGEST) -> float:
+        """Return what an attacker without the model reaches by a metric of extractions, or ``nan``.
+
+        Of identification it is one blind guess; for the best extraction, the best of as many.
+        """
+        floor = next(iter(known(metric).floors), "")
+        if floor == CHANCE:
+            return self.luck(stage, metric) if extraction == STRONGEST else self.chance
+        return self.mean(stage, floor)
 
     @property
     def floor(self) -> Interval | None:
@@ -179,7 +175,7 @@ class Measurements:
     def chance(self) -> float:
         """Share of images that one blind guess identifies."""
         for stage in reversed(self.stages):
-            found = self.get(stage, "identification_chance")
+            found = self.get(stage, CHANCE)
             if found is not None:
                 return found.mean
         return math.nan
@@ -210,16 +206,6 @@ class Words:
         if name == "raw":
             return "raw"
         return "best" if name == STRONGEST else _RESTORED.get(name, name.replace("_", " "))
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric's name for people; one that is not known keeps its own."""
-    base, bracket, rest = metric.partition("[")
-    if base.startswith("ms_ssim_"):
-        said = f"MS-SSIM, {base.rpartition('_')[2]} scales"
-    else:
-        said = NAMES.get(base, base.replace("_", " "))
-    return f"{said}, {rest[:-1]}" if bracket else said
 
 
 def number(value: float, digits: int = 3) -> str:

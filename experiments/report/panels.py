@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from experiments.report.cells import is_share
 from experiments.report.charts import LineChart, ParetoChart, Point, Series
-from experiments.report.measured import Measurements, Words, metric_name
+from experiments.report.measured import Measurements, Words
 from experiments.report.runs import IDENTIFIED, Group
 from experiments.report.words import plain
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label, known
+from fl_sim.words import NO_EXTRACTION, STRONGEST
 
 Member = tuple[Group, Measurements]
+_Ends = tuple[float, float]
+_SHARE = (0.0, 1.0)
 _MOST = 1e9  # images, more than anybody hides: tables from elsewhere may say anything
 
 
@@ -19,29 +23,51 @@ def round_charts(group: Group, measured: Measurements, words: Words) -> list[Lin
     if len(rounds) < 2:
         return []
     last, utility, scratch = measured.stages[-1], measured.utility or "", measured.floor
-    guessing = {"guessing": measured.luck(last)}
-    mean_image = {"mean image": measured.mean(last, "ssim_floor_mean")}
     worth = {"from scratch": scratch.mean} if scratch else {}
-    panels: list[tuple[str, str, str, dict[str, float], tuple[float, float] | None]] = [
-        ("Images identified (share)", IDENTIFIED, STRONGEST, guessing, (0.0, 1.0)),
-        ("SSIM at best", "ssim", STRONGEST, mean_image, (0.0, 1.0)),
-        (f"Utility ({metric_name(utility)})", utility, "-", worth, None),
-        ("Images intact, bit for bit", "images_intact", "-", {}, (0.0, _most(measured))),
-        ("Wrong bits (share)", "bit_error_rate", "-", {"chance": 0.5}, (0.0, 0.6)),
+    panels: list[tuple[str, str, str, dict[str, float], _Ends | None, _Ends]] = []
+    for leak in measured.main_leaks:
+        floor = {_floor_mark(leak): measured.floor_of(last, leak)}
+        limits, bounds = (_SHARE, _SHARE) if is_share(leak) else (None, known(leak).range)
+        panels.append((_leak_title(leak), leak, STRONGEST, floor, limits, bounds))
+    most = (0.0, _most(measured))
+    panels += [
+        (f"Utility ({column_label(utility)})", utility, NO_EXTRACTION, worth, None, _SHARE),
+        ("Images intact, bit for bit", "images_intact", NO_EXTRACTION, {}, most, most),
+        (
+            "Wrong bits (share)",
+            "bit_error_rate",
+            NO_EXTRACTION,
+            {"chance": 0.5},
+            (0.0, 0.6),
+            _SHARE,
+        ),
     ]
     found = []
-    for title, metric, extraction, floors, limits in panels:
+    for title, metric, extraction, floors, limits, bounds in panels:
         lines = [
             Series(words.stage(s), [measured.get(s, metric, extraction, r) for r in rounds])
             for s in measured.stages
         ]
         if lines := [line for line in lines if any(line.values)]:
-            found.append(LineChart(title, rounds, lines, _known(floors), limits))
+            found.append(LineChart(title, rounds, lines, _measured(floors), limits, bounds))
     return found
 
 
+def _leak_title(metric: str) -> str:
+    """Return what stands above a chart of a metric of extractions."""
+    if metric == IDENTIFIED:
+        return "Images identified (share)"
+    return column_label(f"{metric} {STRONGEST}").replace(",", "")
+
+
+def _floor_mark(metric: str) -> str:
+    """Return what the floor of a metric of extractions is called beside its line."""
+    floor = known(next(iter(known(metric).floors), ""))
+    return floor.mark or floor.title
+
+
 def trade_offs(groups: Sequence[Group], measured: Sequence[Measurements]) -> list[ParetoChart]:
-    """Return privacy-utility plots, two for each set of scenarios that differ in the defence."""
+    """Return privacy-utility plots, one a leak and set of scenarios that differ in the defence."""
     families: dict[tuple[str, ...], list[Member]] = {}
     for group, numbers in zip(groups, measured, strict=True):
         if group.attacked and numbers.utility:
@@ -55,12 +81,13 @@ def trade_offs(groups: Sequence[Group], measured: Sequence[Measurements]) -> lis
     return [
         chart
         for members in families.values()
-        for metric, name in ((IDENTIFIED, "Identified"), ("ssim", "SSIM at best"))
-        if (chart := _trade_off(members, metric, name))
+        for metric in dict.fromkeys(leak for _, numbers in members for leak in numbers.main_leaks)
+        if is_share(metric) and (chart := _trade_off(members, metric))
     ]
 
 
-def _trade_off(members: Sequence[Member], metric: str, name: str) -> ParetoChart | None:
+def _trade_off(members: Sequence[Member], metric: str) -> ParetoChart | None:
+    name = column_label(metric) if metric == IDENTIFIED else _leak_title(metric)
     utility = str(members[0][1].utility)
     differing = _differing([group for group, _ in members])
     points: list[Point] = []
@@ -71,10 +98,7 @@ def _trade_off(members: Sequence[Member], metric: str, name: str) -> ParetoChart
             continue
         said = ", ".join(text for axis in differing if (text := group.said(axis)))
         points.append(Point(group.number, said or plain(group.fact("defense")), leak, worth))
-        if metric == IDENTIFIED:
-            leak_floors["guessing"] = numbers.luck("release")
-        else:
-            leak_floors["mean image"] = numbers.mean("release", "ssim_floor_mean")
+        leak_floors[_floor_mark(metric)] = numbers.floor_of("release", metric)
         if numbers.floor:
             utility_floors["from scratch"] = numbers.floor.mean
     if len(points) < 2:
@@ -82,12 +106,13 @@ def _trade_off(members: Sequence[Member], metric: str, name: str) -> ParetoChart
     first = members[0][0]
     same = ", ".join(first.said(axis) for axis in first.labels if axis not in differing)
     return ParetoChart(
-        f"{same or plain(first.fact('attack'))}: {'identified' if metric == IDENTIFIED else name}",
+        f"{same or plain(first.fact('attack'))}: {name.lower() if metric == IDENTIFIED else name}",
         name,
-        metric_name(utility),
+        column_label(utility),
         points,
-        _known(leak_floors),
-        _known(utility_floors),
+        _measured(leak_floors),
+        _measured(utility_floors),
+        known(metric).lower_leaks,
     )
 
 
@@ -98,7 +123,7 @@ def _differing(family: Sequence[Group]) -> list[str]:
     ]
 
 
-def _known(floors: Mapping[str, float]) -> list[tuple[str, float]]:
+def _measured(floors: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name, value) for name, value in floors.items() if not math.isnan(value)]
 
 
@@ -108,6 +133,6 @@ def _most(measured: Measurements) -> float:
         count.mean
         for stage in measured.stages
         for r in measured.rounds
-        if (count := measured.get(stage, "images_intact", "-", r))
+        if (count := measured.get(stage, "images_intact", server_round=r))
     ]
     return max(1.0, measured.stolen, *(min(c, _MOST) for c in found if math.isfinite(c)))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.report.folders import is_sweep, read_failed, read_run, read_sweep
 from experiments.report.runs import Group, Run, Sources
 from experiments.report.words import flat, plain
-from experiments.sweep.grid import VARIANT
-from experiments.tables.summary import CELL, LABEL
+from experiments.tables.summary import CELL, LABEL, VARIANT
 from fl_sim.errors import FlSimError
 from fl_sim.results import STAGES
 

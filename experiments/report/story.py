@@ -6,13 +6,13 @@ from experiments.report.measured import (
     Measurements,
     Words,
     count_text,
-    metric_name,
     number,
     percent,
 )
 from experiments.report.runs import IDENTIFIED, Group
 from experiments.report.words import plain, sentence_case
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label
+from fl_sim.words import STRONGEST
 
 SURE = 0.001
 """More images than guessing identifies: where the best of as many blind guesses does as well less
@@ -160,7 +160,7 @@ class Story:
         if metric is None:
             return []
         before, after = self.before(metric), self.measured.mean("release", metric)
-        name, floor = metric_name(metric), self.measured.floor
+        name, floor = column_label(metric), self.measured.floor
         if self.group.defended and not math.isnan(after) and not math.isnan(before):
             text = (
                 f"The model's {name} is {number(before)} before the defence and {number(after)} "

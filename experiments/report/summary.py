@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from experiments.report.measured import Measurements, metric_name, number, percent
+from experiments.report.measured import Measurements, number, percent
 from experiments.report.runs import IDENTIFIED, Group
 from experiments.report.story import Story
-from fl_sim.metrics.measure import STRONGEST
+from fl_sim.metrics.vocabulary import column_label
+from fl_sim.words import STRONGEST
 
 
 def compare_headline(groups: Sequence[Group]) -> str:
@@ -74,7 +75,7 @@ def _worth(measured: Sequence[Measurements]) -> list[str]:
         return []
     floors = [own.floor.mean for own in measured if own.floor]
     scratch = f"; trained from scratch on held-out images {_span(floors)}" if floors else ""
-    return [f"{metric_name(metric)} of what leaves is {_span(values)}{scratch}."]
+    return [f"{column_label(metric)} of what leaves is {_span(values)}{scratch}."]
 
 
 def _numbers(values: Iterable[float]) -> list[float]:

@@ -14,25 +14,16 @@ from experiments.report.cells import (
     plain_cell,
     single,
 )
-from experiments.report.leaks import FLOORS
-from experiments.report.measured import (
-    UTILITIES,
-    Measurements,
-    Words,
-    metric_name,
-    number,
-    range_text,
-)
+from experiments.report.measured import Measurements, Words, number, range_text
 from experiments.report.runs import Group
+from fl_sim.metrics.vocabulary import METRICS, column_label, describe, known, names_of
 from fl_sim.statistics import mean_interval
 
 BY_PLACE = "carrier_error["
-_ERRORS = ("bit_error_rate", "bit_error_rate_corrected", "value_error", "bytes_delivered")
-_SENT = ("images_written", "payload_bytes", "capacity_bytes", "code_rate", "bpp", "p_ratio")
 _BEFORE, _SCRATCH = "_before_embedding", "_floor_scratch"
 _STOLEN, _TRUE = "_trained_on_stolen", "_trained_on_originals"
-"""What follows a utility metric's name that was measured in another way."""
-_COSTS = ("seconds", "held_out_images", "hospitals", "file_bytes")
+_UTILITY_FORMS = (_BEFORE, _SCRATCH, _STOLEN, _TRUE)
+"""Of a utility metric: what the table of utility shows beside the metric itself."""
 
 
 def payload_table(measured: Measurements, words: Words) -> Table | None:
@@ -40,7 +31,8 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
     stages = [s for s in measured.stages if measured.get(s, COUNTS[0])]
     if not stages:
         return None
-    errors = [m for m in _ERRORS if any(measured.get(s, m) for s in stages)]
+    others = [m for m in names_of("payload") if m not in COUNTS]
+    errors = [m for m in others if any(measured.get(s, m) for s in stages)]
     rows = []
     for stage in stages:
         counts = [measured.mean(stage, metric) for metric in COUNTS]
@@ -52,11 +44,10 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
         cells = [survival, *(plain_cell(measured.get(stage, metric), metric) for metric in COUNTS)]
         for metric in errors:
             found = measured.get(stage, metric)
-            half = 0.5 if metric.startswith("bit_") else None
-            share = metric.startswith("bit_")
-            cells.append(barred(found, half) if share else plain_cell(found, metric))
+            bits = known(metric).format == "percent"
+            cells.append(barred(found, 0.5, metric) if bits else plain_cell(found, metric))
         rows.append(Row(words.stage(stage).capitalize(), cells))
-    columns = ["Images", *(metric_name(m) for m in (*COUNTS, *errors))]
+    columns = ["Images", *(column_label(m) for m in (*COUNTS, *errors))]
     wrong = "bit_error_rate" in errors
     return Table(
         "payload",
@@ -73,8 +64,8 @@ def payload_table(measured: Measurements, words: Words) -> Table | None:
 def sent_table(measured: Measurements) -> Table | None:
     """Return what the attackers sent: how much, in how little."""
     rows = [
-        Row(metric_name(metric), [plain_cell(found, metric)])
-        for metric in _SENT
+        Row(column_label(metric), [plain_cell(found, metric)])
+        for metric in names_of("sent")
         if (found := measured.get("upload", metric))
     ]
     if not rows:
@@ -115,7 +106,7 @@ def places_table(measured: Measurements, words: Words) -> Table | None:
 
 def utility_table(measured: Measurements, words: Words) -> Table | None:
     """Return what the model is worth by stage, beside what it is worth without the training."""
-    metrics = [m for m in UTILITIES if any(measured.get(s, m) for s in measured.stages)]
+    metrics = measured.utilities
     if not metrics:
         return None
     stages = [(words.stage(stage), stage) for stage in measured.stages]
@@ -135,7 +126,7 @@ def utility_table(measured: Measurements, words: Words) -> Table | None:
         for name, stage, ending in kinds
         if any(measured.get(stage, metric + ending) for metric in metrics)
     ]
-    columns = [metric_name(metric) for metric in metrics]
+    columns = [column_label(metric) for metric in metrics]
     caption = "What the model is worth on test images"
     return Table("utility", caption, "Model", columns, [Block("", rows)])
 
@@ -148,7 +139,8 @@ def _utility_cells(
         found = measured.get(stage, metric + ending)
         floor = measured.get("release", metric + _SCRATCH)
         mark = floor.mean if floor else None
-        cells.append(barred(found, mark) if metric == measured.utility else plain_cell(found))
+        drawn = metric == measured.utility and known(metric).range == (0.0, 1.0)
+        cells.append(barred(found, mark, metric) if drawn else plain_cell(found, metric))
     return cells
 
 
@@ -156,7 +148,7 @@ def cost_table(measured: Measurements, words: Words, federated: bool) -> Table |
     """Return what it cost: time, images, bytes."""
     rows = []
     for stage in measured.stages:
-        for metric in _COSTS:
+        for metric in (*names_of("cost"), *names_of("file")):
             found = measured.get(stage, metric)
             if found is None:
                 continue
@@ -164,7 +156,7 @@ def cost_table(measured: Measurements, words: Words, federated: bool) -> Table |
             if federated:
                 total = measured.total(stage, metric) if metric == "seconds" else None
                 cells.append(plain_cell(total, metric))
-            rows.append((words.stage(stage).capitalize(), Row(metric_name(metric), cells)))
+            rows.append((words.stage(stage).capitalize(), Row(column_label(metric), cells)))
     if not rows:
         return None
     blocks = [Block(s, [r for n, r in rows if n == s]) for s in dict.fromkeys(n for n, _ in rows)]
@@ -182,8 +174,8 @@ def layers_table(group: Group) -> Table | None:
     if not names:
         return None
     intervals = {n: mean_interval([c[n] for c in changes if n in c]) for n in names}
-    known = [i.mean for i in intervals.values() if math.isfinite(i.mean) and i.mean > 0]
-    low, high = _decades(known)
+    finite = [i.mean for i in intervals.values() if math.isfinite(i.mean) and i.mean > 0]
+    low, high = _decades(finite)
     rows = []
     for name in names:
         mean = intervals[name].mean
@@ -191,10 +183,10 @@ def layers_table(group: Group) -> Table | None:
         cells = [Cell(number(mean, 4), intervals[name], range_text(intervals[name]), dot=place)]
         if any(rates):
             own = [rate[name] for rate in rates if name in rate]
-            cells.append(plain_cell(mean_interval(own) if own else None, "learning_rate"))
+            cells.append(plain_cell(mean_interval(own) if own else None, said="{:.2g}".format))
         rows.append(Row(name, cells))
     note = ""
-    if known:
+    if finite:
         note = f"Tracks are logarithmic, from {_power(low)} to {_power(high)}."
     columns = ["Relative change of the weights", *(["Learning rate"] if any(rates) else [])]
     return Table(
@@ -224,7 +216,7 @@ def epochs_table(group: Group) -> Table | None:
         "epochs",
         "The defence as it went",
         "Epoch",
-        [metric_name(c) for c in columns],
+        [column_label(c) for c in columns],
         [Block("", rows)],
         tall=len(rows) > TALL,
     )
@@ -232,14 +224,12 @@ def epochs_table(group: Group) -> Table | None:
 
 def other_table(measured: Measurements, words: Words) -> Table | None:
     """Return all that was measured and stands in no other table."""
-    shown = {*UTILITIES, *FLOORS, *COUNTS, *_ERRORS, *_COSTS, *_SENT, "identification_chance"}
-    known = shown | {m + s for m in UTILITIES for s in (_BEFORE, _SCRATCH, _STOLEN, _TRUE)}
     rows = []
     for stage in measured.stages:
         for metric in measured.metrics(stage):
             found = measured.get(stage, metric)
-            if metric not in known and not metric.startswith(BY_PLACE) and found:
-                head = f"{words.stage(stage).capitalize()}: {metric_name(metric)}"
+            if found and not _has_place(metric):
+                head = f"{words.stage(stage).capitalize()}: {column_label(metric)}"
                 rows.append(Row(head, [plain_cell(found, metric)]))
     if not rows:
         return None
@@ -251,6 +241,19 @@ def other_table(measured: Measurements, words: Words) -> Table | None:
         [Block("", rows)],
         tall=len(rows) > TALL,
     )
+
+
+def _has_place(name: str) -> bool:
+    """Whether a number that belongs to no extraction stands in one of the other tables."""
+    found = describe(name)
+    if not found.declared:
+        return False
+    if found.metric.family == "leakage":
+        return any(name in entry.component.floors for entry in METRICS.entries())
+    if found.metric.family == "utility" and not found.part:
+        return found.whole or found.form in _UTILITY_FORMS
+    shown = found.metric.family in ("payload", "sent", "cost", "file")
+    return shown and (found.whole or name.startswith(BY_PLACE))
 
 
 def _numbers(values: object) -> dict[str, float]:

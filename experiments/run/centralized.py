@@ -1,4 +1,4 @@
-"""A centralized data lake: train, release, extract, measure. Run this file for an example."""
+"""A centralized data lake: train, release, extract, measure."""
 
 import json
 from dataclasses import replace
@@ -177,26 +177,3 @@ def _trained_before(run: Run) -> State | None:
 
 def _upload(run: Run) -> Path:
     return run.out / "artifacts" / "upload.safetensors"
-
-
-def example(out: Path | None = None) -> Any:
-    """Run a small data lake of embedded images."""
-    from experiments.run.start import run
-
-    return run(
-        {
-            "mode": "centralized",
-            "dataset": "phantoms",
-            "model": "cnn",
-            "training": {"epochs": 12},
-            "attack": {"name": "transpose", "images": 32},
-            "defense": "lwlrd",
-        },
-        out,
-    )
-
-
-if __name__ == "__main__":
-    result = example()
-    print(result.summary().to_string())
-    print(f"Recovered images: {result.picture}")

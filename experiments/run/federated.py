@@ -1,10 +1,8 @@
-"""A federation of hospitals: train, aggregate, release, extract, measure. Run it for an example."""
+"""A federation of hospitals: train, aggregate, release, extract, measure."""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import ConfigRecord
@@ -228,34 +226,3 @@ class _Rounds:
             server_round % self._run.scenario.measure.every == 0
             or server_round == self._federation.rounds
         )
-
-
-def example(out: Path | None = None) -> Any:
-    """Run a small federation on embedded images."""
-    from experiments.run.start import run
-
-    return run(
-        {
-            "mode": "federated",
-            "dataset": "phantoms",
-            "model": "cnn",
-            "attack": {"name": "transpose", "images": 32, "memory_steps": 8},
-            "defense": "lwlrd",
-            "federation": {
-                "hospitals": 3,
-                "malicious": [0],
-                "rounds": 3,
-                "strategy": "fedprox",
-                "partition": "dirichlet",
-                "alpha": 0.3,
-                "engine": "inprocess",
-            },
-        },
-        out,
-    )
-
-
-if __name__ == "__main__":
-    result = example()
-    print(result.summary().to_string())
-    print(f"Recovered images: {result.picture}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.run.about import read_about, whose_run
+from experiments.report.about import read_about, whose_run
 from experiments.run.preflight import task_record
 from experiments.run.scenario import Scenario
 from experiments.run.standing import damaged

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.run.about import read_about
+from experiments.report.about import read_about
 from experiments.run.folder import load_pictures
 from experiments.run.scenario import Scenario
 from experiments.tables.pictures import kept_extractions
 from fl_sim.errors import FlSimError, printable, unknown_name
+from fl_sim.metrics.payload import COUNTED
+from fl_sim.metrics.vocabulary import column_label, known, names_of
 from fl_sim.results import STAGES, read_table, summary
+from fl_sim.words import STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_UTILITIES = {"auc": "AUC", "dice": "Dice", "accuracy": "accuracy"}
-_FOUND = ("identification_distance strongest", "identification_correlation strongest")
-_COUNTS = ("images_intact", "images_damaged", "images_lost")
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,16 +150,19 @@ class Result:
         return f"Result of {name}, seed {who['seed']}, in {self._where}\n  {_in_short(view)}"
 
     def _repr_html_(self) -> str:
-        from experiments.tables.console import EXPLAINED, compact
+        from experiments.tables.console import compact, explained
         from experiments.tables.notebook import note, page, picture_html, table_html
 
         title = repr(self).partition("\n")[0]
         try:
-            shown = compact(self.summary())
+            summary = self.summary()
         except FlSimError:
             return page(title)
+        shown = compact(summary)
         alt = "True images, and what was recovered of them at each stage"
-        return page(title, table_html(shown), note(EXPLAINED), picture_html(self.picture, alt))
+        return page(
+            title, table_html(shown), note(explained(summary)), picture_html(self.picture, alt)
+        )
 
     @property
     def _where(self) -> str:
@@ -174,19 +176,24 @@ def _in_short(view: "pd.DataFrame") -> str:
     ends = last.iloc[[0, -1]] if len(last) > 1 else last
 
     def value(column: str) -> list[float]:
-        known = ends[column].dropna() if column in ends else []
-        return [float(number) for number in known]
+        there = ends[column].dropna() if column in ends else []
+        return [float(number) for number in there]
 
-    found = [max(pair) for pair in zip(*map(value, _FOUND), strict=False)]
-    hidden = [sum(counts) for counts in zip(*map(value, _COUNTS), strict=False)]
-    utility = next((name for name in _UTILITIES if value(name)), "")
+    identified = (f"{name} {STRONGEST}" for name in known("identified").best_of)
+    found = [max(pair) for pair in zip(*map(value, identified), strict=False)]
+    hidden = [sum(counts) for counts in zip(*map(value, COUNTED.values()), strict=False)]
+    utility = next((name for name in names_of("utility") if value(name)), "")
     parts = [
         _said("images intact", value("images_intact"), "of", hidden),
         _said("SSIM at best", value("ssim strongest"), "floor", value("ssim_floor_mean")),
         _said("found", found, "one guess", value("identification_chance")),
-        _said(_UTILITIES.get(utility, ""), value(utility), "from scratch",
-              value(f"{utility}_floor_scratch")),
-    ]  # fmt: skip
+        _said(
+            column_label(utility),
+            value(utility),
+            "from scratch",
+            value(f"{utility}_floor_scratch"),
+        ),
+    ]
     stages = " -> ".join(ends["stage"])
     return f"{stages}: {'; '.join(part for part in parts if part)}"
 

@@ -24,8 +24,8 @@ from fl_sim.metrics.measure import LeakageMeasurement
 from fl_sim.models import build
 from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
-from fl_sim.restorations.base import RAW
 from fl_sim.training import LocalTraining, train
+from fl_sim.words import RAW
 
 
 class Worth:

@@ -19,12 +19,14 @@ import typer
 
 from experiments.studies.published_tables import PublishedTable
 from experiments.sweep.start import SweepResult, sweep
-from experiments.tables.console import make_console, plain, print_table
+from experiments.tables.console import headed, make_console, plain, print_table
 from experiments.tables.summary import labels_of, wide
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
+from fl_sim.metrics.vocabulary import measured_on_images
 from fl_sim.progress import SILENT, Progress
 from fl_sim.registry import Registry
+from fl_sim.words import RAW, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,23 +60,7 @@ ALONE: Values = {
 held-out images alone; trusted training on all images that the owner has is still missing."""
 
 SCRATCH = "auc_scratch"
-LEAK = (
-    "ssim raw",
-    "ssim strongest",
-    "psnr raw",
-    "psnr strongest",
-    "identification_distance strongest",
-    "identification_correlation strongest",
-    "ssim_floor_mean",
-)
 UTILITY = ("auc", SCRATCH)
-LABELS = {
-    "ssim strongest": "SSIM, strongest extraction",
-    "identification_correlation strongest": "share of images identified",
-    "auc": "AUC",
-    "images_intact": "images intact",
-}
-"""What figures call columns."""
 
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 Full = Annotated[bool, typer.Option("--full", help="The whole study: for a GPU or many cores.")]
@@ -248,7 +234,7 @@ def swept(grid: str) -> Callable[..., None]:
         if len(result.failed):
             raise _failed(len(result.failed), str(result.failed["error"].iloc[0]))
         console = make_console()
-        print_table(console, result.released(), grid)
+        print_table(console, headed(result.released()), grid)
         console.print(f"Table: {plain(out / 'summary.csv')}")
 
     command.__doc__ = f"Sweep the grid {grid}: what 'fl-sim show {grid}' shows."
@@ -270,6 +256,16 @@ def dec(images: int | str) -> Values:
 def settings_of(value: Mapping[str, Any]) -> Values:
     """Return a labelled value of an axis without its label, as a scenario has it."""
     return {key: inner for key, inner in value.items() if key != "label"}
+
+
+def leak_columns() -> list[str]:
+    """Return the columns of leaks in studies' tables: each metric and its floor, as declared."""
+    metrics = [(name, about) for name, about in measured_on_images() if not about.numbered]
+    values = [f"{name} {how}" for name, about in metrics
+              for how in ((RAW, STRONGEST) if about.raw else (STRONGEST,))]  # fmt: skip
+    floors = [floor for name, about in metrics for floor in about.floors[:1]
+              if floor.startswith(name)]  # fmt: skip
+    return values + floors
 
 
 def by_seed(

@@ -8,13 +8,13 @@ them anew. Results come in with ``--take``, with where they come from.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.studies.base import STUDIES, provenance
-from experiments.studies.published_tables import Column, Format, PublishedTable
+from experiments.studies.published_tables import Column, PublishedTable
 from experiments.tables.summary import to_markdown
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
 from fl_sim.files import write_atomically
@@ -207,7 +207,7 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
     if column.column not in rows or rows[column.column].isna().all():
         return ""
     values = rows[column.column].dropna().astype(float)
-    mean, written = float(values.mean()), _text(column.format)
+    mean, written = float(values.mean()), _text(column)
     ends = [f"{column.column} low", f"{column.column} high"]
     if set(ends) <= set(rows.columns):
         low, high = (float(rows[end].mean()) for end in ends)
@@ -218,7 +218,7 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
 
 def _interval(low: float, high: float, column: Column) -> str:
     """Return half of an interval; of one beyond what there can be, its ends cut off there."""
-    written, (least, most) = _text(column.format), column.bounds
+    written, (least, most) = _text(column), column.bounds or column.about.range
     if math.isnan(low) or high == low:
         return ""
     if least <= low and high <= most:
@@ -227,12 +227,17 @@ def _interval(low: float, high: float, column: Column) -> str:
     return f" ({ends[0]}-{ends[1]}, cut)" if ends[0] != ends[1] else ""
 
 
-def _text(kind: Format) -> Any:
+def _text(column: Column) -> Callable[[float], str]:
+    """Return how a column's numbers are written."""
+
     def percent(value: float) -> str:
         return f"{100 * value:.2g} %" if value else "0"
 
-    plain = {"number": "{:.2f}".format, "precise": "{:.3f}".format, "count": "{:.0f}".format}
-    return percent if kind == "percent" else plain[kind]
+    kind = column.format or column.about.format
+    if kind == "percent":
+        return percent
+    digits = 0 if kind in ("count", "bytes") else column.about.brief
+    return lambda value: f"{value:.{digits}f}"
 
 
 def write_pages(check: bool = False) -> dict[Path, list[str]]:

@@ -1,11 +1,12 @@
 """What pages show of the tables of studies: files, columns, headings and formats."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Format = Literal["number", "precise", "count", "percent"]
+from fl_sim.metrics.vocabulary import Metric, known
+
+Format = Literal["number", "count", "percent"]
 
 
 @dataclass(frozen=True)
@@ -15,17 +16,26 @@ class Column:
     Args:
         heading: in the README.
         column: of the CSV; or a metric, of a sweep's summary.
-        format: ``"number"`` (two digits), ``"precise"`` (three), ``"count"`` or ``"percent"``.
+        format: ``"number"``, ``"count"`` or ``"percent"``; by default the metric's.
         stage: of the rows that it is taken from; all where not given.
-        bounds: smallest and largest value that there can be. An interval that goes beyond is shown
-            by its ends, cut off there, with the word "cut": it was made for values without bounds.
+        bounds: smallest and largest value that there can be; by default the metric's range. An
+            interval that goes beyond is shown by its ends, cut off there, with the word "cut": it
+            was made for values without bounds.
+        metric: whose digits, format and range it has; by default the one that the column's name
+            says: ``ssim`` of ``"Transpose: ssim strongest"``.
     """
 
     heading: str
     column: str
-    format: Format = "number"
+    format: Format | None = None
     stage: str | None = None
-    bounds: tuple[float, float] = (-math.inf, math.inf)
+    bounds: tuple[float, float] | None = None
+    metric: str = ""
+
+    @property
+    def about(self) -> Metric:
+        """What is known of its numbers."""
+        return known(self.metric or self.column.rpartition(": ")[2].partition(" ")[0])
 
 
 @dataclass(frozen=True)
@@ -53,13 +63,11 @@ class PublishedTable:
 
 
 FOUND = "identification_correlation strongest"
-SHARE = (0.0, 1.0)
 OF_64 = (0.0, 64.0)
-SECONDS = (0.0, math.inf)
 RELEASED = (
     Column("SSIM, raw", "ssim raw"),
     Column("SSIM, best", "ssim strongest"),
-    Column("found by correlation", FOUND, bounds=SHARE),
-    Column("AUC", "auc", "precise"),
+    Column("found by correlation", FOUND),
+    Column("AUC", "auc"),
 )
-FROM_SCRATCH = Column("AUC from scratch", "auc_scratch", "precise")
+FROM_SCRATCH = Column("AUC from scratch", "auc_scratch", metric="auc_floor_scratch")

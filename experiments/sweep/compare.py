@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.measured import metric_name
 from experiments.report.runs import IDENTIFIED, Sources
 from experiments.report.sources import read_sources
 from experiments.report.words import plain
@@ -16,7 +15,14 @@ from experiments.run.standing import FINISHED, TABLE, proven
 from experiments.sweep.start import SweepResult
 from experiments.tables.summary import CELL, LABEL, labels_of, summarise, wide
 from fl_sim.errors import FlSimError, did_you_mean, printable, shown
-from fl_sim.results import FACTS, column_order
+from fl_sim.metrics.vocabulary import (
+    column_label,
+    column_order,
+    describe,
+    metric_of,
+    names_of,
+)
+from fl_sim.results import FACTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +30,6 @@ if TYPE_CHECKING:
 
 Source = Result | SweepResult | Path | str
 _SWEPT = "table.csv"
-_UTILITIES = ("auc", "dice", "accuracy")
-_FLOORS = {"ssim_floor_mean": "mean of public images", "identification_chance": "one blind guess"}
 
 
 def compare(runs: Source | Iterable[Source], *more: Source) -> "Runs":
@@ -143,8 +147,9 @@ class Runs:
     ) -> "Axes":
         """Draw a leak against what the model is worth, a point a run; down and right is better.
 
-        Dashed lines are floors: what an attacker reaches without the model, and what the same
-        network is worth when it is trained on the held-out images alone.
+        Where lower values leak more, the axis of the leak is turned round. Dashed lines are floors:
+        what an attacker reaches without the model, and what the same network is worth when it is
+        trained on the held-out images alone.
 
         Args:
             metric: a column of :meth:`summary`, for example ``"ssim strongest"``.
@@ -161,7 +166,8 @@ class Runs:
         _known(stage, frame["stage"].unique(), "stage")
         frame = frame[frame["stage"] == stage]
         if utility is None:
-            utility = next((name for name in _UTILITIES if name in frame), _UTILITIES[0])
+            worths = names_of("utility")
+            utility = next((name for name in worths if name in frame), worths[0])
         for name in (metric, utility):
             _known(name, [str(c) for c in frame if frame[c].dtype.kind == "f"], "metric")
         points = frame.dropna(subset=[metric, utility])
@@ -183,17 +189,18 @@ class Runs:
         return f"Runs: {text}"
 
     def _repr_html_(self) -> str:
-        from experiments.tables.console import COLUMNS, LEFT_OUT_BESIDE_COUNTS
+        from experiments.tables.console import headed, shown_columns
         from experiments.tables.notebook import note, page, table_html
 
         frame = self.summary()
         if "release" in set(frame["stage"]):
             frame = frame[frame["stage"] == "release"]
-        left_out = LEFT_OUT_BESIDE_COUNTS if "images_intact" in frame else ()
-        chosen = [*self._axes, "seed", "stage"]
-        chosen += [c for c in COLUMNS if c in frame and c not in (*chosen, *left_out)]
-        shown = frame[chosen].rename(columns=COLUMNS)
-        return page(repr(self), table_html(shown), note("summary() has every stage and metric."))
+        chosen = [*self._axes, "seed", "stage", *shown_columns("run", map(str, frame))]
+        return page(
+            repr(self),
+            table_html(headed(frame[chosen])),
+            note("summary() has every stage and metric."),
+        )
 
     @property
     def _axes(self) -> list[str]:
@@ -217,23 +224,32 @@ def _drawn(points: "pd.DataFrame", metric: str, utility: str, axes: "Axes | None
         _, axes = plt.subplots(layout="constrained")
     for name, group in points.groupby(_NAME, sort=False):
         axes.scatter(group[utility], group[metric], label=printable(str(name)))
-    floor = "ssim_floor_mean" if metric.startswith("ssim ") else ""
-    floor = "identification_chance" if metric.startswith("identifi") else floor
-    for draw, column, said, style in (
-        (axes.axhline, floor, _FLOORS.get(floor, ""), "--"),
-        (axes.axvline, f"{utility}_floor_scratch", "trained from scratch", ":"),
+    leak, worth = metric_of(metric), metric_of(utility)
+    for draw, floors, style in (
+        (axes.axhline, leak.floors, "--"),
+        (axes.axvline, worth.floors, ":"),
     ):
-        known = points[column].dropna() if column in points else ()
+        column = next((floor for floor in floors if floor in points), None)
+        if column is None:
+            continue
+        said = _floor_name(column)
+        floor = points[column].dropna()
         # Runs of other images or seeds have other floors: the lowest and the highest.
-        for value in sorted({float(f(known)) for f in (min, max)} if len(known) else ()):
+        for value in sorted({float(f(floor)) for f in (min, max)} if len(floor) else ()):
             draw(value, color="0.5", linestyle=style, linewidth=1, label=said)
             said = ""
-    base, _, extraction = metric.partition(" ")
-    how = {"strongest": ", at best"}.get(extraction, f", {extraction}" if extraction else "")
-    axes.set_xlabel(f"{metric_name(utility)} at {points['stage'].iloc[0]}")
-    axes.set_ylabel(f"{metric_name(base)}{how}")
+    axes.set_xlabel(f"{column_label(utility)} at {points['stage'].iloc[0]}")
+    axes.set_ylabel(column_label(metric))
+    if leak.lower_leaks:
+        axes.set_ylabel(f"{column_label(metric)} ({leak.direction})")
+        axes.invert_yaxis()
     axes.legend(fontsize="small")
     return axes
+
+
+def _floor_name(floor: str) -> str:
+    found = describe(floor)
+    return "trained from scratch" if found.form == "_floor_scratch" else found.metric.title.lower()
 
 
 def _listed(source: Source | Iterable[Source]) -> list[Source]:

@@ -30,11 +30,11 @@ from pydantic import Field
 from experiments.run.scenario import Scenario
 from experiments.run.shipped import find
 from experiments.run.toml_file import read_toml
+from experiments.tables.summary import VARIANT
 from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.overrides import apply_override
 from fl_sim.settings import Seed, Settings, parse
 
-VARIANT = "variant"
 UNLABELLED = "-"
 _SECTIONS = ("training", "data", "attacker", "measure", "federation")
 """Tables of which a cell changes some keys; a component such as the attack is replaced whole."""

@@ -19,6 +19,7 @@ from fl_sim.bars import chosen_progress
 from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import sweep_temporaries, write_atomically
+from fl_sim.metrics.vocabulary import columns_shown
 from fl_sim.progress import Progress, piece
 from fl_sim.results import read_table
 
@@ -102,16 +103,6 @@ def sweep(
     return result
 
 
-SHOWN = (
-    "ssim strongest",
-    "identification_correlation strongest",
-    "images_intact",
-    "auc",
-    "dice",
-)
-"""Metrics that a screen has room for; the summary files have more."""
-
-
 @dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep gives back; of one that was interrupted, what there is of it.
@@ -185,8 +176,8 @@ class SweepResult:
     def released(self) -> "pd.DataFrame":
         """A row a group: what is measured at release, as text for a screen, ``mean ±half``."""
         summary = self.summary(stages=["release"])
-        summary = summary[summary["metric"].isin(SHOWN)]
-        return presented(summary, digits=2, short=True).drop(columns="stage")
+        summary = summary[summary["metric"].isin(columns_shown("sweep", summary["metric"]))]
+        return presented(summary, short=True).drop(columns="stage")
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write a report on all cells; see :meth:`experiments.run.result.Result.report`."""
@@ -203,12 +194,12 @@ class SweepResult:
         )
 
     def _repr_html_(self) -> str:
-        from experiments.tables.console import COLUMNS
+        from experiments.tables.console import headed
         from experiments.tables.notebook import note, page, table_html
 
         parts = []
         if "ended" in self._states():
-            shown = self.released().rename(columns=COLUMNS)
+            shown = headed(self.released())
             parts = [table_html(shown), note("At release: mean over n seeds, ± half of its 95 % "
                                              "confidence interval.")]  # fmt: skip
         if len(failed := self.failed):

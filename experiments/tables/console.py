@@ -1,5 +1,7 @@
 """What a person sees on a terminal: tables."""
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -8,11 +10,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_sim.errors import printable
+from fl_sim.metrics.vocabulary import (
+    LOWER_LEAKS,
+    Where,
+    column_heading,
+    columns_shown,
+    describe,
+    metric_of,
+    split_column,
+)
+from fl_sim.words import STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from experiments.run.result import Result
+
+_NUMBER = re.compile(r"-|-?\d[\d.]*(e[+-]\d+)?|-?inf")
 
 
 def make_console(**options: Any) -> Console:
@@ -42,43 +56,23 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
         padding=0,
         pad_edge=False,
     )
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "if"
-        justify: JustifyMethod = "right" if numeric else "left"
+    for column, values in frame.items():
+        justify: JustifyMethod = "right" if is_numeric(values) else "left"
         table.add_column(plain(column), justify=justify, no_wrap=True)
     for _, row in frame.iterrows():
         table.add_row(*(plain(cell_text(value)) for value in row))
     console.print(table)
 
 
-def cell_text(value: object) -> str:
-    """Return a table's cell for people: numbers to three digits, absent values as a dash."""
+def cell_text(value: object, digits: int = 3) -> str:
+    """Return a table's cell for people: numbers rounded, absent values as a dash."""
     if isinstance(value, float):
         if value != value:
             return "-"
-        return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.3f}"
+        whole = value.is_integer() and (abs(value) >= 10 or digits < 2)
+        return f"{value:.0f}" if whole else f"{value:.{digits}f}"
     return str(value)
 
-
-# What a terminal has room for; the long table has everything.
-COLUMNS = {
-    "round": "\nround",
-    "stage": "\nstage",
-    "ssim raw": "SSIM\nraw",
-    "ssim strongest": "SSIM\nbest",
-    "ssim_floor_mean": "floor\nmean",
-    "ssim_floor_random": "floor\nrandom",
-    "identification_distance strongest": "found,\ndist.",
-    "identification_correlation strongest": "found,\ncorr.",
-    "identification_chance": "found,\nchance",
-    "images_intact": "images\nintact",
-    "images_damaged": "\ndamaged",
-    "images_lost": "\nlost",
-    "auc": "\nAUC",
-    "auc_floor_scratch": "AUC\nscratch",
-    "dice": "\nDice",
-    "dice_floor_scratch": "Dice\nscratch",
-}
 
 EXPLAINED = (
     "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows only "
@@ -86,24 +80,56 @@ EXPLAINED = (
 )
 """Below a run's summary."""
 
-LEFT_OUT_BESIDE_COUNTS = ("ssim_floor_random", "identification_chance")
+
+def shown_columns(where: Where, columns: Iterable[str]) -> list[str]:
+    """Return the columns of metrics that a terminal has room for, in order."""
+    chosen = columns_shown(where, columns)
+    counted = any(metric_of(column).format == "count" for column in chosen)
+    return [column for column in chosen if not (counted and metric_of(column).minor)]
+
+
+def headed(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table with metrics as a terminal has room for them: short names, their digits."""
+    told = {str(c): metric_of(str(c)) for c in frame if describe(split_column(str(c))[0]).declared}
+    shown = frame.copy()
+    for column, metric in told.items():
+        if shown[column].dtype.kind == "f":
+            shown[column] = [cell_text(value, metric.places()) for value in shown[column]]
+    return shown.rename(columns={column: column_heading(column) for column in told})
+
+
+def explained(frame: "pd.DataFrame") -> str:
+    """Return what stands below a run's summary: what its columns mean.
+
+    Args:
+        frame: with the summary's own columns.
+    """
+    chosen = shown_columns("run", map(str, frame))
+    turned = [c for c in chosen if c.endswith(f" {STRONGEST}") and metric_of(c).lower_leaks]
+    said = ", ".join(metric_of(column).label for column in turned)
+    return f"{EXPLAINED} {said}: {LOWER_LEAKS}." if said else EXPLAINED
 
 
 def compact(summary: "pd.DataFrame") -> "pd.DataFrame":
     """Choose and name the columns that a terminal has room for; leave out single attackers."""
-    shown = summary[~summary["stage"].str.contains(":")].copy()
-    counted = [name for name in COLUMNS if name.startswith("images_") and name in shown]
-    for name in counted:
-        shown[name] = shown[name].astype("Int64")
-    left_out = LEFT_OUT_BESIDE_COUNTS if counted else ()
-    present = {o: n for o, n in COLUMNS.items() if o in shown.columns and o not in left_out}
-    return shown[list(present)].rename(columns=present)
+    shown = summary[~summary["stage"].str.contains(":")]
+    places = {"round": "\nround", "stage": "\nstage"}
+    chosen = shown_columns("run", map(str, shown))
+    return headed(shown[[*places, *chosen]].rename(columns=places))
+
+
+def is_numeric(column: "pd.Series[Any]") -> bool:
+    """Whether a column holds numbers, or texts of them, and belongs to the right."""
+    return column.dtype.kind in "if" or bool(
+        len(column) and column.map(lambda cell: bool(_NUMBER.fullmatch(str(cell)))).all()
+    )
 
 
 def print_result(console: Console, result: "Result") -> None:
     """Print a run's summary and where its files are."""
-    print_table(console, compact(result.summary()), "Leakage and utility by stage")
-    console.print(EXPLAINED, style="dim")
+    view = result.summary()
+    print_table(console, compact(view), "Leakage and utility by stage")
+    console.print(explained(view), style="dim")
     console.print(f"Table      {plain(result.out / 'results.csv')}")
     console.print(f"Model file {plain(result.artifact)}")
     if result.picture.exists():

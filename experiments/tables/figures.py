@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.tables.summary import to_csv
 from fl_sim.files import write_atomically
+from fl_sim.metrics.vocabulary import column_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def draw_lines(
         metrics: columns of the panels.
         series: column that tells the lines apart.
         title: above the panels.
-        labels: names of columns, for people.
+        labels: names of columns, for people; of metrics by default their own.
         log_x: whether the horizontal axis is logarithmic; zero then stands at its left end.
 
     Returns:
@@ -63,7 +64,7 @@ def draw_lines(
             smallest = frame.loc[frame[x] > 0, x].min()
             panel.set_xscale("symlog", linthresh=float(smallest))
         panel.set_xlabel(names.get(x, x))
-        panel.set_ylabel(names.get(metric, metric))
+        panel.set_ylabel(names.get(metric, column_label(metric)))
         panel.grid(alpha=0.3)
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="lower center", ncol=min(4, len(texts)), fontsize=8)
@@ -101,7 +102,7 @@ def draw_bars(
         metrics: columns of the panels.
         series: column that tells the bars of a category apart.
         title: above the panels.
-        labels: names of columns, for people.
+        labels: names of columns, for people; of metrics by default their own.
 
     Returns:
         ``path``.
@@ -129,7 +130,7 @@ def draw_bars(
                 xerr=[(mean - low).fillna(0).clip(lower=0), (high - mean).fillna(0).clip(lower=0)],
                 error_kw={"elinewidth": 0.8},
             )  # fmt: skip
-        panel.set_xlabel((labels or {}).get(metric, metric))
+        panel.set_xlabel((labels or {}).get(metric, column_label(metric)))
         panel.grid(axis="x", alpha=0.3)
     middle = (len(kinds) - 1) / (len(kinds) + 1) / 2
     panels[0].set_yticks([place + middle for place in range(len(categories))], categories)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.tables.console import cell_text
+from experiments.tables.console import cell_text, is_numeric
 from fl_sim.errors import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def page(title: str, *parts: str) -> str:
 
 def table_html(frame: "pd.DataFrame") -> str:
     """Return a data frame as an HTML table: numbers to three digits, absent values as a dash."""
-    numeric = [frame[column].dtype.kind in "if" for column in frame.columns]
+    numeric = [is_numeric(column) for _, column in frame.items()]
     head = _row("th", [str(column) for column in frame.columns], numeric)
     rows = [
         _row("td", [cell_text(value) for value in row], numeric)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fl_sim.cells import each_text, guarded
 from fl_sim.errors import FlSimError, did_you_mean, printable
-from fl_sim.results import NO_EXTRACTION, STAGES
+from fl_sim.metrics.vocabulary import column_order, columns_shown, metric_of
+from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, Method, compare_treatments, mean_interval
+from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,20 +19,8 @@ if TYPE_CHECKING:
 LABEL = "grid."
 """Before the names of label columns in a sweep's long table, which has columns of its own."""
 CELL = "cell"
-
-METRICS = (
-    "ssim raw",
-    "ssim strongest",
-    "identification_correlation strongest",
-    "images_intact",
-    "bit_error_rate",
-    "auc",
-    "auc_floor_scratch",
-    "dice",
-    "dice_floor_scratch",
-    "dp_epsilon",
-)
-"""What a summary shows where nothing else is asked for, of what was measured."""
+VARIANT = "variant"
+"""The axis of what a grid varies together."""
 
 
 def labels_of(table: "pd.DataFrame") -> list[str]:
@@ -48,7 +38,7 @@ def wide(table: "pd.DataFrame") -> "pd.DataFrame":
         table: a sweep's long table.
     """
     rows = table[
-        table["stage"].isin(STAGES) & table["extraction"].isin([NO_EXTRACTION, "raw", "strongest"])
+        table["stage"].isin(STAGES) & table["extraction"].isin([NO_EXTRACTION, RAW, STRONGEST])
     ]
     last = rows.groupby([CELL, "stage"])["round"].transform("max")
     rows = rows[rows["round"] == last]
@@ -78,7 +68,8 @@ def summarise(
         table: a sweep's long table.
         rows: labels that tell groups apart; by default all. Without one of the sweep's axes a mean
             runs over that axis, too.
-        metrics: names as in :func:`wide`; by default those of :data:`METRICS` that there are.
+        metrics: names as in :func:`wide`; by default those declared for summaries
+            (:mod:`fl_sim.metrics.vocabulary`) that there are.
         stages: by default all.
         level: of confidence.
         method: ``"t"`` or ``"bootstrap"``; see :func:`fl_sim.statistics.mean_interval`.
@@ -94,7 +85,7 @@ def summarise(
 
     frame = wide(table)
     groups = [*(labels_of(table) if rows is None else rows)]
-    shown = [*(_measured(frame) if metrics is None else metrics)]
+    shown = [*(columns_shown("summary", frame) if metrics is None else metrics)]
     for name in groups:
         _known(name, [*labels_of(table), "seed"], "label")
     for name in shown:
@@ -170,7 +161,7 @@ def compare(
     return result
 
 
-def presented(summary: "pd.DataFrame", digits: int = 3, short: bool = False) -> "pd.DataFrame":
+def presented(summary: "pd.DataFrame", short: bool = False) -> "pd.DataFrame":
     """Return a summary for people: a row a group and stage, a column a metric, of text.
 
     A cell is ``mean [low, high]``, or the mean alone where there is no interval; ``n`` is the
@@ -178,15 +169,16 @@ def presented(summary: "pd.DataFrame", digits: int = 3, short: bool = False) -> 
 
     Args:
         summary: as :func:`summarise` returns it.
-        digits: behind the decimal point.
-        short: write ``mean ±half`` instead; for t-based intervals, which are symmetric.
+        short: write ``mean ±half`` instead, with as few digits as on a page; for t-based
+            intervals, which are symmetric.
     """
     keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
     numbers = ["mean", "low", "high", "n", "missing"]
     intervals = [Interval(*row) for row in summary[numbers].itertuples(index=False)]
-    said = summary.assign(text=[_said(interval, digits, short) for interval in intervals])
-    named = list(dict.fromkeys(said["metric"]))
-    order = [m for m in METRICS if m in named] + [m for m in named if m not in METRICS]
+    digits = [_digits(str(column), short) for column in summary["metric"]]
+    cells = [_said(*one, short) for one in zip(intervals, digits, strict=True)]
+    said = summary.assign(text=cells)
+    order = sorted(dict.fromkeys(said["metric"]), key=column_order)
     index = list(dict.fromkeys(said[keys].itertuples(index=False, name=None)))
     texts = said.pivot(index=keys, columns="metric", values="text").reindex(index=index)[order]
     texts.insert(0, "n", said.groupby(keys)["n"].min().astype(int).astype(str))
@@ -234,13 +226,14 @@ def _markdown(text: str) -> str:
     return text.replace("](", "\\](")  # brackets are intervals, unless a link follows
 
 
-def _measured(frame: "pd.DataFrame") -> list[str]:
-    return [name for name in METRICS if name in frame.columns]
-
-
 def _known(name: str, valid: Sequence[str], kind: str) -> None:
     if name not in valid:
         raise FlSimError(f"The sweep has no {kind} '{name}'.{did_you_mean(name, valid)}")
+
+
+def _digits(column: str, short: bool) -> int:
+    """Return how many digits a column's numbers have behind the decimal point."""
+    return metric_of(column).places(brief=short)
 
 
 def _said(interval: Interval, digits: int, short: bool) -> str:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import isqrt
 
 import torch
@@ -180,25 +181,36 @@ class _File:
 def _tried(name: str, file: _File, stated: Statement) -> Iterator[Match]:
     """Return how a network in its variants explains a file, where it does."""
     entry = MODELS.get(name)
-    if not _comparable(name, entry, file):
+    if not _comparable(name, file):
         return
     for stem in [stated.stem] if stated.stem else entry.stems:
         if stem in entry.stems:
             yield from _sized(name, entry, stem, file, stated)
 
 
-def _comparable(name: str, entry: ModelEntry, file: _File) -> bool:
+def _comparable(name: str, file: _File) -> bool:
     """Whether most of a network's shapes are there, whatever its images and outputs.
 
     It spares building each network in many variants.
     """
-    try:
-        own = skeleton(_spec(name, entry, "default", 3, _USUAL, 2))
-    except FlSimError:
-        return True  # not at that size
-    wanted = Counter(tuple(t.shape) for n, t in own.items() if not n.endswith(COUNTED))
+    wanted = _usual_shapes(name)
+    if wanted is None:
+        return True
     there = Counter(file.shapes.values())
     return wanted.total() - (wanted - there).total() >= _SUFFICIENT * wanted.total() - _VARIABLE
+
+
+@cache
+def _usual_shapes(name: str) -> Counter[tuple[int, ...]] | None:
+    """Return how often each shape is in a network as usual; ``None`` if it cannot be of that size.
+
+    Kept for all networks: every file is compared with them.
+    """
+    try:
+        own = skeleton(_spec(name, MODELS.get(name), "default", 3, _USUAL, 2))
+    except FlSimError:
+        return None
+    return Counter(tuple(t.shape) for n, t in own.items() if not n.endswith(COUNTED))
 
 
 def _sized(

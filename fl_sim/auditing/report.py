@@ -4,20 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fl_sim.auditing.blind import BLIND
 from fl_sim.checkpoints import LEVELS, Finding, Level
 from fl_sim.errors import legible
 
 Outcome = Literal["clean", "unchecked", "suspicious", "carries"]
 OUTCOMES: tuple[Outcome, ...] = ("clean", "unchecked", "suspicious", "carries")
 """What an audit can end with, from the best to the worst."""
-
-BLIND = (
-    "Clean means that nothing was found, not that nothing is there. Bits that are encrypted or "
-    "well compressed and written into low planes, keyed lattices and spread patterns look like "
-    "trained weights to every test here; so do values that training itself put there. Against "
-    "these only cleaning helps: fl-sim gate."
-)
-"""What a reader of every report has to know."""
 
 
 @dataclass

@@ -72,6 +72,10 @@ class Tables:
         if not self._shapes_fit() or not all(map(_is_distribution, self.rows())):
             raise FlSimError("The entropy coder's tables are damaged; save the codec anew.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the coder's own objects, which cannot be pickled and are made anew."""
+        return {name: value for name, value in vars(self).items() if name != "models"}
+
     def rows(self) -> list[Integers]:
         """Return each row's entries."""
         return [row[:length] for row, length in zip(self.cdf, self.lengths, strict=True)]

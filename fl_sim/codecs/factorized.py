@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.learned import CompressAICodec
 from fl_sim.codecs.training import LearnedSettings
 

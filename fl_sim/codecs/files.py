@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from fl_sim.artifact import read_safetensors
 from fl_sim.claims import TooManyElements, building_within
-from fl_sim.codecs.base import CODECS, Codec
+from fl_sim.codec import CODECS, Codec
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.plain import parse_json

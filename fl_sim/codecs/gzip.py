@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fl_sim.codecs.base import CODECS, ImageShape
+from fl_sim.codec import CODECS, ImageShape
 from fl_sim.codecs.lossless import LosslessCodec, check_shape, from_levels, to_levels
 from fl_sim.settings import Settings
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_sim.codecs.base import CodecTrainer, FitReport, ImageShape, LearnedCodec
+from fl_sim.codec import CodecTrainer, FitReport, ImageShape, LearnedCodec
 from fl_sim.codecs.entropy import (
     Integers,
     SymbolDecoder,

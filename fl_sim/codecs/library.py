@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fl_sim.codecs.base import CODECS, Codec
+from fl_sim.codec import CODECS, Codec
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.component import Component
 from fl_sim.data import load_dataset

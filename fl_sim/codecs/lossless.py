@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_sim.codecs.base import Codec, CodecSettingsT, FitReport, ImageShape
+from fl_sim.codec import Codec, CodecSettingsT, FitReport, ImageShape
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.factorized import ConvolutionalSettings
 from fl_sim.codecs.learned import CompressAICodec
 from fl_sim.codecs.scale_hyperprior import with_hyperprior

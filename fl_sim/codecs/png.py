@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fl_sim.codecs.base import CODECS, ImageShape
+from fl_sim.codec import CODECS, ImageShape
 from fl_sim.codecs.lossless import LosslessCodec, check_shape, from_levels, to_levels
 from fl_sim.settings import Settings
 

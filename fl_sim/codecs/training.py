@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fl_sim.codecs.base import CodecTrainer, FitReport, LearnedCodec
+from fl_sim.codec import CodecTrainer, FitReport, LearnedCodec
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream

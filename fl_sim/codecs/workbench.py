@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fl_sim.codecs.base import CODECS, Codec, FitReport
+from fl_sim.codec import CODECS, Codec, FitReport
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.codecs.library import STREAM
 from fl_sim.component import Component

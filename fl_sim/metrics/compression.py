@@ -4,13 +4,16 @@ Li, Ayache and Delingette, "Data Exfiltration by Compression Attack", MELBA 2025
 """
 
 import gzip
+import math
 from collections.abc import Sequence
 
 import torch
 
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.leakage import ms_ssim, ms_ssim_name, psnr, sanitize, ssim
-from fl_sim.metrics.measure import NO_EXTRACTION, Measured
+from fl_sim.metrics.measure import Measured
+from fl_sim.metrics.vocabulary import METRICS, Metric
+from fl_sim.words import NO_EXTRACTION
 
 GZIP_LEVEL = 6
 """What the ``gzip`` program uses unless told otherwise."""
@@ -33,7 +36,7 @@ def measure_compression(
 
     Args:
         images: what was encoded, ``[n, channels, height, width]`` in [0, 1].
-        decoded: what :meth:`fl_sim.codecs.base.Codec.decode` returned.
+        decoded: what :meth:`fl_sim.codec.Codec.decode` returned.
         codes: of the images.
         baseline_bytes: of the lossless baseline; by default gzip of each image's 8-bit pixels.
 
@@ -103,3 +106,25 @@ def _decoded(
     values = values.to(images.device)
     good = values.isfinite().flatten(1).all(dim=1)
     return sanitize(values, images.shape)[0], good
+
+
+METRICS.register("bpp", "bits a pixel of one channel plane")(
+    Metric("Bits a pixel", "sent", range=(0.0, math.inf), shown=(), order=50)
+)
+METRICS.register("p_ratio", "bytes of the codes over bytes of gzip")(
+    Metric("Size to gzip", "sent", range=(0.0, math.inf), shown=(), order=60)
+)
+METRICS.register("bytes_per_image", "bytes of the codes an image")(
+    Metric(
+        "Bytes an image",
+        "sent",
+        unit="bytes",
+        format="bytes",
+        range=(0.0, math.inf),
+        shown=(),
+        order=70,
+    )
+)
+METRICS.register("undecoded", "images that a codec did not decode to finite values")(
+    Metric("Images not decoded", "sent", format="count", range=(0.0, math.inf), shown=(), order=80)
+)

@@ -1,23 +1,32 @@
-"""Floors: the SSIM of an attacker who has no model at all, only public images of the dataset.
+"""Floors: what an attacker reaches who has no model at all, only public images of the dataset.
+
+A metric of pairs of images says which floors it has, ``<metric>_floor_mean`` and so on, and they
+are measured in the same way: with public images in place of the recovered ones.
 
 A leak is what a recovered image has beyond its floor. The floors are taken on the very images
 that were stolen, since with 64 images they vary by 0.1 from one draw of images to the next.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.leakage import ssim
+from fl_sim.metrics.vocabulary import HIGHER_LEAKS, METRICS, Metric
 from fl_sim.randomness import torch_generator
 from fl_sim.restorations.base import check_public
 
 DRAWS = 8
 
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A metric of each pair of images ``[n, channels, height, width]``, ``[n]``."""
 
-def ssim_floor_mean(originals: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
-    """SSIM of the mean public image with each original.
+
+def floor_mean(score: Score, originals: torch.Tensor, public: torch.Tensor) -> torch.Tensor:
+    """Score the mean public image against each original.
 
     Args:
+        score: the metric.
         originals: ``[n, channels, height, width]`` in [0, 1].
         public: ``[m, channels, height, width]`` in [0, 1].
 
@@ -28,21 +37,23 @@ def ssim_floor_mean(originals: torch.Tensor, public: torch.Tensor) -> torch.Tens
         FlSimError: if there is no public image, or shapes do not fit.
     """
     check_public(originals, public)
-    return ssim(_mean_image(public).expand_as(originals), originals)
+    return score(_mean_image(public).expand_as(originals), originals)
 
 
-def ssim_floor_class_mean(
+def floor_class_mean(
+    score: Score,
     originals: torch.Tensor,
     public: torch.Tensor,
     labels: torch.Tensor,
     public_labels: torch.Tensor,
 ) -> torch.Tensor:
-    """SSIM of the mean public image of the right class with each original.
+    """Score the mean public image of the right class against each original.
 
     The class is the label, or for a multi-label task the set of labels. An original of a class
     that no public image has is compared with the mean of all of them.
 
     Args:
+        score: the metric.
         originals: ``[n, channels, height, width]`` in [0, 1].
         public: ``[m, channels, height, width]`` in [0, 1].
         labels: of the originals, ``[n]``, or ``[n, labels]`` of zeros and ones.
@@ -66,15 +77,16 @@ def ssim_floor_class_mean(
         same = (known == label).all(dim=1)
         if bool(same.any()):
             guesses[(wanted == label).all(dim=1)] = _mean_image(public[same])
-    return ssim(guesses, originals)
+    return score(guesses, originals)
 
 
-def ssim_floor_random(
-    originals: torch.Tensor, public: torch.Tensor, seed: int, draws: int = DRAWS
+def floor_random(
+    score: Score, originals: torch.Tensor, public: torch.Tensor, seed: int, draws: int = DRAWS
 ) -> torch.Tensor:
-    """SSIM of another, random public image with each original, mean over draws.
+    """Score another, random public image against each original, mean over draws.
 
     Args:
+        score: the metric.
         originals: ``[n, channels, height, width]`` in [0, 1].
         public: ``[m, channels, height, width]`` in [0, 1]; those identical to an original are
             never drawn, since they would be no stranger's image.
@@ -91,11 +103,11 @@ def ssim_floor_random(
     others = public[_strangers(public, originals)]
     if len(others) == 0:
         raise FlSimError("Every public image is one of the stolen ones: there is no random floor.")
-    generator = torch_generator(seed, "ssim_floor_random")
+    generator = torch_generator(seed, "ssim_floor_random")  # the same draws for every metric
     total = torch.zeros(len(originals), dtype=torch.float64)
     for _ in range(draws):
         picks = torch.randint(len(others), (len(originals),), generator=generator)
-        total += ssim(others[picks.to(others.device)], originals).double().cpu()
+        total += score(others[picks.to(others.device)], originals).double().cpu()
     return (total / draws).float()
 
 
@@ -106,3 +118,44 @@ def _mean_image(images: torch.Tensor) -> torch.Tensor:
 def _strangers(public: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
     stolen = {image.tobytes() for image in originals.detach().cpu().numpy()}
     return torch.tensor([image.tobytes() not in stolen for image in public.cpu().numpy()])
+
+
+METRICS.register("ssim_floor_mean", "SSIM of the mean public image with the originals")(
+    Metric(
+        "Mean of public images",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(-1.0, 1.0),
+        heading="floor\nmean",
+        shown=("run",),
+        word="mean public image",
+        mark="mean image",
+        order=10,
+    )
+)
+METRICS.register(
+    "ssim_floor_class_mean", "SSIM of the mean public image of the same class with the originals"
+)(
+    Metric(
+        "Mean of the class's public images",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(-1.0, 1.0),
+        shown=(),
+        word="mean public image of the class",
+        order=10,
+    )
+)
+METRICS.register("ssim_floor_random", "SSIM of public images drawn at random with the originals")(
+    Metric(
+        "Another public image",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(-1.0, 1.0),
+        heading="floor\nrandom",
+        shown=("run",),
+        minor=True,
+        word="random public image",
+        order=10,
+    )
+)

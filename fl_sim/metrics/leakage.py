@@ -4,11 +4,13 @@ Images are float tensors ``[n, channels, height, width]``; the i-th recovered im
 with the i-th original.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.vocabulary import HIGHER_LEAKS, METRICS, Metric
 from fl_sim.restorations.base import finite, typical
 
 SSIM_WINDOW = 7
@@ -177,20 +179,33 @@ def identification(recovered: torch.Tensor, originals: torch.Tensor) -> Identifi
     Raises:
         FlSimError: if shapes differ or there is no image.
     """
-    _check_pair(recovered, originals)
-    if len(originals) == 0:
-        raise FlSimError("There are no original images to identify.")
-    good = finite(recovered)
-    own, first = _distinct(originals)
-    values = torch.where(good[:, None], recovered.flatten(1).double(), 0.0)
+    return IdentificationResult(
+        distance=identified_by_distance(recovered, originals),
+        correlation=identified_by_correlation(recovered, originals),
+        chance=identification_chance(originals),
+    )
+
+
+@torch.no_grad()
+def identified_by_distance(recovered: torch.Tensor, originals: torch.Tensor) -> float:
+    """Return the share that is identified by distance; see :func:`identification`."""
+    good, values, own, first = _batch(recovered, originals)
     truth = originals.flatten(1).double()
     near = -_squared_distances(values.clamp(0.0, 1.0), truth[first])
-    alike = _correlations(values, truth, typical(recovered), first)
-    return IdentificationResult(
-        distance=_share_found(near, own, good),
-        correlation=_share_found(alike, own, good),
-        chance=1.0 / len(first),
-    )
+    return _share_found(near, own, good)
+
+
+@torch.no_grad()
+def identified_by_correlation(recovered: torch.Tensor, originals: torch.Tensor) -> float:
+    """Return the share that is identified by correlation; see :func:`identification`."""
+    good, values, own, first = _batch(recovered, originals)
+    alike = _correlations(values, originals.flatten(1).double(), typical(recovered), first)
+    return _share_found(alike, own, good)
+
+
+def identification_chance(originals: torch.Tensor) -> float:
+    """Return the share that guessing identifies: one over the number of distinct originals."""
+    return 1.0 / len(_distinct(originals)[1])
 
 
 def sanitize(
@@ -304,6 +319,18 @@ def _gaussian_band(side: int, device: torch.device) -> torch.Tensor:
     return (mirrored.unfold(1, MS_SSIM_WINDOW, 1) @ (window / window.sum())).T
 
 
+def _batch(
+    recovered: torch.Tensor, originals: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return which recovered images are finite, their values, and what :func:`_distinct` says."""
+    _check_pair(recovered, originals)
+    if len(originals) == 0:
+        raise FlSimError("There are no original images to identify.")
+    good = finite(recovered)
+    values = torch.where(good[:, None], recovered.flatten(1).double(), 0.0)
+    return (good, values, *_distinct(originals))
+
+
 def _distinct(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Number identical images alike: each image's number ``[n]`` and each number's first image."""
     numbers: dict[bytes, int] = {}
@@ -348,3 +375,111 @@ def _share_found(scores: torch.Tensor, own: torch.Tensor, good: torch.Tensor) ->
     tied = scores >= best - _TIE * scale
     hit = tied.gather(1, own[:, None]).squeeze(1)
     return float(((hit & good).double() / tied.sum(dim=1)).mean())
+
+
+METRICS.register("ssim", "structural similarity of images (Wang et al. 2004), their mean")(
+    Metric(
+        "SSIM",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(-1.0, 1.0),
+        floors=("ssim_floor_mean", "ssim_floor_class_mean", "ssim_floor_random"),
+        order=10,
+        pairwise=ssim,
+    )
+)
+METRICS.register("identified", "the better of identification by distance and by correlation")(
+    Metric(
+        "Identified",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(0.0, 1.0),
+        floors=("identification_chance",),
+        shown=(),
+        order=20,
+        best_of=("identification_distance", "identification_correlation"),
+    )
+)
+METRICS.register("identification_distance", "share of images whose nearest original is their own")(
+    Metric(
+        "Identified by distance",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(0.0, 1.0),
+        floors=("identification_chance",),
+        heading="found,\ndist.",
+        shown=("run",),
+        raw=False,
+        word="found by distance",
+        order=21,
+        batchwise=lambda recovered, originals, public: identified_by_distance(recovered, originals),
+    )
+)
+METRICS.register(
+    "identification_correlation", "share of images whose most correlated original is their own"
+)(
+    Metric(
+        "Identified by correlation",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(0.0, 1.0),
+        floors=("identification_chance",),
+        heading="found,\ncorr.",
+        raw=False,
+        word="found by correlation",
+        order=22,
+        batchwise=lambda recovered, originals, public: identified_by_correlation(
+            recovered, originals
+        ),
+    )
+)
+METRICS.register("identification_chance", "share of images that one blind guess identifies")(
+    Metric(
+        "One blind guess",
+        "leakage",
+        range=(0.0, 1.0),
+        heading="found,\nchance",
+        shown=("run",),
+        minor=True,
+        word="guessing",
+        mark="guessing",
+        order=23,
+    )
+)
+METRICS.register("psnr", "peak signal-to-noise ratio of images, their mean")(
+    Metric(
+        "PSNR",
+        "leakage",
+        HIGHER_LEAKS,
+        unit="dB",
+        digits=1,
+        brief=1,
+        range=(0.0, PSNR_CAP),
+        shown=(),
+        order=30,
+        pairwise=psnr,
+    )
+)
+METRICS.register("ms_ssim", "multi-scale structural similarity of images (Wang et al. 2003)")(
+    Metric(
+        "MS-SSIM",
+        "leakage",
+        HIGHER_LEAKS,
+        range=(0.0, 1.0),
+        shown=(),
+        order=31,
+        pairwise=ms_ssim,
+        numbered="scales",
+        name_by_size=ms_ssim_name,
+    )
+)
+METRICS.register("non_finite", "recovered images with a value that is no number")(
+    Metric(
+        "Images with values that are not finite",
+        "leakage",
+        format="count",
+        range=(0.0, math.inf),
+        shown=(),
+        order=40,
+    )
+)

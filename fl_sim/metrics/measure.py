@@ -1,28 +1,23 @@
 """One call for all that is measured of one extraction: every restoration, metric and floor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.floors import ssim_floor_class_mean, ssim_floor_mean, ssim_floor_random
-from fl_sim.metrics.leakage import (
-    identification,
-    ms_ssim,
-    ms_ssim_name,
-    psnr,
-    sanitize,
-    shaped,
-    ssim,
-)
-from fl_sim.restorations.base import RAW, Restoration, extractions, finite
+from fl_sim.metrics.floors import Score, floor_class_mean, floor_mean, floor_random
+from fl_sim.metrics.leakage import identification_chance, sanitize, shaped
+from fl_sim.metrics.vocabulary import Metric, known, measured_on_images
+from fl_sim.restorations.base import Restoration, extractions, finite
+from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
 
-STRONGEST = "strongest"
-NO_EXTRACTION = "-"
 SHOWN = (RAW, "affine", "learned")
 """Extractions whose images are kept beside the strongest one's."""
+
+_SIMILARITY = "ssim"
+"""The metric by which pictures are chosen and numbered."""
 
 
 class Measured(NamedTuple):
@@ -40,8 +35,8 @@ class LeakageMeasurement:
     Args:
         rows: numbers for the table. Each metric of an extraction stands for ``"raw"``, for each
             restoration and variant (see :func:`fl_sim.restorations.base.extractions`), and for
-            ``"strongest"``, the highest of them, metric by metric; floors, the chance level and
-            ``non_finite`` (of the raw images) stand once, for ``"-"``.
+            ``"strongest"``, the one of them that leaks most, metric by metric; floors, the chance
+            level and ``non_finite`` (of the raw images) stand once, for ``"-"``.
         strongest: the extraction with the highest mean SSIM, the one to show.
         ssim: SSIM of each image by extraction, ``[n]``, of those in ``images``.
         images: what an attacker sees, float32 ``[n, channels, height, width]`` in [0, 1], of the
@@ -76,10 +71,10 @@ def measure_leakage(
     restorations: Mapping[str, Restoration] | None = None,
     variants: Mapping[str, torch.Tensor] | None = None,
 ) -> LeakageMeasurement:
-    """Measure what recovered images tell about the originals.
+    """Measure what recovered images tell about the originals: by every metric that is registered.
 
-    SSIM, PSNR and MS-SSIM are means over the images, an image with a value that is not finite
-    counting 0; it is never identified, and never dropped.
+    Metrics of pairs, as SSIM, are means over the images, an image with a value that is not finite
+    counting as no leak; it is never identified, and never dropped.
 
     Args:
         recovered: what an extraction returned for the n originals, in their order; any values.
@@ -103,6 +98,7 @@ def measure_leakage(
         name: shaped(images.to(originals.device), originals.shape)
         for name, images in (variants or {}).items()
     }
+    metrics = measured_on_images()
     rows: list[Measured] = []
     similarity: dict[str, torch.Tensor] = {}
     shown: dict[str, torch.Tensor] = {}
@@ -110,58 +106,83 @@ def measure_leakage(
     for name, extracted in extractions(values, public, restorations, others):
         images, _ = sanitize(extracted, originals.shape)
         good = finite(extracted)
-        similarity[name] = torch.where(good, ssim(images, originals), 0.0)
-        numbers = _pairwise(images, originals, good, similarity[name])
-        found = identification(extracted, originals)
-        numbers["identification_distance"] = found.distance
-        numbers["identification_correlation"] = found.correlation
-        rows += [Measured(name, metric, value) for metric, value in numbers.items()]
+        scores = _scores(metrics, images, originals)
+        similarity[name] = torch.where(good, scores[_SIMILARITY], 0.0)
+        numbers = _means(scores, good)
+        for metric, about in metrics:
+            if about.batchwise is not None:
+                numbers[metric] = float(about.batchwise(extracted, originals, public))
+        rows += [Measured(name, _called(m, originals), value) for m, value in numbers.items()]
         shown[name] = images
         if float(similarity[name].double().mean()) > float(similarity[best].double().mean()):
             best = name
         # Large images in ten versions would not fit in memory.
         shown = {n: i for n, i in shown.items() if n == best or n in SHOWN}
     rows += _strongest(rows)
-    rows.append(Measured(NO_EXTRACTION, "identification_chance", found.chance))
+    rows.append(Measured(NO_EXTRACTION, "identification_chance", identification_chance(originals)))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
     if len(public):
-        rows += _floors(originals, public, seed, labels, public_labels)
+        for metric, about in metrics:
+            rows += _floors(metric, about, originals, public, seed, labels, public_labels)
     return LeakageMeasurement(rows, best, {name: similarity[name] for name in shown}, shown)
 
 
-def _pairwise(
-    images: torch.Tensor, originals: torch.Tensor, good: torch.Tensor, similarity: torch.Tensor
-) -> dict[str, float]:
-    values = {"ssim": similarity, "psnr": psnr(images, originals)}
-    multi_scale = ms_ssim(images, originals)
-    if multi_scale is not None:
-        values[ms_ssim_name(*images.shape[2:])] = multi_scale
+def _scores(
+    metrics: Sequence[tuple[str, Metric]], images: torch.Tensor, originals: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return the metrics of pairs, ``[n]`` by name, that can be measured on images of this size."""
+    found = {
+        name: metric.pairwise(images, originals)
+        for name, metric in metrics
+        if metric.pairwise is not None
+    }
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _means(scores: Mapping[str, torch.Tensor], good: torch.Tensor) -> dict[str, float]:
     return {
-        metric: float(torch.where(good, value, 0.0).double().mean())
-        for metric, value in values.items()
+        name: float(torch.where(good, values, known(name).no_leak).double().mean())
+        for name, values in scores.items()
     }
 
 
+def _called(name: str, images: torch.Tensor) -> str:
+    """Return what a metric is called for images of their size."""
+    named = known(name).name_by_size
+    return name if named is None else named(*map(int, images.shape[2:]))
+
+
 def _strongest(rows: list[Measured]) -> list[Measured]:
-    best: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     for _, metric, value in rows:
-        best[metric] = max(value, best.get(metric, value))
-    return [Measured(STRONGEST, metric, value) for metric, value in best.items()]
+        values.setdefault(metric, []).append(value)
+    return [Measured(STRONGEST, m, known(m).strongest(found)) for m, found in values.items()]
 
 
 def _floors(
+    name: str,
+    metric: Metric,
     originals: torch.Tensor,
     public: torch.Tensor,
     seed: int,
     labels: torch.Tensor | None,
     public_labels: torch.Tensor | None,
-) -> list[Measured]:
-    floors = {
-        "ssim_floor_mean": ssim_floor_mean(originals, public),
-        "ssim_floor_random": ssim_floor_random(originals, public, seed),
+) -> Iterator[Measured]:
+    """Yield those floors of a metric that are public images in place of the recovered ones."""
+    wanted = [floor for floor in metric.floors if floor.startswith(f"{name}_floor_")]
+    measurable = metric.pairwise is not None and wanted
+    if not measurable or not _scores([(name, metric)], originals[:1], originals[:1]):
+        return
+    score = cast(Score, metric.pairwise)
+    values = {
+        f"{name}_floor_mean": lambda: floor_mean(score, originals, public),
+        f"{name}_floor_random": lambda: floor_random(score, originals, public, seed),
     }
     if labels is not None and public_labels is not None:
-        floors["ssim_floor_class_mean"] = ssim_floor_class_mean(
-            originals, public, labels.to(originals.device), public_labels.to(originals.device)
+        known_labels = labels.to(originals.device), public_labels.to(originals.device)
+        values[f"{name}_floor_class_mean"] = lambda: floor_class_mean(
+            score, originals, public, *known_labels
         )
-    return [Measured(NO_EXTRACTION, m, float(v.double().mean())) for m, v in floors.items()]
+    for floor, measure in values.items():
+        if floor in wanted:
+            yield Measured(NO_EXTRACTION, floor, float(measure().double().mean()))

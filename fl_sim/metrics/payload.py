@@ -3,19 +3,24 @@
 Images recovered intact, damaged or lost, and how wrong the raw channel is, in all and by tensor.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fl_sim.carriers.base import Payload, relative_error, wrong_bits
-from fl_sim.metrics.measure import NO_EXTRACTION, Measured
+from fl_sim.metrics.measure import Measured
+from fl_sim.metrics.vocabulary import HIGHER_LEAKS, LOWER_LEAKS, METRICS, Metric
 from fl_sim.payload.reading import Reading, Status
+from fl_sim.words import NO_EXTRACTION
 
-_COUNTED = {
+COUNTED = {
     Status.INTACT: "images_intact",
     Status.DAMAGED: "images_damaged",
     Status.LOST: "images_lost",
 }
+"""What of a payload's images is counted, by what became of them."""
 
 _PIECE = 32
 _NOTHING = np.zeros(0, np.uint8)
@@ -110,7 +115,7 @@ def measure_payload(
 
 
 def _counts(status: NDArray[np.int8]) -> dict[str, float]:
-    return {name: float((status == value).sum()) for value, name in _COUNTED.items()}
+    return {name: float((status == value).sum()) for value, name in COUNTED.items()}
 
 
 def _status(
@@ -132,3 +137,93 @@ def _bytes(content: Payload) -> NDArray[np.uint8]:
 
 def _values(content: Payload) -> NDArray[np.float32]:
     return np.zeros(0, np.float32) if content.dtype == np.uint8 else content.astype(np.float32)
+
+
+METRICS.register("images_intact", "hidden images that arrived bit for bit")(
+    Metric(
+        "Intact",
+        "payload",
+        HIGHER_LEAKS,
+        format="count",
+        range=(0.0, math.inf),
+        heading="images\nintact",
+        order=10,
+    )
+)
+METRICS.register("images_damaged", "hidden images that arrived with errors")(
+    Metric(
+        "Damaged",
+        "payload",
+        format="count",
+        range=(0.0, math.inf),
+        heading="\ndamaged",
+        shown=("run",),
+        order=11,
+    )
+)
+METRICS.register("images_lost", "hidden images that did not arrive")(
+    Metric(
+        "Lost",
+        "payload",
+        LOWER_LEAKS,
+        format="count",
+        range=(0.0, math.inf),
+        heading="\nlost",
+        shown=("run",),
+        order=12,
+    )
+)
+METRICS.register("bit_error_rate", "share of wrong bits of what was sent")(
+    Metric(
+        "Wrong bits",
+        "payload",
+        LOWER_LEAKS,
+        format="percent",
+        range=(0.0, 1.0),
+        shown=("summary",),
+        order=20,
+    )
+)
+METRICS.register("bit_error_rate_corrected", "share of wrong bits after error correction")(
+    Metric(
+        "Wrong bits, corrected",
+        "payload",
+        LOWER_LEAKS,
+        format="percent",
+        range=(0.0, 1.0),
+        shown=(),
+        order=21,
+    )
+)
+METRICS.register("value_error", "root mean square error of values over their root mean square")(
+    Metric(
+        "Relative error of values",
+        "payload",
+        LOWER_LEAKS,
+        range=(0.0, math.inf),
+        shown=(),
+        order=22,
+    )
+)
+METRICS.register("bytes_delivered", "bytes that arrived in pieces of 32 without a wrong bit")(
+    Metric(
+        "Bytes delivered",
+        "payload",
+        HIGHER_LEAKS,
+        unit="bytes",
+        format="bytes",
+        range=(0.0, math.inf),
+        shown=(),
+        order=23,
+    )
+)
+METRICS.register("carrier_error", "error of the carrier, by tensor and by bit")(
+    Metric(
+        "Carrier error",
+        "payload",
+        LOWER_LEAKS,
+        range=(0.0, math.inf),
+        shown=(),
+        order=30,
+    )
+)

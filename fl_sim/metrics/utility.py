@@ -13,6 +13,7 @@ from torch import nn
 
 from fl_sim.data.base import NO_ANSWER, Split, Task, predicted_masks
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.vocabulary import HIGHER_BETTER, METRICS, Metric
 from fl_sim.training import predict
 
 CHANCE_AUC = 0.5
@@ -207,3 +208,51 @@ def _auc(
 
 def _mean_recall(right: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     return float(np.mean([right[truth == value].mean() for value in np.unique(truth)]))
+
+
+METRICS.register("auc", "area under the ROC curve, mean over classes or labels")(
+    Metric(
+        "AUC",
+        "utility",
+        HIGHER_BETTER,
+        brief=3,
+        range=(0.0, 1.0),
+        floors=("auc_floor_scratch",),
+        order=10,
+    )
+)
+METRICS.register("dice", "Dice coefficient of masks, mean over foreground classes")(
+    Metric(
+        "Dice",
+        "utility",
+        HIGHER_BETTER,
+        brief=3,
+        range=(0.0, 1.0),
+        floors=("dice_floor_scratch",),
+        order=20,
+    )
+)
+METRICS.register("accuracy", "share of right answers")(
+    Metric(
+        "Accuracy",
+        "utility",
+        HIGHER_BETTER,
+        brief=3,
+        range=(0.0, 1.0),
+        floors=("accuracy_floor_scratch",),
+        shown=(),
+        order=30,
+    )
+)
+METRICS.register("balanced_accuracy", "mean recall over the classes present")(
+    Metric(
+        "Balanced accuracy",
+        "utility",
+        HIGHER_BETTER,
+        brief=3,
+        range=(0.0, 1.0),
+        floors=("balanced_accuracy_floor_scratch",),
+        shown=(),
+        order=40,
+    )
+)

@@ -15,6 +15,26 @@ State = dict[str, torch.Tensor]
 _ALLOCATING = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
 
 
+_FILLING = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.Tensor.fill_,
+    torch.Tensor.zero_,
+    torch.Tensor.erfinv_,  # of a truncated normal distribution
+}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Does not fill what has no values; on the meta device it would take most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _FILLING and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 class _Weightless(TorchFunctionMode):
     """Makes new tensors on the meta device, but for what a constructor computes with.
 
@@ -60,7 +80,7 @@ def weightless(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=()), torch.no_grad():
         for context in (torch.device("meta"), _Weightless()):
             try:
-                with context:
+                with context, _Unfilled():
                     network = build()
                 return network.eval().to("meta")
             except (NotImplementedError, RuntimeError) as error:

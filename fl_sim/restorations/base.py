@@ -9,6 +9,7 @@ import torch
 
 from fl_sim.errors import FlSimError
 from fl_sim.registry import Registry
+from fl_sim.words import RAW
 
 Restoration = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``restore(recovered [n, c, h, w], public [m, c, h, w]) -> [n, c, h, w]``, float32.
@@ -18,8 +19,6 @@ measuring to count. Public images are in [0, 1]. A restoration draws nothing at 
 """
 
 RESTORATIONS: Registry[Restoration] = Registry("restoration", "fl_sim.restorations")
-
-RAW = "raw"
 
 _WILD = 10.0
 

@@ -5,27 +5,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.measure import NO_EXTRACTION, Measured, measure_leakage
+from fl_sim.metrics.measure import Measured, measure_leakage
+from fl_sim.metrics.vocabulary import describe, known
 from fl_sim.verbs.images import pictures
+from fl_sim.words import NO_EXTRACTION
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = {
-    "ssim": "ssim",
-    "psnr": "psnr",
-    "identification_distance": "found by distance",
-    "identification_correlation": "found by correlation",
-}
-FLOORS = {
-    "ssim_floor_mean": ("floor: mean public image", ("ssim",)),
-    "ssim_floor_class_mean": ("floor: mean public image of the class", ("ssim",)),
-    "ssim_floor_random": ("floor: random public image", ("ssim",)),
-    "identification_chance": (
-        "floor: guessing",
-        ("identification_distance", "identification_correlation"),
-    ),
-}
 
 
 def measure(
@@ -49,10 +35,11 @@ def measure(
         seed: of the random floor.
 
     Returns:
-        A row for each way of extracting (``raw``, each restoration, and ``strongest``, the highest
-        of them column by column), then one for each floor: what an attacker reaches who knows only
-        public images. Columns: mean SSIM, PSNR in dB, the shares of images whose nearest original
-        is their own, by distance and by correlation, from 0 to 1, and other metrics by their names.
+        A row for each way of extracting (``raw``, each restoration, and ``strongest``, the one of
+        them that leaks most, column by column), then one for each floor: what an attacker reaches
+        who knows only public images. Columns: mean SSIM, PSNR in dB, the shares of images whose
+        nearest original is their own, by distance and by correlation, from 0 to 1, and other
+        metrics by their names.
 
     Raises:
         FlSimError: if shapes do not fit.
@@ -70,18 +57,21 @@ def measure(
     rows: dict[str, dict[str, float]] = {}
     for extraction, metric, value in measured.rows:
         if extraction != NO_EXTRACTION:
-            rows.setdefault(extraction, {})[COLUMNS.get(metric, metric)] = value
+            rows.setdefault(extraction, {})[describe(metric).word] = value
     table = pd.DataFrame.from_dict({**rows, **_floors(measured.rows)}, orient="index")
     return table.rename_axis("extraction")
 
 
 def _floors(measured: list[Measured]) -> dict[str, dict[str, float]]:
+    """Return a row a kind of floor, with the metrics that have it."""
     values = {row.metric: row.value for row in measured if row.extraction == NO_EXTRACTION}
-    return {
-        words: {COLUMNS[metric]: values[name] for metric in metrics}
-        for name, (words, metrics) in FLOORS.items()
-        if name in values
-    }
+    rows: dict[str, dict[str, float]] = {}
+    for metric in dict.fromkeys(r.metric for r in measured if r.extraction != NO_EXTRACTION):
+        for floor in known(metric).floors:
+            if floor in values:
+                said = f"floor: {describe(floor).word}"
+                rows.setdefault(said, {})[describe(metric).word] = values[floor]
+    return rows
 
 
 def _classes(labels: Any) -> torch.Tensor | None:

@@ -278,7 +278,7 @@ def test_a_codec_file_is_taken_as_it_is_and_names_the_scenario_by_content(tmp_pa
 
 
 def _codecs() -> Any:
-    from fl_sim.codecs.base import CODECS
+    from fl_sim.codec import CODECS
 
     return CODECS
 

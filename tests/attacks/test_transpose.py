@@ -230,7 +230,7 @@ def test_every_architecture_memorises(name: str, stem: str) -> None:
     attack = Transpose(TransposeSettings(images=2))
     data = _data(16)
     plan = attack.plan(Inside(data, TASK, spec, STREAM))
-    few = TrainingSettings(epochs=12, batch_size=16)
+    few = TrainingSettings(epochs=6, batch_size=16)
     report = attack.train(LocalTraining(model, spec, data, TASK, few, STREAM), plan)
     assert report.losses["memory"][-1] < 0.8 * report.losses["memory"][0]
 

@@ -240,7 +240,6 @@ def test_dead_weights_that_adams_weight_decay_pulled_are_noted_only(pull: float)
             tensor = state[name].clone()
             tensor[mask] = sizes * values.sign()
             decayed[name] = tensor
-        report = audit(Checkpoint(decayed), spec)
-        levels[written] = {f.level for f in report.findings if f.check == "dead weights"}
+        levels[written] = {f.level for f in check_dead(Subject(decayed, spec))}
     assert levels[False] == {"note"}
     assert levels[True] == {"carries"}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.learned import CompressAICodec
 from fl_sim.randomness import Stream
 

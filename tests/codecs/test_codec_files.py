@@ -12,7 +12,7 @@ from codec_kit import LEARNED, images, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.files import codec_from, load_codec, save_codec
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum

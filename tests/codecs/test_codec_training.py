@@ -12,7 +12,7 @@ import torch
 from codec_kit import LEARNED, images
 from torch import nn
 
-from fl_sim.codecs.base import CODECS, CodecTrainer, ImageShape, LearnedCodec
+from fl_sim.codec import CODECS, CodecTrainer, ImageShape, LearnedCodec
 from fl_sim.codecs.factorized import ConvolutionalSettings, Factorized
 from fl_sim.codecs.training import LearnedSettings, fit
 from fl_sim.errors import FlSimError

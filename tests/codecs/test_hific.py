@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fl_sim.codecs.base import CODECS, LearnedCodec
+from fl_sim.codec import CODECS, LearnedCodec
 from fl_sim.codecs.files import load_codec, save_codec
 from fl_sim.codecs.hific import CHANNELS, Hific, HificSettings
 from fl_sim.codecs.hific.discriminator import Discriminator

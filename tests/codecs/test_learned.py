@@ -8,7 +8,7 @@ import torch
 from codec_kit import LEARNED, images, trained
 from torch import nn
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.factorized import Factorized
 from fl_sim.codecs.learned import CompressAICodec
 from fl_sim.errors import FlSimError

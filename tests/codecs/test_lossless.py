@@ -14,7 +14,7 @@ import torch
 from codec_kit import images
 from PIL import Image
 
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.codecs.gzip import Gzip, GzipSettings
 from fl_sim.codecs.png import Png
 from fl_sim.errors import FlSimError

@@ -12,7 +12,7 @@ SMALL: dict[str, Any] = {
     "attack": {"name": "transpose", "images": 4},
     "defense": {"name": "lwlrd", "epochs": 1},
     "data": {"public_images": 12},
-    "measure": {"scratch_epochs": 1},
+    "measure": {"scratch_epochs": 1, "columns": 2},
     "training": {"batch_size": 32, "epochs": 1},
     "threads": 1,
 }

@@ -4,7 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from experiments.studies import audit_rates
 from experiments.studies.audit_rates import CLEAN, DISTILLING, GATE, Cell, draw, rates, study
+from fl_sim.case import Case, CaseSettings, open_case
+from fl_sim.component import Component
+
+
+@pytest.fixture(autouse=True)
+def _small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open the study's cases with images of 16 pixels."""
+
+    def open_small(settings: CaseSettings, data_root: Path | None) -> Case:
+        dataset = Component(name=settings.dataset.name, settings={"size": 16})
+        return open_case(settings.model_copy(update={"dataset": dataset}), data_root)
+
+    monkeypatch.setattr(audit_rates, "open_case", open_small)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_kit import ROOT, fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
@@ -32,12 +33,13 @@ scratch_epochs = 1
 """
 
 
-def _fl_sim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def _program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     environment = {**os.environ, "COLUMNS": "100", "FL_SIM_CACHE": str(cwd / "cache")}
     return subprocess.run(
         [sys.executable, "-m", "experiments.cli.main", *arguments],
         cwd=cwd,
-        env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=240,
@@ -46,12 +48,12 @@ def _fl_sim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_scenario_file_is_run_and_its_images_are_extracted(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SCENARIO)
-    done = _fl_sim("run", "s.toml", "--set", "seed=3", "--out", "out", cwd=tmp_path)
+    done = _program("run", "s.toml", "--set", "seed=3", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "AUC" in done.stdout and "release" in done.stdout and "attack: " in done.stdout
     assert (tmp_path / "out/images/recovered.png").read_bytes()[:4] == b"\x89PNG"
     files = ("out/artifacts/release.safetensors", "out/keys/hospital-0.safetensors")
-    done = _fl_sim("extract", *files, "--out", "png", cwd=tmp_path)
+    done = fl_sim("extract", *files, "--out", "png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "png").glob("*.png"))) == 4
 
@@ -71,7 +73,7 @@ def test_a_scenario_file_is_run_and_its_images_are_extracted(tmp_path: Path) -> 
 def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    done = _fl_sim(*arguments, cwd=tmp_path)
+    done = fl_sim(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -79,19 +81,8 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
 
 
 def test_a_file_that_is_missing_without_a_network_is_named(tmp_path: Path) -> None:
-    os.environ["FL_SIM_OFFLINE"] = "1"
-    try:
-        done = _fl_sim(
-            "run",
-            "demo-centralized",
-            "--set",
-            "dataset=bloodmnist",
-            "--data-root",
-            ".",
-            cwd=tmp_path,
-        )
-    finally:
-        del os.environ["FL_SIM_OFFLINE"]
+    words = ["--set", "dataset=bloodmnist", "--data-root", "."]
+    done = fl_sim("run", "demo-centralized", *words, cwd=tmp_path, FL_SIM_OFFLINE="1")
     assert done.returncode == 2 and "bloodmnist.npz" in done.stderr
 
 
@@ -127,7 +118,7 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
         # A shell that runs tests in the background makes its children ignore Ctrl-C.
@@ -142,6 +133,7 @@ def test_an_interrupted_run_says_how_to_continue(tmp_path: Path) -> None:
 
 
 def test_a_wrong_option_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
-    done = _fl_sim("run", "--sett", "a=1", cwd=tmp_path)
+    done = _program("run", "--sett", "a=1", cwd=tmp_path)
     assert done.returncode == 2 and "--set" in done.stderr and "Traceback" not in done.stderr
-    assert "Usage" in _fl_sim(cwd=tmp_path).stdout + _fl_sim(cwd=tmp_path).stderr
+    nothing = fl_sim(cwd=tmp_path)
+    assert "Usage" in nothing.stdout + nothing.stderr

@@ -1,12 +1,11 @@
 """Codecs from the command line and from Python."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from cli_kit import fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
@@ -72,12 +71,10 @@ def test_the_command_line_trains_and_measures(tmp_path: Path) -> None:
         (["train", "factorized", "--dataset", "phantoms", "--out", "x", "--set", "K=3"], "no key"),
     ],
 )
-def test_mistakes_are_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", "codec", *arguments],
-        capture_output=True,
-        text=True,
-    )
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = fl_sim("codec", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ from experiments.studies.defenses import (
     headline_cells,
 )
 from experiments.sweep.grid import Grid
+from tests.network_kit import DEEP
 
 
 def _tiny() -> dict:
@@ -21,8 +22,8 @@ def _tiny() -> dict:
     cells["seeds"] = [0]
     cells["scenario"] = {
         "mode": "centralized",
-        "dataset": {"name": "phantoms", "size": 16},
-        "model": "resnet18",
+        "dataset": {"name": "phantoms", "size": 8},
+        "model": DEEP,
         "training": {"epochs": 0.2},
         "data": {"train_images": 64, "images": 16, "test_images": 32},
         "measure": {"scratch_epochs": 1},

@@ -1,7 +1,5 @@
 """What a user sees when a hospital, a strategy or a defence fails in a run."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_kit import fl_sim
 from flwr.serverapp.strategy import FedAvg
 
 import clients.app
@@ -201,7 +200,7 @@ def test_a_log_that_cannot_be_written_hides_no_sentence(tmp_path: Path) -> None:
         raise KeyError("x")
 
 
-def test_the_command_line_exits_with_2(tmp_path: Path) -> None:
+def test_the_command_line_exits_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tests_plugin.py").write_text(
         "import sys\n"
         "from flwr.serverapp.strategy import FedAvg\n"
@@ -217,15 +216,8 @@ def test_the_command_line_exits_with_2(tmp_path: Path) -> None:
         'model = "cnn"\nplugins = ["tests_plugin"]\nattack = {name = "transpose", images = 4}\n'
         '[federation]\nhospitals = 3\nrounds = 1\nstrategy = "leaving"\nengine = "inprocess"\n'
     )
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = fl_sim("run", "s.toml", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Round 1: the strategy 'leaving' failed: SystemExit: 0" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -19,7 +19,7 @@ from experiments.run.scenario import MeasureSettings, Scenario
 from fl_sim.attacks.base import ATTACKS
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.case import model_settings
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.coding.base import CODES
 from fl_sim.component import Component
 from fl_sim.data import dataset_settings

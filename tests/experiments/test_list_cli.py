@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 import typer.main
+from cli_kit import ROOT, fl_sim
 from typer.testing import CliRunner
 
 from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
@@ -23,30 +24,30 @@ from experiments.cli.program import program
 from experiments.run.scenario import Scenario
 from experiments.run.shipped import shipped
 
-ROOT = Path(__file__).parents[2]
 CATALOGUE = Catalogue()
 ITEMS = [Item(kind.name, name) for kind in KINDS for name in CATALOGUE.names(kind.name)]
 ITEMS += [Item(TABLE, name) for name in TABLES]
 
 
-_START = "import sys; sys.argv[0] = 'fl-sim'; from experiments.cli.main import main; main()"
+def _said(*arguments: str, code: int = 0, **environment: str) -> str:
+    done = fl_sim(*arguments, **environment)
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
 
 
-def _fl_sim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+_START = "import sys; sys.argv[0] = 'fl-sim'; from experiments.cli.main import main; "
+
+
+def _program(program: str, *arguments: str, **environment: str) -> str:
+    """Start Python for a program that has the command line's ``main``; return what it prints."""
     return subprocess.run(
-        [sys.executable, "-c", _START, *arguments],
-        cwd=ROOT,
+        [sys.executable, "-c", _START + program, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
         capture_output=True,
         text=True,
         timeout=120,
-    )
-
-
-def _said(*arguments: str, code: int = 0, **environment: str) -> str:
-    done = _fl_sim(*arguments, **environment)
-    assert done.returncode == code, done.stderr
-    return done.stdout or done.stderr
+        check=True,
+    ).stdout
 
 
 def _commands(
@@ -139,44 +140,63 @@ def test_scenarios_and_grids_are_shown_as_they_are() -> None:
             assert file.read_text().rstrip() in shown
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["show", "lwlrdd"], "Did you mean 'lwlrd'?"),
-        (["show", "attack", "lwlrd"], "There is no attack called 'lwlrd'"),
-        (["show", "atack", "dec"], "Did you mean 'attack'?"),
-        (["show", "zzzzzz"], "'fl-sim list' names all"),
-        (["list", "atacks"], "Did you mean 'attacks'?"),
-        (["run", "my.toml"], "The scenario file my.toml does not exist."),
-        (["run", "my.tml"], "The scenario file my.tml does not exist."),
-        (["run", "./my"], "does not exist"),
-        (["run", "my/scenario"], "The scenario file my/scenario does not exist."),
-        (["sweep", "my.tml"], "The grid file my.tml does not exist."),
-        (["sweep", "demoo"], "Did you mean 'demo'?"),
-        (["run", "demo-centralized", "--set", "dataset=x.csv"], "the path of an .npz file"),
-        (["run", "demo-centralized", "--set", "model=resnt18"], "Did you mean 'resnet18'?"),
-        (["run", "demo-centralized", "--set", "attack.imges=3"], "Did you mean 'images'?"),
-        (["run", "demo-centralized", "--set", "training.epochs=-1"], "greater than 0"),
-        (["sweep", "demo", "--set", "training.epchs=2"], "Did you mean 'epochs'?"),
-        (["codec", "train", "png", "--dataset", "phntoms", "--out", "x"], "'phantoms'"),
-        (["codec", "train", "hfic", "--dataset", "phantoms", "--out", "x"], "'hific'"),
-        (["codec", "evaluate", "gzp", "--dataset", "phantoms"], "'gzip'"),
-    ],
-)
+MISTAKES = [
+    (["show", "lwlrdd"], "Did you mean 'lwlrd'?"),
+    (["show", "attack", "lwlrd"], "There is no attack called 'lwlrd'"),
+    (["show", "atack", "dec"], "Did you mean 'attack'?"),
+    (["show", "zzzzzz"], "'fl-sim list' names all"),
+    (["list", "atacks"], "Did you mean 'attacks'?"),
+    (["run", "my.toml"], "The scenario file my.toml does not exist."),
+    (["run", "my.tml"], "The scenario file my.tml does not exist."),
+    (["run", "./my"], "does not exist"),
+    (["run", "my/scenario"], "The scenario file my/scenario does not exist."),
+    (["sweep", "my.tml"], "The grid file my.tml does not exist."),
+    (["sweep", "demoo"], "Did you mean 'demo'?"),
+    (["run", "demo-centralized", "--set", "dataset=x.csv"], "the path of an .npz file"),
+    (["run", "demo-centralized", "--set", "model=resnt18"], "Did you mean 'resnet18'?"),
+    (["run", "demo-centralized", "--set", "attack.imges=3"], "Did you mean 'images'?"),
+    (["run", "demo-centralized", "--set", "training.epochs=-1"], "greater than 0"),
+    (["sweep", "demo", "--set", "training.epchs=2"], "Did you mean 'epochs'?"),
+    (["codec", "train", "png", "--dataset", "phntoms", "--out", "x"], "'phantoms'"),
+    (["codec", "train", "hfic", "--dataset", "phantoms", "--out", "x"], "'hific'"),
+    (["codec", "evaluate", "gzp", "--dataset", "phantoms"], "'gzip'"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended() -> dict[str, tuple[int, str, bool]]:
+    """How each mistake ends: exit code, what is said, whether torch has been imported by then."""
+    program = """
+import io, json
+from contextlib import redirect_stderr
+ends = {}
+for words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    with redirect_stderr(io.StringIO()) as said:
+        try:
+            main()
+        except SystemExit as end:
+            ends[json.dumps(words)] = end.code, said.getvalue(), "torch" in sys.modules
+print(json.dumps(ends))
+"""
+    ends: dict[str, tuple[int, str, bool]]
+    ends = json.loads(_program(program, json.dumps([words for words, _ in MISTAKES])))
+    return ends
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
 def test_a_mistake_is_one_sentence_and_torch_is_not_imported(
-    arguments: list[str], words: str
+    arguments: list[str], words: str, ended: dict[str, tuple[int, str, bool]]
 ) -> None:
-    said = _said(*arguments, code=2, PYTHONPROFILEIMPORTTIME="1")
-    imports = [line for line in said.splitlines() if line.startswith("import time:")]
-    sentences = [line for line in said.splitlines() if line not in imports]
-    assert words in " ".join(sentences) and sum("Error" in line for line in sentences) == 1
-    assert imports and not [line for line in imports if line.split("|")[-1].strip() == "torch"]
+    code, said, torch_imported = ended[json.dumps(arguments)]
+    assert code == 2 and words in " ".join(said.splitlines()) and said.count("Error") == 1
+    assert not torch_imported
 
 
 def test_what_needs_no_data_takes_little_time() -> None:
     for words in (["--help"], ["list"], ["show", "dec"]):
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        _said(*words)
+        _program("main()", *words)
         # Less than a second where nothing else runs; importing torch alone takes more than two.
         assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
 
@@ -235,7 +255,8 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
 def test_a_terminal_without_letters_and_warnings_that_are_errors_do_not_stop_it(
     arguments: list[str],
 ) -> None:
-    said = _said(*arguments, PYTHONIOENCODING="ascii", PYTHONWARNINGS="error")
+    ways = {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"}
+    said = _program("main()", *arguments, **ways)
     assert said.isascii() and len(said) > 200
 
 

@@ -1,13 +1,12 @@
 """Before a run: what its data do not suffice for is refused, what is left out is said."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cli_kit import fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
@@ -204,12 +203,6 @@ def test_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
 
 def test_an_error_shows_brackets_and_no_escapes(tmp_path: Path) -> None:
     name = "[red]no\x1b[31m.toml"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", "run", name],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = fl_sim("run", name, cwd=tmp_path)
     assert done.returncode == 2 and "\x1b" not in done.stderr
     assert r"[red]no\x1b[31m.toml does not exist" in done.stderr.replace("\n", "")

@@ -54,7 +54,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (Column("SSIM", "ssim", stage="release"), Column("wrong", "errors", "percent", "release")),
         names={"lwlrd": "LWLRD"},
     )
-    summary = PublishedTable(("s.csv",), {"defense": "defence"}, (Column("AUC", "auc", "precise"),))
+    summary = PublishedTable(("s.csv",), {"defense": "defence"}, (Column("AUC", "auc"),))
     monkeypatch.setattr(readme, "tables", lambda: {"t": table, "s": summary})
     (tmp_path / "t.csv").write_text(
         "defense,seed,stage,ssim,errors\n"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from experiments.cli.main import app
 from experiments.report import write_report
 from experiments.report.figures import key_figures
-from experiments.report.measured import Measurements, metric_name, number
+from experiments.report.measured import Measurements, number
 from experiments.report.panels import trade_offs
 from experiments.report.runs import Group, Run
 from experiments.report.sources import read_sources
@@ -25,6 +25,7 @@ from experiments.report.story import Story
 from experiments.report.words import flat, plain
 from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.vocabulary import column_label
 from fl_sim.results import COLUMNS, read_table
 from fl_sim.statistics import mean_interval
 
@@ -135,7 +136,7 @@ def test_the_numbers_on_the_page_are_those_of_the_table(defended: Path, tmp_path
     _, page = _report(defended, tmp_path)
     columns = page.tables["leakage"][0]
     metrics = ("ssim", "identification_distance", "identification_correlation")
-    assert columns[:4] == ["Extraction", *(metric_name(metric) for metric in metrics)]
+    assert columns[:4] == ["Extraction", *(column_label(metric) for metric in metrics)]
     assert columns[2] == "Identified by distance"
     lines = iter(page.tables["leakage"][1:])
     for stage, said in (("upload", "As trained"), ("release", "As released")):

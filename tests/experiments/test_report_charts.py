@@ -139,6 +139,16 @@ def test_counts_have_an_axis_of_whole_numbers() -> None:
     assert {"0", "1", "2", "3"} == {m.text for m in small.iter("text")} - {"Round", "a"}
 
 
+def test_an_axis_from_the_data_keeps_within_its_bounds_and_is_numbered() -> None:
+    series = [Series("a", [_at(12.2), _at(12.8)])]
+    beyond = LineChart("t", [1, 2], series, bounds=(0.0, 100.0)).svg("c")
+    ys = [y for _, y in _places(_marks(beyond, "line s0"))]
+    assert ys[0] - ys[1] > 100  # 0.6 of an axis that is little longer
+    assert {"12.2", "12.4", "12.6"} <= {m.text for m in ElementTree.fromstring(beyond).iter("text")}
+    within = LineChart("t", [1, 2], series).svg("c")
+    assert len({y for _, y in _places(_marks(within, "line s0"))}) == 1  # both at the end, 1
+
+
 def test_names_from_files_are_text() -> None:
     for chart in (_lines(HOSTILE), _pareto(HOSTILE)):
         svg = chart.svg("c")
@@ -200,6 +210,9 @@ def test_odd_numbers_stay_on_the_canvas(value: float, room: float) -> None:
     drawings = [ParetoChart("t", "a", "b", [Point(1, "x", one, one)] * 2, floors, floors).svg("c")]
     for limits in (None, (0.0, 1.0), (0.0, 1e9)):
         drawings.append(LineChart("t", [1, 2], [Series("a", [one, one])], floors, limits).svg("c"))
+    for bounds in ((0.0, math.inf), (-math.inf, math.inf)):
+        series = [Series("a", [one, one])]
+        drawings.append(LineChart("t", [1, 2], series, floors, bounds=bounds).svg("c"))
     for svg in drawings:
         root = ElementTree.fromstring(svg)
         drawn = "".join(mark.get(key, "") for mark in root.iter() for key in ("d", "x", "y"))

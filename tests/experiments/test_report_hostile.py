@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from experiments.report import write_report
+from experiments.report.about import whose_run
 from experiments.report.sources import read_sources
-from experiments.run.about import whose_run
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS, read_table, summary
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from run_kit import BOTH, CENTRALIZED, PowerCut
 
 from experiments.run.measurer import Measurer
+from experiments.run.result import Result
 from experiments.run.running import Run
 from experiments.run.start import run
 from experiments.tables.pictures import write_images
@@ -21,28 +24,23 @@ from fl_sim.extraction import extract
 from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
 
-SMALL: dict[str, Any] = {
-    "dataset": {"name": "phantoms", "size": 16, "train": 160, "validation": 60, "test": 60},
-    "model": "cnn",
-    "attack": {"name": "transpose", "images": 6},
-    "defense": {"name": "lwlrd", "epochs": 1},
-    "data": {"public_images": 16},
-    "measure": {"scratch_epochs": 1},
-    "training": {"batch_size": 32},
-    "threads": 1,
-}
-CENTRALIZED = {**SMALL, "mode": "centralized"}
-FEDERATED = {
-    **SMALL,
-    "mode": "federated",
-    "federation": {"hospitals": 3, "rounds": 3, "engine": "inprocess"},
-}
+FEDERATED = {**BOTH["federated"], "federation": {**BOTH["federated"]["federation"], "hospitals": 3}}
+SCENARIOS = {"centralized": CENTRALIZED, "federated": FEDERATED}
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
     yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Uninterrupted runs of both modes, which no test changes."""
+    place = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FL_SIM_CACHE", str(place / "cache"))
+        return {mode: run(scenario, place / mode) for mode, scenario in SCENARIOS.items()}
 
 
 def _changed(scenario: dict[str, Any], **parts: Any) -> dict[str, Any]:
@@ -56,8 +54,8 @@ def _stages(table: pd.DataFrame) -> set[tuple[int, str]]:
     return set(zip(table["round"], table["stage"], strict=True))
 
 
-def test_a_centralized_run_writes_everything_it_promises(tmp_path: Path) -> None:
-    result = run(CENTRALIZED, tmp_path / "out")
+def test_a_centralized_run_writes_everything_it_promises(whole: dict[str, Result]) -> None:
+    result = whole["centralized"]
     files = {str(p.relative_to(result.out)) for p in result.out.rglob("*") if p.is_file()}
     assert {
         "results.csv",
@@ -90,21 +88,21 @@ def test_a_centralized_run_writes_everything_it_promises(tmp_path: Path) -> None
     assert {"raw", "affine", "strongest"} <= set(table["extraction"])
     pd.testing.assert_frame_equal(table, pd.read_parquet(result.out / "results.parquet"))
     noted = json.loads((result.out / "scenario.json").read_text())
-    assert noted["scenario"]["training"]["epochs"] == 8
+    assert noted["scenario"]["training"]["optimizer"] == "adam"  # the default
     assert noted["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert result.artifact == result.out / "artifacts/release.safetensors"
-    assert result.recovered["release/affine"].shape == result.originals.shape == (6, 3, 16, 16)
+    assert result.recovered["release/affine"].shape == result.originals.shape == (4, 3, 8, 8)
 
 
-def test_what_is_measured_is_what_the_files_give(tmp_path: Path) -> None:
-    result = run(CENTRALIZED, tmp_path / "out")
+def test_what_is_measured_is_what_the_files_give(tmp_path: Path, whole: dict[str, Result]) -> None:
+    result = whole["centralized"]
     images = extract(result.artifact, result.out / "keys/hospital-0.safetensors").images
     torch.testing.assert_close(images.clamp(0, 1), result.recovered["release/raw"])
     released = read_artifact(result.artifact).state
     uploaded = read_artifact(result.out / "artifacts/upload.safetensors").state
     assert not torch.equal(released["0.weight"], uploaded["0.weight"])
     write_images(tmp_path / "png", images)
-    assert len(list((tmp_path / "png").glob("*.png"))) == 6
+    assert len(list((tmp_path / "png").glob("*.png"))) == 4
 
 
 def test_the_attackers_public_images_and_the_test_set_are_not_stolen(tmp_path: Path) -> None:
@@ -122,20 +120,16 @@ def _scenario(values: dict[str, Any]) -> Any:
     return Scenario.from_mapping(values)
 
 
-@pytest.mark.parametrize("scenario", [CENTRALIZED, FEDERATED], ids=["centralized", "federated"])
+@pytest.mark.parametrize("mode", SCENARIOS)
 def test_the_same_scenario_gives_the_same_table_and_another_seed_another(
-    tmp_path: Path, scenario: dict[str, Any]
+    tmp_path: Path, whole: dict[str, Result], mode: str
 ) -> None:
-    one = run(scenario, tmp_path / "one")
-    two = run(scenario, tmp_path / "two")
-    other = run(_changed(scenario, seed=1), tmp_path / "other")
+    one = whole[mode]
+    two = run(SCENARIOS[mode], tmp_path / "two")
+    other = run(_changed(SCENARIOS[mode], seed=1), tmp_path / "other")
     pd.testing.assert_frame_equal(without_timings(one.table), without_timings(two.table))
     assert checksum(one.artifact) == checksum(two.artifact) != checksum(other.artifact)
     assert set(one.table["scenario"]) == set(other.table["scenario"])
-
-
-class _PowerCut(BaseException):
-    """Ends a run as a kill would: nothing catches it."""
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch, stage: str, server_round: int) -> None:
@@ -144,43 +138,44 @@ def _cut(monkeypatch: pytest.MonkeyPatch, stage: str, server_round: int) -> None
     def record(self: Measurer, current: int, name: str, models: Any, **more: Any) -> None:
         original(self, current, name, models, **more)
         if (current, name) == (server_round, stage):
-            raise _PowerCut
+            raise PowerCut
 
     monkeypatch.setattr(Measurer, "record", record)
 
 
 @pytest.mark.parametrize(
-    ("scenario", "stage", "server_round"),
+    ("mode", "stage", "server_round", "strategy"),
     [
-        (CENTRALIZED, "upload", 0),
-        (CENTRALIZED, "release", 0),
-        (FEDERATED, "upload", 1),
-        (FEDERATED, "aggregate", 2),
-        (FEDERATED, "release", 3),
-        (
-            _changed(FEDERATED, federation={"strategy": "fedadam"}),
-            "release",
-            2,
-        ),
+        ("centralized", "upload", 0, None),
+        ("centralized", "release", 0, None),
+        ("federated", "upload", 1, None),
+        ("federated", "aggregate", 2, None),
+        ("federated", "release", 3, None),
+        ("federated", "release", 2, "fedadam"),
     ],
 )
 def test_an_interrupted_run_continues_to_the_same_table(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    scenario: dict[str, Any],
+    whole: dict[str, Result],
+    mode: str,
     stage: str,
     server_round: int,
+    strategy: str | None,
 ) -> None:
-    whole = run(scenario, tmp_path / "whole")
+    scenario, uncut = SCENARIOS[mode], whole[mode]
+    if strategy is not None:
+        scenario = _changed(scenario, federation={"strategy": strategy})
+        uncut = run(scenario, tmp_path / "whole")
     with monkeypatch.context() as patch:
         _cut(patch, stage, server_round)
-        with pytest.raises(_PowerCut):
+        with pytest.raises(PowerCut):
             run(scenario, tmp_path / "cut")
     resumed = run(scenario, tmp_path / "cut")
-    pd.testing.assert_frame_equal(without_timings(whole.table), without_timings(resumed.table))
-    assert checksum(whole.artifact) == checksum(resumed.artifact)
+    pd.testing.assert_frame_equal(without_timings(uncut.table), without_timings(resumed.table))
+    assert checksum(uncut.artifact) == checksum(resumed.artifact)
     assert resumed.picture.exists()
-    assert _reported_rounds(resumed.out) == _reported_rounds(whole.out)
+    assert _reported_rounds(resumed.out) == _reported_rounds(uncut.out)
 
 
 def _reported_rounds(out: Path) -> list[int]:
@@ -188,21 +183,21 @@ def _reported_rounds(out: Path) -> list[int]:
     return [json.loads(line)["round"] for line in lines]
 
 
-def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
-    first = run(CENTRALIZED, tmp_path / "out")
-    before = {p: os.stat(p).st_mtime_ns for p in first.out.rglob("[!.]*")}
-    second = run(CENTRALIZED, tmp_path / "out")
+def test_a_finished_run_is_not_run_again(tmp_path: Path, whole: dict[str, Result]) -> None:
+    out = shutil.copytree(whole["centralized"].out, tmp_path / "out")
+    before = {p: os.stat(p).st_mtime_ns for p in out.rglob("[!.]*")}
+    assert len(before) > 8
+    second = run(CENTRALIZED, out)
     assert {p: os.stat(p).st_mtime_ns for p in second.out.rglob("[!.]*")} == before
 
 
-def test_a_folder_of_another_scenario_is_refused(tmp_path: Path) -> None:
-    run(CENTRALIZED, tmp_path / "out")
+def test_a_folder_of_another_scenario_is_refused(whole: dict[str, Result]) -> None:
     with pytest.raises(FlSimError, match="holds the run of another scenario"):
-        run(_changed(CENTRALIZED, attack={"images": 5}), tmp_path / "out")
+        run(_changed(CENTRALIZED, attack={"images": 5}), whole["centralized"].out)
 
 
-def test_a_federation_is_measured_at_every_stage_of_every_round(tmp_path: Path) -> None:
-    result = run(FEDERATED, tmp_path / "out")
+def test_a_federation_is_measured_at_every_stage_of_every_round(whole: dict[str, Result]) -> None:
+    result = whole["federated"]
     rounds = {(r, s) for r in (1, 2, 3) for s in ("upload", "aggregate", "release")}
     assert _stages(result.table) == rounds
     leaks = result.table[result.table["metric"] == "ssim"]
@@ -232,7 +227,7 @@ def test_an_undefended_release_is_the_aggregate(tmp_path: Path) -> None:
     assert checksum(folder / "aggregate.safetensors") == checksum(folder / "release.safetensors")
 
 
-@pytest.mark.parametrize("scenario", [CENTRALIZED, FEDERATED], ids=["centralized", "federated"])
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
 def test_an_honest_run_has_utility_and_no_leakage(tmp_path: Path, scenario: dict[str, Any]) -> None:
     result = run(_changed(scenario, attack="none"), tmp_path / "out")
     assert "ssim" not in set(result.table["metric"]) and "auc" in set(result.table["metric"])

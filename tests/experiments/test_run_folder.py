@@ -281,7 +281,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], Any]]]] = {
 def test_what_is_damaged_is_named_and_nothing_is_called_finished(
     tmp_path: Path,
     interrupted: dict[str, Path],
-    whole: dict[str, Result],
     mode: str,
     name: str,
     damage: Callable[[Path], Any],
@@ -294,6 +293,17 @@ def test_what_is_damaged_is_named_and_nothing_is_called_finished(
             run(BOTH[mode], out)
         assert str(out / name) in str(caught.value) and "begin anew" in str(caught.value)
         assert not (out / "finished").exists()
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_begun_anew_as_the_sentence_says_it_gives_its_table(
+    tmp_path: Path, interrupted: dict[str, Path], whole: dict[str, Result], mode: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(interrupted[mode], out)
+    _flip(out / "images/recovered.safetensors")
+    with pytest.raises(FlSimError, match="begin anew"):
+        run(BOTH[mode], out)
     shutil.rmtree(out)
     same(run(BOTH[mode], out).table, whole[mode].table)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from cli_kit import fl_sim
 
 import clients.hospital as hospital
 import experiments.run.scratch_floor as floor
@@ -252,30 +253,19 @@ defense = ["none", {label = "lwlrd", name = "lwlrd", epochs = 1}, "gaussian_nois
 """
 
 
-def _fl_sim(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", "sweep", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
 def test_the_command_line_says_what_failed_and_its_exit_code_too(tmp_path: Path) -> None:
     (tmp_path / "g.toml").write_text(TOML)
     arguments = ("g.toml", "--out", "out", "--workers", "0", "--set", "seeds=[0]")
-    done = _fl_sim(*arguments, "--set", "attack.images=800", cwd=tmp_path)
+    done = fl_sim("sweep", *arguments, "--set", "attack.images=800", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "6 cells" in done.stdout and "3 of 6 cells failed" in done.stdout
     assert "AUC" in done.stdout and "lwlrd" in done.stdout and "left" in done.stdout
     assert (tmp_path / "out/failed.csv").exists() and (tmp_path / "out/summary.tex").exists()
 
-    done = _fl_sim("g.toml", "--set", "defence=none", cwd=tmp_path)
+    done = fl_sim("sweep", "g.toml", "--set", "defence=none", cwd=tmp_path)
     assert done.returncode == 2 and "Did you mean 'defense'" in done.stderr
     assert "Traceback" not in done.stderr
-    done = _fl_sim("demmo", cwd=tmp_path)
+    done = fl_sim("sweep", "demmo", cwd=tmp_path)
     assert done.returncode == 2 and "Did you mean 'demo'" in done.stderr
 
 

@@ -138,7 +138,7 @@ def test_tables_for_people(table: pd.DataFrame) -> None:
     assert list(shown.columns) == ["attack", "defense", "stage", "n", "ssim raw", "auc"]
     assert shown["ssim raw"].iloc[0] == text
     half = (interval.high - interval.low) / 2
-    assert presented(summary, 2, short=True)["ssim raw"].iloc[0] == f"0.85 ±{half:.2f}"
+    assert presented(summary, short=True)["ssim raw"].iloc[0] == f"0.85 ±{half:.2f}"
 
     markdown = to_markdown(shown).splitlines()
     assert markdown[0] == "| attack | defense | stage | n | ssim raw | auc |"

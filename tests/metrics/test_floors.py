@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fl_sim.errors import FlSimError
-from fl_sim.metrics.floors import ssim_floor_class_mean, ssim_floor_mean, ssim_floor_random
+from fl_sim.metrics.floors import floor_class_mean, floor_mean, floor_random
 from fl_sim.metrics.leakage import ssim
 
 
@@ -17,7 +17,7 @@ def images(n: int, seed: int) -> torch.Tensor:
 def test_mean_floor_is_the_mean_public_image() -> None:
     originals, public = images(5, 0), images(9, 1)
     expected = [float(ssim(public.mean(0)[None], image[None])) for image in originals]
-    torch.testing.assert_close(ssim_floor_mean(originals, public), torch.tensor(expected))
+    torch.testing.assert_close(floor_mean(ssim, originals, public), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -35,38 +35,38 @@ def test_class_mean_floor_falls_back_to_the_mean(multi_label: bool) -> None:
         same = public[public_labels == label]
         guess = same.mean(0) if len(same) else public.mean(0)
         expected.append(float(ssim(guess[None], image[None])))
-    values = ssim_floor_class_mean(originals, public, labels_given, public_given)
+    values = floor_class_mean(ssim, originals, public, labels_given, public_given)
     torch.testing.assert_close(values, torch.tensor(expected))
 
 
 def test_class_mean_floor_needs_a_label_an_image() -> None:
     with pytest.raises(FlSimError, match="one an image"):
-        ssim_floor_class_mean(images(2, 0), images(3, 1), torch.tensor([0]), torch.zeros(3))
+        floor_class_mean(ssim, images(2, 0), images(3, 1), torch.tensor([0]), torch.zeros(3))
 
 
 def test_random_floor_is_near_the_mean_over_all_pairs_and_repeats() -> None:
     originals, public = images(6, 0), images(8, 1)
     pairs = [[float(ssim(p[None], o[None])) for p in public] for o in originals]
-    values = ssim_floor_random(originals, public, seed=0, draws=400)
+    values = floor_random(ssim, originals, public, seed=0, draws=400)
     torch.testing.assert_close(values, torch.tensor(pairs).mean(1), atol=0.04, rtol=0)
     assert torch.equal(
-        ssim_floor_random(originals, public, 3), ssim_floor_random(originals, public, 3)
+        floor_random(ssim, originals, public, 3), floor_random(ssim, originals, public, 3)
     )
     assert not torch.equal(
-        ssim_floor_random(originals, public, 3), ssim_floor_random(originals, public, 4)
+        floor_random(ssim, originals, public, 3), floor_random(ssim, originals, public, 4)
     )
 
 
 def test_random_floor_never_draws_the_stolen_image() -> None:
     originals = images(3, 0)
     stranger = images(1, 5)
-    values = ssim_floor_random(originals, torch.cat([originals, stranger]), seed=0)
+    values = floor_random(ssim, originals, torch.cat([originals, stranger]), seed=0)
     torch.testing.assert_close(values, ssim(stranger.expand_as(originals), originals))
     with pytest.raises(FlSimError, match="stolen"):
-        ssim_floor_random(originals, originals, seed=0)
+        floor_random(ssim, originals, originals, seed=0)
 
 
 def test_floors_need_public_images_of_the_same_shape() -> None:
     for public in (torch.rand(0, 3, 16, 16), torch.rand(2, 1, 16, 16)):
         with pytest.raises(FlSimError, match="Public images"):
-            ssim_floor_mean(images(2, 0), public)
+            floor_mean(ssim, images(2, 0), public)

@@ -18,7 +18,6 @@ import typer
 
 from experiments.run.folder import load_pictures
 from experiments.studies.base import (
-    LABELS,
     STUDIES,
     Changes,
     DataRoot,
@@ -322,7 +321,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     names = (released["attacker"] + ", " + released["variant"]).str.removesuffix(", ")
     frame = released.assign(attack=names)
     shown = [m for m in ("images_intact", "ssim strongest", "auc") if m in frame]
-    return draw_bars(path, frame, "attack", shown, "mode", title, LABELS)
+    return draw_bars(path, frame, "attack", shown, "mode", title)
 
 
 def draw_overview(path: Path, runs: dict[tuple[str, str], Path], columns: int = 5) -> Path:
@@ -446,11 +445,11 @@ _AGGREGATIONS = {
 }
 
 _DELIVERED = (
-    Column("intact at release", "images_intact", "count"),
+    Column("intact at release", "images_intact"),
     Column("bytes a round", "bytes_a_round", "count"),
     Column("bytes in the run", "bytes_of_run", "count"),
-    Column("bits wrong", "bit_error_rate", "percent"),
-    Column("AUC", "auc", "precise"),
+    Column("bits wrong", "bit_error_rate"),
+    Column("AUC", "auc"),
 )
 
 TABLES = {
@@ -458,11 +457,11 @@ TABLES = {
         ("adaptive_data_lake.csv", "adaptive_federated.csv"),
         {"attacker": "attacker", "mode": "where"},
         (
-            Column("intact at upload", "images_intact", "count", "upload"),
-            Column("intact at release", "images_intact", "count", "release"),
-            Column("bits wrong at release", "bit_error_rate", "percent", "release"),
-            Column("AUC at upload", "auc", "precise", "upload"),
-            Column("AUC at release", "auc", "precise", "release"),
+            Column("intact at upload", "images_intact", stage="upload"),
+            Column("intact at release", "images_intact", stage="release"),
+            Column("bits wrong at release", "bit_error_rate", stage="release"),
+            Column("AUC at upload", "auc", stage="upload"),
+            Column("AUC at release", "auc", stage="release"),
         ),
         names={"late signs, LDPC": "signs of late weights, LDPC"},
     ),

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from experiments.studies.base import (
-    LABELS,
-    LEAK,
     NONE,
     SKIN,
     STUDIES,
@@ -22,6 +20,7 @@ from experiments.studies.base import (
     Study,
     Values,
     by_seed,
+    leak_columns,
     settings_of,
     transpose,
 )
@@ -86,13 +85,13 @@ def grid(
 
 def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a network, defence and seed, at release."""
-    return by_seed(table, (*LEAK, *UTILITY, "seconds"), ["release"])
+    return by_seed(table, (*leak_columns(), *UTILITY, "seconds"), ["release"])
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     """Draw a bar a network, a colour a defence."""
     metrics = ("ssim strongest", "identification_correlation strongest", "auc")
-    return draw_bars(path, table, "model", metrics, "defense", title, LABELS)
+    return draw_bars(path, table, "model", metrics, "defense", title)
 
 
 STUDY = GridStudy("architectures", "Networks, and how LWLRD counts their layers", tabulate, draw)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.studies.base import (
-    LABELS,
-    LEAK,
     LWLRD,
     NONE,
     SKIN,
@@ -24,6 +22,7 @@ from experiments.studies.base import (
     Values,
     by_seed,
     dec,
+    leak_columns,
     split_label,
     transpose,
 )
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 MEMORISED = (16, 32, 64, 128, 256, 512)
 HIDDEN: tuple[int | str, ...] = (16, 64, 256, "fit")
-METRICS = (*LEAK, "images_intact", "images_lost", *UTILITY)
 
 
 def grid(
@@ -68,7 +66,8 @@ def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
     ``images`` are those that were hidden, ``asked`` is what the attacker asked for.
     """
     written = "images_written"
-    frame = split_label(by_seed(table, (written, *METRICS)), "attack", ("attack", "asked"))
+    wanted = (written, *leak_columns(), "images_intact", "images_lost", *UTILITY)
+    frame = split_label(by_seed(table, wanted), "attack", ("attack", "asked"))
     keys = ["model", "attack", "asked", "defense", "seed"]
     filled = frame.groupby(keys, sort=False)[written].transform("max")
     asked = frame["asked"].where(frame["asked"] != "fit").astype(float)
@@ -86,7 +85,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     places = frame.groupby(["series", "asked"])["images"].transform("mean")
     frame = frame.assign(images=places).sort_values("images", kind="stable")
     metrics = ("ssim strongest", "identification_correlation strongest", "auc")
-    return draw_lines(path, frame, "images", metrics, "series", title, LABELS, log_x=True)
+    return draw_lines(path, frame, "images", metrics, "series", title, log_x=True)
 
 
 STUDY = GridStudy("capacity", "How many images a model holds", tabulate, draw)
@@ -104,7 +103,7 @@ TABLES = {
         (
             Column("hidden", "images", "count"),
             *RELEASED,
-            Column("intact", "images_intact", "count"),
+            Column("intact", "images_intact"),
         ),
         {"stage": "release"},
     ),

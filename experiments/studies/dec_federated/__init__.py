@@ -31,12 +31,7 @@ METRICS = (
     "identification_correlation",
     "auc",
 )
-LABELS = {
-    "images_intact": "images back bit for bit",
-    "identification_correlation": "share of images identified",
-    "auc": "utility (AUC)",
-    "point": "round and stage",
-}
+LABELS = {"point": "round and stage"}
 
 
 def attacks(codec: Values, external: Any, images: int) -> dict[str, Values]:
@@ -127,11 +122,11 @@ TABLES = {
         ("dec_federated.csv",),
         {"series": "payload"},
         (
-            Column("intact at upload", "images_intact", "count", "upload"),
-            Column("intact at release", "images_intact", "count", "release"),
-            Column("damaged", "images_damaged", "count", "release"),
-            Column("lost", "images_lost", "count", "release"),
-            Column("bits wrong", "bit_error_rate", "percent", "release"),
+            Column("intact at upload", "images_intact", stage="upload"),
+            Column("intact at release", "images_intact", stage="release"),
+            Column("damaged", "images_damaged", stage="release"),
+            Column("lost", "images_lost", stage="release"),
+            Column("bits wrong", "bit_error_rate", stage="release"),
             Column("SSIM, raw", "ssim", stage="release"),
             Column("found by correlation", "identification_correlation", stage="release"),
         ),

@@ -30,8 +30,7 @@ METRICS = {
     "images_damaged": "images_damaged",
 }
 """Columns of the table by the sweep's names."""
-LABELS = {"sigma": "standard deviation of the noise", "psnr": "PSNR of stolen images (dB)"}
-LABELS |= {"dice": "utility (Dice)", "auc": "utility (AUC)"}
+LABELS = {"sigma": "standard deviation of the noise"}
 
 
 def series(codec: Values, external: Any, model: Any) -> list[Values]:

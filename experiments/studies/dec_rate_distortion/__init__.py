@@ -23,12 +23,7 @@ DECODERS = {"D": 9, "D1": 0}
 VOLUMES = {"name": "hippocampus", "size": 64, "neighbours": True}
 """Sixty volumes: the first twenty are the attacker's, the others his victim's."""
 METRICS = ("bpp", "p_ratio", "psnr", "ssim", "dice", "auc", "images_intact", "file_bytes")
-LABELS = {
-    "channels": "latent / hyperlatent channels",
-    "bpp": "bits a pixel",
-    "p_ratio": "P_ratio (to gzip)",
-    "psnr": "PSNR (dB)",
-}
+LABELS = {"channels": "latent / hyperlatent channels"}
 
 
 MULTI_SCALE = "ms_ssim"
@@ -89,8 +84,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     """Draw rate, P_ratio and fidelity over channels, a line a scenario and decoder."""
     multi_scale = next((str(c) for c in table if str(c).startswith(MULTI_SCALE)), "ssim")
     metrics = ("bpp", "p_ratio", "psnr", multi_scale)
-    labels = {**LABELS, multi_scale: "MS-SSIM"}
-    return draw_lines(path, table, "channels", metrics, "series", title, labels)
+    return draw_lines(path, table, "channels", metrics, "series", title, LABELS)
 
 
 STUDY = GridStudy(

@@ -14,8 +14,8 @@ TABLES = {
             Column("epsilon", "dp_epsilon", stage="upload"),
             Column("SSIM, best", "ssim strongest", stage="release"),
             Column("found by correlation", FOUND, stage="release"),
-            Column("intact", "images_intact", "count", "release"),
-            Column("AUC", "auc", "precise", "release"),
+            Column("intact", "images_intact", stage="release"),
+            Column("AUC", "auc", stage="release"),
         ),
     ),
 }

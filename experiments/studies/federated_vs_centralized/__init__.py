@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.studies.base import (
     DISTILLATION,
-    LABELS,
-    LEAK,
     LWLRD,
     NONE,
     SKIN,
@@ -24,6 +22,7 @@ from experiments.studies.base import (
     Study,
     Values,
     by_seed,
+    leak_columns,
     settings_of,
     split_label,
     transpose,
@@ -101,7 +100,8 @@ def grid(
 
 def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a place, partition, defence, seed and stage; of a federation the last round."""
-    return split_label(by_seed(table, (*LEAK, *UTILITY)), "variant", ("where", "partition"))
+    frame = by_seed(table, (*leak_columns(), *UTILITY))
+    return split_label(frame, "variant", ("where", "partition"))
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
@@ -109,7 +109,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     released = table[table["stage"] == "release"]
     frame = released.assign(place=released["where"] + ", " + released["partition"])
     metrics = ("ssim strongest", "identification_correlation strongest", "auc")
-    return draw_bars(path, frame, "place", metrics, "defense", title, LABELS)
+    return draw_bars(path, frame, "place", metrics, "defense", title)
 
 
 STUDY = GridStudy(

@@ -15,8 +15,6 @@ from experiments.studies.base import (
     ANSWERS,
     DISTILLATION,
     FISHER_NOISE,
-    LABELS,
-    LEAK,
     LWLRD,
     NONE,
     SCRATCH,
@@ -28,6 +26,7 @@ from experiments.studies.base import (
     Study,
     Values,
     by_seed,
+    leak_columns,
     settings_of,
     transpose,
 )
@@ -70,7 +69,7 @@ def grid(
 
 def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a defence, number of held-out images and seed, at release."""
-    frame = by_seed(table, (*LEAK, *UTILITY, "seconds"), ["release"])
+    frame = by_seed(table, (*leak_columns(), *UTILITY, "seconds"), ["release"])
     frame = frame.rename(columns={"data.images": "held-out images"})
     frame["held-out images"] = frame["held-out images"].astype(int)
     return frame
@@ -83,7 +82,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     x, found = "held-out images", "identification_correlation strongest"
     scratch = table[[x, "seed", SCRATCH]].drop_duplicates().rename(columns={SCRATCH: "auc"})
     frame = pd.concat([table, scratch.assign(defense="held-out images alone")])
-    return draw_lines(path, frame, x, ("auc", found), "defense", title, LABELS, log_x=True)
+    return draw_lines(path, frame, x, ("auc", found), "defense", title, log_x=True)
 
 
 STUDY = GridStudy("held_out", "Defences with fewer held-out images", tabulate, draw)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from experiments.studies.base import (
-    LABELS,
-    LEAK,
     NONE,
     SKIN,
     STEPS_OF_PAPER,
@@ -22,6 +20,7 @@ from experiments.studies.base import (
     Study,
     Values,
     by_seed,
+    leak_columns,
     settings_of,
     split_label,
     transpose,
@@ -97,7 +96,7 @@ def grid(
 
 def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a factor, value and seed, at release."""
-    frame = by_seed(table, (*LEAK, *UTILITY, "seconds"), ["release"])
+    frame = by_seed(table, (*leak_columns(), *UTILITY, "seconds"), ["release"])
     return split_label(frame, "defense", ("factor", "value"))
 
 
@@ -107,7 +106,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
         variant=(table["factor"] + ": " + table["value"]).str.removesuffix(": "), defence="LWLRD"
     )
     metrics = ("ssim strongest", "identification_correlation strongest", "auc")
-    return draw_bars(path, frame, "variant", metrics, "defence", title, LABELS)
+    return draw_bars(path, frame, "variant", metrics, "defence", title)
 
 
 STUDY = GridStudy("lwlrd_ablation", "LWLRD, one factor at a time", tabulate, draw)

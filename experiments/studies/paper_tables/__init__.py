@@ -17,7 +17,6 @@ import typer
 from experiments.studies.base import (
     DISTILLATION,
     HIGH_RATE,
-    LABELS,
     LWLRD,
     NONE,
     SCRATCH,
@@ -177,7 +176,7 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
     """Draw a bar a defence, and a colour a dataset and attack."""
     frame = table.assign(series=table["dataset"].str.partition(" (")[0] + ", " + table["attack"])
     metrics = ("ssim strongest", "images_intact", "auc")
-    return draw_bars(path, frame, "defense", metrics, "series", title, LABELS)
+    return draw_bars(path, frame, "defense", metrics, "series", title)
 
 
 def _called(published: str, name: str, root: Path | None) -> str:
@@ -232,9 +231,9 @@ TABLES = {
         (
             *RELEASED[:2],
             Column("SSIM published", "ssim published"),
-            Column("intact", "images_intact", "count", bounds=OF_64),
+            Column("intact", "images_intact", bounds=OF_64),
             RELEASED[3],
-            Column("AUC published", "auc published", "precise"),
+            Column("AUC published", "auc published"),
             FROM_SCRATCH,
         ),
     ),

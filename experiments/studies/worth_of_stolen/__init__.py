@@ -131,9 +131,9 @@ TABLES = {
         ("worth_of_stolen.csv",),
         {"defense": "defence", "trained on": "trained on", "defended": "defended"},
         (
-            Column("AUC", "auc", "precise"),
+            Column("AUC", "auc"),
             Column("their SSIM", "ssim"),
-            Column("AUC of the model", "auc of the model", "precise"),
+            Column("AUC of the model", "auc of the model"),
         ),
         without={"defended": ("before",)},  # what no defence leaves
     ),

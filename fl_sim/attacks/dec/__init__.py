@@ -39,7 +39,7 @@ from fl_sim.attacks.dec.route import (
 from fl_sim.attacks.dec.settings import DecSettings
 from fl_sim.attacks.keys import wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, amplified
-from fl_sim.codecs.base import Codec, LearnedCodec
+from fl_sim.codec import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
 from fl_sim.codecs.library import trained_codec
 from fl_sim.component import Component

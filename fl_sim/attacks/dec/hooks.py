@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fl_sim.carriers.base import State
-from fl_sim.codecs.base import LearnedCodec
+from fl_sim.codec import LearnedCodec
 from fl_sim.training import LocalTraining, StepHooks, batch_indices
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fl_sim.attacks.base import Extraction
 from fl_sim.carriers.base import Payload
-from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
+from fl_sim.codec import Codec, ImageShape, LearnedCodec
 from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.payload.container import Found, pack, packed_size, unpack
 from fl_sim.payload.reading import Reading, Status

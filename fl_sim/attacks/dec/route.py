@@ -17,7 +17,7 @@ from fl_sim.attacks.dec.message import Codes, Latents, Message
 from fl_sim.attacks.dec.settings import UNCODED
 from fl_sim.attacks.keys import key_images, key_settings, wrong
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
-from fl_sim.codecs.base import Codec, ImageShape, LearnedCodec
+from fl_sim.codec import Codec, ImageShape, LearnedCodec
 from fl_sim.codecs.files import codec_from
 from fl_sim.coding.base import CODES
 from fl_sim.coding.envelope import Envelope

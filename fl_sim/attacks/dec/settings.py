@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fl_sim.attacks.base import AttackSettings
 from fl_sim.carriers.base import CARRIERS, Carrier
-from fl_sim.codecs.base import CODECS
+from fl_sim.codec import CODECS
 from fl_sim.coding.base import CODES
 from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.component import Component

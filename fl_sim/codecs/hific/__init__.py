@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from fl_sim.codecs.base import CODECS, CodecTrainer, FitReport
+from fl_sim.codec import CODECS, CodecTrainer, FitReport
 from fl_sim.codecs.hific.networks import HificNetwork
 from fl_sim.codecs.hific.trainer import HificTrainer
 from fl_sim.codecs.learned import CompressAICodec, Forward

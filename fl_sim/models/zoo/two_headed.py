@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from fl_sim.codecs.base import CODECS, LearnedCodec
+from fl_sim.codec import CODECS, LearnedCodec
 from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelEntry, ModelSpec
