@@ -302,5 +302,7 @@ def test_sanitize_clamps_counts_and_shapes() -> None:
     torch.testing.assert_close(images[0].flatten(), recovered[0].clamp(0, 1).float())
     with pytest.raises(FlSimError, match="were hidden"):
         sanitize(recovered, (4, 1, 8, 8))
+    with pytest.raises(FlSimError, match="were hidden"):  # as many values, more images
+        sanitize(recovered, (2, 3, 16, 8))
     with pytest.raises(FlSimError, match="were hidden"):
         sanitize(recovered[:2], (4, 3, 8, 8))
