@@ -88,7 +88,7 @@ class Settings(BaseModel):
             value = _differing(getattr(self, key), plain[key])
             required = field.is_required()
             default = None if required else field.get_default(call_default_factory=True)
-            if required or value != _differing(default, _as_json(default)):
+            if required or value != _differing(default, to_jsonable_python(default)):
                 found[key] = value
         return found
 
@@ -151,10 +151,6 @@ def _differing(value: Any, plain: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _differing(inner, plain[str(key)]) for key, inner in value.items()}
     return plain
-
-
-def _as_json(value: Any) -> Any:
-    return to_jsonable_python(value)
 
 
 def _lower(message: str) -> str:

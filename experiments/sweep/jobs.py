@@ -123,7 +123,6 @@ class _Planned:
         attack = scenario.make_attack()
         made = made_here(scenario, files, scenario.device)
         self._honest = attack is None or attack.trains_honestly
-        self._attack = attack
         trained = network(scenario) if self._honest else attacked(scenario)
         self.training = _key("training", {**trained, **made})
         self.upload: str | None = None
@@ -199,11 +198,11 @@ def _do(job: Job, data_root: Path | None) -> None:
         elif not job.finished:
             from experiments.run.centralized import train_and_attack, train_network
 
-            study = Run(job.scenario, job.folder, data_root)
+            run_of = Run(job.scenario, job.folder, data_root)
             if job.kind == "training":
-                train_network(study, job.folder / WEIGHTS)
+                train_network(run_of, job.folder / WEIGHTS)
             else:
-                train_and_attack(study, job.source)
+                train_and_attack(run_of, job.source)
 
 
 # Shared work is described by scenarios without anything that it does not depend on, so that every
