@@ -64,6 +64,8 @@ def data(scenario: "Scenario") -> Plain:
     name = Path(scenario.dataset.name).name  # wherever the file lies
     sizes = scenario.data.differing()
     sizes.pop("images", None)  # held out from a split of their own
+    if scenario.data.duplicates != "drop":
+        sizes.pop("duplicates", None)  # it changes what is said, and no image
     return {"dataset": _component(scenario.dataset, kind, name), "data": sizes}
 
 
@@ -146,7 +148,17 @@ def floor(scenario: "Scenario") -> Plain:
         "training": training,
         "epochs": scenario.measure.scratch_epochs,
         "plugins": list(scenario.plugins),
+        **_divided(scenario),
     }
+
+
+def _divided(scenario: "Scenario") -> Plain:
+    """Return what else held-out and test images depend on, where they are not as published."""
+    told = data(scenario)["data"]
+    keys = ["split"] if "split" in told else []
+    if "duplicates" in told:  # those near training images are dropped, which public ones are not
+        keys += ["duplicates", *(["public_images"] if "public_images" in told else [])]
+    return {key: told[key] for key in keys}
 
 
 def outside(scenario: "Scenario") -> Plain:

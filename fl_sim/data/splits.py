@@ -1,12 +1,15 @@
 """What a study sets aside: the owner's held-out images, an attacker's public ones, a test set."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.data.base import Dataset, Split, Task
+from fl_sim.data.by_patient import by_patient
+from fl_sim.data.duplicates import NearDuplicates, without_near
 from fl_sim.data.partitions import single_labels
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import numpy_generator
@@ -26,20 +29,30 @@ class HeldOutSettings(Settings):
             out of the train split, at most a tenth of it.
         train_images: train on only so many images.
         test_images: test on only so many images.
+        split: ``"published"``, or ``"patient"``: all images are dealt out anew, a patient's to one
+            of the three splits, which have nearly the published sizes; where patients are known.
+        duplicates: images of another use that show the same photograph (see
+            :mod:`fl_sim.data.duplicates`): ``"warn"`` counts them, among 20,000 images at most;
+            ``"drop"`` leaves out test images near training images, and held-out and public images
+            near either, before any are drawn; ``"keep"`` does not look.
     """
 
     images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     public_images: int = Field(256, ge=0, le=MOST_IMAGES)
     train_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
+    split: Literal["published", "patient"] = "published"
+    duplicates: Literal["warn", "drop", "keep"] = "warn"
 
 
 @dataclass(frozen=True)
 class Divided:
     """A dataset's images by their use; no row of the dataset is in two of them.
 
-    Pictures may be: published files hold some twice (DermaMNIST rebuilt has one such pair between
-    ``train`` and ``public`` at seed 0), and several photographs of one lesion.
+    Photographs may be, unless near-duplicates are dropped: of DermaMNIST rebuilt 18 of 1,003
+    validation images and 26 of 2,005 test images show the same as a training image, and one public
+    image at seed 0 is, byte for byte, a training image. Other photographs of one lesion or patient
+    are not counted.
 
     Args:
         train: dealt out to hospitals, and what an attack can steal.
@@ -47,39 +60,51 @@ class Divided:
         public: the attacker's; may be empty. Where patients are known, no patient of these is in
             ``train``, and there may be a few less than asked for.
         test: for measuring only.
+        dropped: which near-duplicates were left out; ``None`` where none were to be.
     """
 
     train: Split
     held_out: Split
     public: Split
     test: Split
+    dropped: NearDuplicates | None = None
 
 
 def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
     """Set images aside, each draw keeping the proportions of the classes.
 
-    Held-out and test images come from splits of their own, as published. Whether published splits
-    separate patients is for their publishers; no image is dropped here for it.
+    Held-out and test images come from splits of their own, as published or by patient.
 
     Args:
         dataset: the published splits.
-        settings: how many images for what.
+        settings: how many images for what, and what becomes of patients and near-duplicates.
         seed: the scenario's.
 
     Raises:
-        FlSimError: if more images are asked for than there are; the message gives the maximum.
+        FlSimError: if more images are asked for than there are; the message gives the maximum. Or
+            if a split by patient is asked for and patients are not known.
     """
-    _require("[data] images", settings.images, len(dataset.validation), "validation split")
-    _require("[data] test_images", settings.test_images, len(dataset.test), "test split")
-    public, rest = _public(dataset.train, settings.public_images, seed)
+    if settings.split == "patient":
+        dataset = by_patient(dataset, seed)
+    public_rows, rest = _public(dataset.train, settings.public_images, seed)
+    train, public = _without(dataset.train, rest), dataset.train.subset(public_rows)
+    uses = {"train": train, "held-out": dataset.validation, "public": public, "test": dataset.test}
+    dropped, less = None, ""
+    if settings.duplicates == "drop":
+        uses, dropped = without_near(uses)
+        less = " without near-duplicates"
+    held_out, test = uses["held-out"], uses["test"]
+    _require("[data] images", settings.images, len(held_out), f"validation split{less}")
+    _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
     where = "train split without the public images"
-    _require("[data] train_images", settings.train_images, len(rest), where)
+    _require("[data] train_images", settings.train_images, len(train), where)
     task = dataset.task
     return Divided(
-        train=_draw(_without(dataset.train, rest), task, settings.train_images, seed, "train"),
-        held_out=_draw(dataset.validation, task, settings.images, seed, "held-out"),
-        public=dataset.train.subset(public),
-        test=_draw(dataset.test, task, settings.test_images, seed, "test"),
+        train=_draw(train, task, settings.train_images, seed, "train"),
+        held_out=_draw(held_out, task, settings.images, seed, "held-out"),
+        public=uses["public"],
+        test=_draw(test, task, settings.test_images, seed, "test"),
+        dropped=dropped,
     )
 
 
