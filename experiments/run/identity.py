@@ -63,7 +63,8 @@ def data(scenario: "Scenario") -> Plain:
     kind = dataset_settings(scenario.dataset.name)
     name = Path(scenario.dataset.name).name  # wherever the file lies
     sizes = scenario.data.differing()
-    sizes.pop("images", None)  # held out from a split of their own
+    if scenario.data.validation_share is None:
+        sizes.pop("images", None)  # held out from a split of their own, and never tested on
     return {"dataset": _component(scenario.dataset, kind, name), "data": sizes}
 
 
@@ -138,7 +139,7 @@ def floor(scenario: "Scenario") -> Plain:
     training = scenario.training.differing()
     for other in ("epochs", "dp"):  # its own epochs, and not privately, as defences are not either
         training.pop(other, None)
-    return {
+    content = {
         "dataset": data(scenario)["dataset"],
         "model": _model(scenario.model),
         "held_out": scenario.data.images,
@@ -147,6 +148,9 @@ def floor(scenario: "Scenario") -> Plain:
         "epochs": scenario.measure.scratch_epochs,
         "plugins": list(scenario.plugins),
     }
+    if scenario.data.validation_share is not None:
+        content["validation_share"] = scenario.data.validation_share
+    return content
 
 
 def outside(scenario: "Scenario") -> Plain:

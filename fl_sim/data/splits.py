@@ -1,10 +1,11 @@
 """What a study sets aside: the owner's held-out images, an attacker's public ones, a test set."""
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fl_sim.data.base import Dataset, Split, Task
 from fl_sim.data.partitions import single_labels
@@ -26,12 +27,26 @@ class HeldOutSettings(Settings):
             out of the train split, at most a tenth of it.
         train_images: train on only so many images.
         test_images: test on only so many images.
+        validation_share: to choose settings by: this share of the held-out images (of the
+            patients, where these are known) is set aside, each class in proportion; utility is
+            measured on it, and the test set stays closed. The defence has the others. Where not
+            given, it has all, and utility is measured on the test set.
     """
 
     images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     public_images: int = Field(256, ge=0, le=MOST_IMAGES)
     train_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
+    validation_share: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_set_to_test_on(self) -> Self:
+        if self.validation_share is not None and self.test_images is not None:
+            raise ValueError(
+                "test_images is of the test set, which validation_share keeps closed; leave one of "
+                "them out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,8 @@ class Divided:
         held_out: the data owner's, for cleaning a model.
         public: the attacker's; may be empty. Where patients are known, no patient of these is in
             ``train``, and there may be a few less than asked for.
-        test: for measuring only.
+        test: for measuring only; with ``validation_share`` a part of the held-out images, and no
+            image of the test split.
     """
 
     train: Split
@@ -67,19 +83,20 @@ def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
         seed: the scenario's.
 
     Raises:
-        FlSimError: if more images are asked for than there are; the message gives the maximum.
+        FlSimError: if more images are asked for than there are; the message gives the maximum. Or
+            if there are too few held-out images to set ``validation_share`` of them aside.
     """
     _require("[data] images", settings.images, len(dataset.validation), "validation split")
-    _require("[data] test_images", settings.test_images, len(dataset.test), "test split")
     public, rest = _public(dataset.train, settings.public_images, seed)
     where = "train split without the public images"
     _require("[data] train_images", settings.train_images, len(rest), where)
     task = dataset.task
+    held_out, test = _owners(dataset, settings, seed)
     return Divided(
         train=_draw(_without(dataset.train, rest), task, settings.train_images, seed, "train"),
-        held_out=_draw(dataset.validation, task, settings.images, seed, "held-out"),
+        held_out=held_out,
         public=dataset.train.subset(public),
-        test=_draw(dataset.test, task, settings.test_images, seed, "test"),
+        test=test,
     )
 
 
@@ -155,6 +172,32 @@ def _patients_for(
 
 def _without(train: Split, rest: NDArray[np.int64]) -> Split:
     return train if len(rest) == len(train) else train.subset(rest)
+
+
+def _owners(dataset: Dataset, settings: HeldOutSettings, seed: int) -> tuple[Split, Split]:
+    """Return the images of the owner's defence, and those that utility is measured on."""
+    held_out = _draw(dataset.validation, dataset.task, settings.images, seed, "held-out")
+    if settings.validation_share is None:
+        _require("[data] test_images", settings.test_images, len(dataset.test), "test split")
+        return held_out, _draw(dataset.test, dataset.task, settings.test_images, seed, "test")
+    part = _validation_part(held_out, dataset.task, settings.validation_share, seed)
+    return held_out.subset(np.flatnonzero(~part)), held_out.subset(np.flatnonzero(part))
+
+
+def _validation_part(held_out: Split, task: Task, share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which held-out images are measured on: whole patients, where these are known."""
+    units = np.arange(len(held_out)) if held_out.patients is None else held_out.patients
+    _, firsts, unit_of_image = np.unique(units, return_index=True, return_inverse=True)
+    count = round(share * len(firsts))
+    if not 0 < count < len(firsts):
+        what = "images" if held_out.patients is None else "patients"
+        raise FlSimError(
+            f"[data] validation_share is {share:g}, which leaves {count} of {len(firsts)} held-out "
+            f"{what} to measure on and {len(firsts) - count} to the defence; hold out more images."
+        )
+    classes = single_labels(held_out.labels, task)[firsts]
+    generator = numpy_generator(seed, "divide", "validation share")
+    return np.isin(unit_of_image, stratified(classes, count, generator))
 
 
 def _draw(split: Split, task: Task, images: int | None, seed: int, what: str) -> Split:
