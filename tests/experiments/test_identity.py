@@ -150,7 +150,9 @@ def test_who_knows_the_defence_depends_on_it() -> None:
     assert identity.upload(_built({**knowing, "data": {"images": 20}})) != known
 
 
-def test_what_is_measured_depends_on_the_held_out_images_where_a_part_of_them_is_tested_on() -> None:
+def test_what_is_measured_depends_on_the_held_out_images_where_a_part_of_them_is_tested_on() -> (
+    None
+):
     tuned = {**LAKE, "data": {"validation_share": 0.25}}
     fewer = _built({**LAKE, "data": {"validation_share": 0.25, "images": 20}})
     assert identity.upload(fewer) != identity.upload(_built(tuned))
