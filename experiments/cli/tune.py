@@ -90,7 +90,8 @@ def tune(
 
     Killed at any moment, the same command continues. Writes trials/ and final/ (sweeps),
     trials.csv (every setting tried, seed by seed), trials.png, chosen.json (what was chosen and
-    why), chosen.toml (a grid of it, for fl-sim sweep) and tuned.csv. Exit code 1 if cells failed.
+    why), chosen.toml (a grid of it, for fl-sim sweep) and tuned.csv. Exit code 1 if cells of final/
+    failed; a setting of which a trial failed, since it diverged for example, is not chosen.
     """
     from fl_sim.glance import at_a_glance
 
@@ -123,7 +124,7 @@ def tune(
         progress=make_progress(console, remaining=False),
     )
     _print(console, result)
-    if len(result.failed):
+    if result.reported and len(result.final_sweep.failed):
         raise typer.Exit(FAILED)
 
 

@@ -134,9 +134,7 @@ def make_choices(plan: Plan, trials: "pd.DataFrame") -> Choices:
         signed = [Point(p.utility, sign * p.leakage, p.seconds) for p in points]
         choice = choose(signed, plan.file.rule, None if limit is None else sign * limit)
         if choice is None:
-            errors = trials.loc[(trials["defense"] == label) & (trials["error"] != ""), "error"]
-            raise FlSimError(f"No setting of '{label}' could be measured; the first failed: "
-                             f"{next(iter(errors), 'it has no numbers.')}")  # fmt: skip
+            raise _unmeasured(label, trials)
         point = points[choice.index]
         chosen[label] = Chosen(
             name,
@@ -166,7 +164,8 @@ def means_of_settings(plan: Plan, trials: "pd.DataFrame") -> "pd.DataFrame":
     grouped = by_attack.groupby(keys, sort=False)
     means = grouped.agg(_mean)
     means[leakage] = grouped[leakage].agg(plan.leakage.strongest)
-    means.loc[means[utility].isna(), leakage] = float("nan")
+    missing = by_attack[[utility, leakage]].isna().any(axis=1).groupby(keys, sort=False).any()
+    means.loc[missing] = float("nan")
     return means.reset_index()
 
 
@@ -178,11 +177,10 @@ def rule_in_words(plan: Plan, choices: Choices) -> str:
             f"The knee of the Pareto front of {choices.leakage} and {measured}; among equals the "
             f"cheaper."
         )
-    bound = "at least" if plan.leakage.lower_leaks else "at most"
-    away = "less" if plan.leakage.lower_leaks else "more"
-    told = "" if choices.floor is None else (
-        f" (the floor, {choices.floor:.3f}, and {plan.file.leakage.margin:g} {away})"
-    )  # fmt: skip
+    bound, away = ("at least", "less") if plan.leakage.lower_leaks else ("at most", "more")
+    told = ""
+    if choices.floor is not None:
+        told = f" (the floor, {choices.floor:.3f}, and {plan.file.leakage.margin:g} {away})"
     return (
         f"Of the settings with {choices.leakage} of {bound} {choices.limit:.3f}{told} the one with "
         f"the highest {measured}; where none keeps that limit, the one that leaks least; among "
@@ -237,6 +235,12 @@ def read_choices(folder: Path) -> tuple[str, Choices]:
         raise FlSimError(
             f"The file {path} is missing or damaged; put it back, or tune into another folder."
         ) from None
+
+
+def _unmeasured(label: str, trials: "pd.DataFrame") -> FlSimError:
+    errors = trials.loc[(trials["defense"] == label) & (trials["error"] != ""), "error"]
+    first = next(iter(errors), "it has no numbers.")
+    return FlSimError(f"No setting of '{label}' could be measured; the first failed: {first}")
 
 
 def _utility(plan: Plan, frame: "pd.DataFrame") -> str:

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.tuning.choice import Choices, means_of_settings
 from experiments.tuning.plan import UNDEFENDED, Plan
@@ -11,6 +11,7 @@ from fl_sim.metrics.vocabulary import column_label
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
 def draw_trials(path: Path, plan: Plan, trials: "pd.DataFrame", choices: Choices) -> Path:
@@ -38,16 +39,14 @@ def draw_trials(path: Path, plan: Plan, trials: "pd.DataFrame", choices: Choices
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     panel = figure.subplots()
     undefended = points[points["defense"] == UNDEFENDED]
-    panel.plot(*(undefended[c] for c in columns), "x", color="0.3", label="undefended")
+    _mark(panel, undefended, columns, "x", color="0.3", label="undefended")
     for number, (label, one) in enumerate(choices.chosen.items()):
         own = points[points["defense"] == label].set_index("setting")
         colour = f"C{number % 10}"
-        panel.plot(*(own[c] for c in columns), "o", color=colour, alpha=0.5, markersize=4)
-        panel.plot(*(own.loc[[0], c] for c in columns), "s", color=colour, markersize=6)
-        panel.plot(
-            *(own.loc[[one.setting], c] for c in columns), "*", color=colour, markersize=15,
-            markeredgecolor="black", markeredgewidth=0.6, label=label,
-        )  # fmt: skip
+        _mark(panel, own, columns, "o", color=colour, alpha=0.5, markersize=4)
+        _mark(panel, own.loc[[0]], columns, "s", color=colour, markersize=6)
+        star = {"markersize": 15, "markeredgecolor": "black", "markeredgewidth": 0.6}
+        _mark(panel, own.loc[[one.setting]], columns, "*", color=colour, label=label, **star)
     if choices.limit is not None:
         panel.axvline(choices.limit, color="0.4", linestyle="--", linewidth=0.8, label="limit")
     panel.set_xlabel(column_label(choices.leakage))
@@ -66,3 +65,9 @@ def draw_trials(path: Path, plan: Plan, trials: "pd.DataFrame", choices: Choices
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())
+
+
+def _mark(
+    panel: "Axes", points: "pd.DataFrame", columns: list[str], sign: str, **style: Any
+) -> None:
+    panel.plot(points[columns[0]], points[columns[1]], sign, **style)

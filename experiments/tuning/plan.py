@@ -297,7 +297,8 @@ def _changed(values: Mapping[str, Any], overrides: Iterable[str]) -> Values:
     for override in overrides:
         key = override.partition("=")[0].strip().partition(".")[0]
         if key in own:
-            changed[key] = dict(changed[key]) if isinstance(changed.get(key), Mapping) else {}
+            if isinstance(changed.get(key), Mapping):
+                changed[key] = dict(changed[key])
             apply_override(changed, override)
         elif key in ("attack", "defense"):
             raise FlSimError(f"--set {override}: a tuning file has its own attacks and defences.")

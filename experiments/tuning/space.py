@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.errors import FlSimError, did_you_mean, shown
@@ -127,4 +127,17 @@ class Space:
                 f"such as {{low = 1e-4, high = 1e-2, log = true}}."
             )
         place = f"{self.where} try {key}"
-        return [parse(Range, c, place) if isinstance(c, Mapping) else c for c in listed]
+        read = [parse(Range, c, place) if isinstance(c, Mapping) else c for c in listed]
+        for choice in read:
+            for value in (choice.low, choice.high) if isinstance(choice, Range) else (choice,):
+                self._require_possible(key, value, place)
+        return read
+
+    def _require_possible(self, key: str, value: Any, place: str) -> None:
+        """Refuse a value that the key cannot have, whatever the other keys say."""
+        field: Any = TypeAdapter(self._kind.model_fields[key].rebuild_annotation())
+        try:
+            field.validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise FlSimError(f"{place} has the value {shown(value)}. {why}.") from None
