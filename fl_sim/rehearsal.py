@@ -235,6 +235,7 @@ class _Play:
                 stream=self.stream.at("defence", number),
                 progress=self.outside.progress,
                 entries=entries,
+                training=self.lake,
             )
         )
         return state_of(model) | entries

@@ -12,7 +12,7 @@ from fl_sim.cells import guarded, read_texts
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import Stand, cut, locked, write_atomically, writing
 from fl_sim.metrics.vocabulary import column_order, natural
-from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import NO_EXTRACTION, SUMMED_UP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,13 +215,15 @@ def summary(table: "pd.DataFrame") -> "pd.DataFrame":
     put below each other; where two scenarios differ in their settings alone, ``scenario`` stands
     before them. Stages stand in the order of the way, single attackers' after them by number.
 
-    A metric of extractions has two columns, ``"<metric> raw"`` and ``"<metric> strongest"``; the
-    others have one.
+    A metric of extractions has three columns: ``"<metric> raw"``, as the key gives it; ``"<metric>
+    chosen"``, of the extraction that an attacker would choose without a true image; and ``"<metric>
+    strongest"``, picked with the true images, metric by metric: an upper end that no attacker can
+    pick himself. The others have one.
 
     Args:
         table: as :meth:`Results.table` returns it.
     """
-    rows = table[table["extraction"].isin([NO_EXTRACTION, RAW, STRONGEST])]
+    rows = table[table["extraction"].isin([NO_EXTRACTION, *SUMMED_UP])]
     suffix = (" " + rows["extraction"]).where(rows["extraction"] != NO_EXTRACTION, "")
     places = {stage: place for place, stage in enumerate(sorted(set(rows["stage"]), key=in_order))}
     rows = rows.assign(column=rows["metric"] + suffix, order=rows["stage"].map(places))

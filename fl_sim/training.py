@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from fl_sim.data.base import Split, Task, predicted_masks
@@ -21,8 +21,14 @@ from fl_sim.privacy import DpSettings, PrivateGradients, check_private, poisson_
 from fl_sim.progress import SILENT, Progress, piece
 from fl_sim.randomness import Stream
 from fl_sim.settings import MOST_EPOCHS, Settings
+from fl_sim.views import Orientations, labelled_view, shares_loss
 
 PREDICTED_PIXELS = 1 << 20
+_WARMUP = 50
+
+Schedule = Literal["constant", "cosine"]
+View = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""``view(images, labels)``: the batch as the network is shown it; see :mod:`fl_sim.views`."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """``loss(logits, images, labels)``, where images are as the network takes them."""
@@ -46,8 +52,33 @@ class StepSettings(Settings):
     flip: bool = False
 
 
-class TrainingSettings(StepSettings):
-    """How a network is trained on its task, beside the keys of every step.
+class ViewSettings(StepSettings):
+    """What is shown to a network, beside the keys of every step.
+
+    Args:
+        views: images as they are (``"none"``), also flipped left to right (``"flip"``), or in all
+            eight orientations of a square (``"square"``), drawn anew at each step.
+        mixup: images are mixed pairwise, and their labels with them, with shares up to this one
+            (Zhang et al., "mixup", ICLR 2018); 0 for none.
+    """
+
+    views: Orientations = "none"
+    mixup: float = Field(0.0, ge=0, le=1)
+
+
+class RecipeSettings(ViewSettings):
+    """How a training or fine-tuning goes along, beside what is shown and the keys of every step.
+
+    Args:
+        schedule: the learning rate stays (``"constant"``), or rises for fifty steps and falls to
+            zero along half a cosine (``"cosine"``).
+    """
+
+    schedule: Schedule = "constant"
+
+
+class TrainingSettings(RecipeSettings):
+    """How a network is trained on its task, beside the keys of every recipe.
 
     Args:
         epochs: passes over the local images (centralized), or passes in each round (federated).
@@ -59,6 +90,15 @@ class TrainingSettings(StepSettings):
     epochs: float = Field(8.0, gt=0, le=MOST_EPOCHS)
     learning_rate: float = Field(3e-4, gt=0)
     dp: DpSettings | None = None
+
+    @model_validator(mode="after")
+    def _private_as_they_are(self) -> Self:
+        if self.dp is not None and (self.mixup or self.views != "none"):
+            raise ValueError(
+                "dp bounds what one image adds to a gradient, so it takes images as they are; "
+                "leave out views and mixup"
+            )
+        return self
 
     def steps(self, images: int) -> int:
         """Number of optimizer steps for ``images`` local images, at least one."""
@@ -146,6 +186,35 @@ def make_optimizer(
     return torch.optim.Adam(parameters, learning_rate, weight_decay=decay, fused=True)
 
 
+def labelled_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the task's loss; with labels that were mixed into shares, their cross entropy."""
+    if labels.is_floating_point():
+        return shares_loss(logits, labels, task)
+    return task.loss(logits, labels)
+
+
+def view_of(settings: ViewSettings, task: Task, generator: np.random.Generator) -> View | None:
+    """Return what settings say is shown of each batch; ``None`` for the images as they are."""
+    if settings.views == "none" and not settings.mixup:
+        return None
+
+    def view(pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return labelled_view(pixels, labels, task, settings.views, settings.mixup, generator)
+
+    return view
+
+
+def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Return what a learning rate is multiplied by at a step, from 0, of ``steps``.
+
+    ``"cosine"`` rises linearly over the first fifty steps and falls to zero along half a cosine.
+    """
+    if schedule == "constant":
+        return 1.0
+    warm = min(1.0, (step + 1) / min(_WARMUP, steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def batch_indices(
     images: int, batch_size: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
@@ -173,6 +242,7 @@ def task_step(
     optimizer: torch.optim.Optimizer,
     *,
     flip: NDArray[np.bool_] | None = None,
+    view: View | None = None,
     add_gradient: Callable[[], None] | None = None,
     loss: Loss | None = None,
 ) -> float:
@@ -182,6 +252,7 @@ def task_step(
         model, data, task, optimizer: as everywhere.
         indices: the batch.
         flip: which images of the batch, with their masks, are flipped left to right.
+        view: what is shown of the batch; mixed labels are learned by cross entropy.
         add_gradient: called after the backward pass; may add to the parameters' gradients.
         loss: what is minimised, where it is not the task's own loss.
     """
@@ -192,10 +263,12 @@ def task_step(
         pixels[mask] = pixels[mask].flip(-1)
         if task.is_segmentation:
             labels[mask] = labels[mask].flip(-1)
+    if view is not None:
+        pixels, labels = view(pixels, labels)
     optimizer.zero_grad(set_to_none=True)
     inputs, labels = normalized(pixels.to(device)), labels.to(device)
     logits = model(inputs)
-    value = task.loss(logits, labels) if loss is None else loss(logits, inputs, labels)
+    value = labelled_loss(task, logits, labels) if loss is None else loss(logits, inputs, labels)
     value.backward()
     if add_gradient is not None:
         add_gradient()
@@ -318,6 +391,9 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
     if private is not None:
         batches = poisson_batches(len(run.data), private.rate, generator)
     optimizer = make_optimizer(run.model.parameters(), settings, settings.learning_rate)
+    step_of: Callable[..., float] = partial(task_step, view=view_of(settings, run.task, generator))
+    if private is not None:
+        step_of = partial(private_step, gradients=private)
     report = TrainReport(steps=steps)
 
     def add_gradient() -> None:
@@ -331,8 +407,8 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
         for step in range(steps):
             indices = next(batches)
             flip = generator.random(len(indices)) < 0.5 if settings.flip else None
+            _set_rate(optimizer, run, step, steps)
             hooks.before_step(step / steps, optimizer)
-            step_of = task_step if private is None else partial(private_step, gradients=private)
             loss = step_of(
                 run.model,
                 run.data,
@@ -352,6 +428,14 @@ def train(run: LocalTraining, hooks: StepHooks = HONEST) -> TrainReport:
         report.dp_epsilon = private.epsilon(run.window.steps_by(run.window.end, steps))
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, run: LocalTraining, step: int, steps: int) -> None:
+    """Set the task's rate for where the whole run stands, of which this training is a part."""
+    before, whole = (run.window.steps_by(end, steps) for end in (run.window.start, 1.0))
+    factor = rate_factor(run.settings.schedule, before + step, max(whole, before + steps))
+    for group in optimizer.param_groups:
+        group["lr"] = run.settings.learning_rate * factor
 
 
 def _private_gradients(run: LocalTraining, steps: int) -> PrivateGradients | None:

@@ -1,7 +1,7 @@
 """Who trains in a round: which node is which hospital, and which of them are drawn."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -47,13 +47,20 @@ def cohort_size(hospitals: int, cohort: int | float) -> int:
 
 
 def sample_cohort(
-    hospitals: int, cohort: int | float, seed: int, server_round: int
+    hospitals: Sequence[int], cohort: int | float, seed: int, server_round: int
 ) -> tuple[int, ...]:
-    """Draw the hospitals that train in a round, sorted; the same for the same arguments."""
-    size = cohort_size(hospitals, cohort)
+    """Draw the hospitals that train in a round, sorted; the same for the same arguments.
+
+    Args:
+        hospitals: numbers of those that may be drawn.
+        cohort: how many, see :func:`cohort_size`.
+        seed: of the scenario.
+        server_round: from 1.
+    """
+    size = cohort_size(len(hospitals), cohort)
     generator = numpy_generator(seed, "cohort", server_round)
-    drawn = generator.choice(hospitals, size=size, replace=False)
-    return tuple(sorted(int(number) for number in drawn))
+    drawn = generator.choice(len(hospitals), size=size, replace=False)
+    return tuple(sorted(hospitals[int(place)] for place in drawn))
 
 
 def map_nodes(grid: Grid, hospitals: int, timeout: float) -> dict[int, int]:

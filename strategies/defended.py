@@ -62,6 +62,7 @@ class DefendedStrategy(Strategy):
         dealt: how many training images each hospital has, where the server knows: an upload that
             claims another number is rejected.
         needed: metrics that every upload must have beside ``num-examples``.
+        absent: numbers of hospitals that are never asked; cohorts are drawn from the others.
 
     Raises:
         FlSimError: if the cohort is impossible, or too small for the strategy.
@@ -82,12 +83,14 @@ class DefendedStrategy(Strategy):
         buffers: Collection[str] = (),
         dealt: Sequence[int] | None = None,
         needed: Collection[str] = (),
+        absent: Collection[int] = (),
     ) -> None:
         if isinstance(inner, Strategy):
             inner = as_aggregator(inner)
         self._aggregator = inner
         self._inner = Inner(inner)
         self._hospitals = hospitals
+        self._present = [number for number in range(hospitals) if number not in set(absent)]
         self._settings_json = hospital_settings_json
         self._seed = seed
         self._cohort = cohort
@@ -100,7 +103,7 @@ class DefendedStrategy(Strategy):
         self._timeout = 3600.0
         self._dealt = dealt
         self._needed = tuple(needed)
-        size = cohort_size(hospitals, cohort)
+        size = cohort_size(len(self._present), cohort)
         if size < inner.min_replies:
             raise too_few(inner.name, inner.min_replies, size)
 
@@ -385,7 +388,7 @@ class DefendedStrategy(Strategy):
     def _cohort_grid(self, server_round: int, grid: Grid) -> CohortGrid:
         if not self._nodes:
             self._nodes = map_nodes(grid, self._hospitals, self._timeout)
-        cohort = sample_cohort(self._hospitals, self._cohort, self._seed, server_round)
+        cohort = sample_cohort(self._present, self._cohort, self._seed, server_round)
         return CohortGrid(grid, [n for n, hospital in self._nodes.items() if hospital in cohort])
 
     def _in_order(self, messages: Iterable[Message]) -> list[Message]:

@@ -17,8 +17,9 @@ from experiments.benchmarks.steps import (
     task_of,
     task_step_of,
 )
-from fl_sim.defenses.loops.distil import DistillingSettings, _shares, _step
+from fl_sim.defenses.loops.distil import DistillingSettings, _step
 from fl_sim.models import ModelSpec, build, reachable
+from fl_sim.views import label_shares
 
 NETWORKS = (
     ("resnet18", "default", 28), ("resnet50", "default", 28), ("mobilenet_v3_small", "default", 32),
@@ -65,7 +66,7 @@ def _distillation(spec: ModelSpec, batch: int) -> Callable[[], object]:
     optimizer = torch.optim.Adam(student.parameters(), 1e-5, fused=True)
     images, labels = random_images(spec, batch).tensors()
     task = task_of(spec)
-    shares = _shares(labels, task)
+    shares = label_shares(labels, task)
     return lambda: _step(student, teacher, images, shares, task, optimizer, DistillingSettings())
 
 

@@ -98,7 +98,7 @@ def gate(
     report, state = pass_gate(
         artifact, opened.held_out, task, settings, Stream(seed),
         declared=Declaration(declared or task.kind), progress=make_progress(console),
-        found=(*opened.checkpoint.findings, *known.findings),
+        found=(*opened.checkpoint.findings, *known.findings), training=opened.dataset.train,
     )  # fmt: skip
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())

@@ -90,7 +90,7 @@ def clean(
     release = Release(
         built, opened.artifact.spec, opened.held_out, opened.dataset.task,
         Stream(seed, ("release", 0)), progress=make_progress(console),
-        entries={n: v.clone() for n, v in entries.items()},
+        entries={n: v.clone() for n, v in entries.items()}, training=opened.dataset.train,
     )  # fmt: skip
     state, report = cleaned_release(chosen, name, release, opened.artifact.state)
     after = _worth(built, test, opened)

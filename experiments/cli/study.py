@@ -16,17 +16,30 @@ def tables(
     ] = False,
     take_from: Annotated[
         Path | None,
-        typer.Option("--take", help="Folder of a finished study or sweep whose table is taken in."),
+        typer.Option(
+            "--take", help="Folder of a study or sweep, finished or not, that is taken in."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study that it is taken into.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Of a sweep that is taken in: it was the whole study.")
+    ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Of a sweep that is taken in: what was changed."
+        ),
+    ] = None,
 ) -> None:
     """Write the tables of the README and of the studies' pages anew from the studies' results."""
-    from experiments.studies.published import take, write_pages
+    from experiments.studies.published import write_pages
+    from experiments.studies.taking import take
     from experiments.tables.console import make_console, plain
 
     console = make_console()
     if take_from is not None:
-        console.print(f"Taken: {plain(take(take_from, name))}")
+        taken = take(take_from, name, full=full, changes=changes or ())
+        console.print(f"Taken: {plain(taken.path)}; {plain(taken.said)}", soft_wrap=True)
     for page, names in write_pages(check).items():
         console.print(f"{plain(page)}: {', '.join(names) or 'no tables'}")
 

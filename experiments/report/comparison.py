@@ -9,9 +9,13 @@ from experiments.report.leaks import leak_cell, turned
 from experiments.report.measured import CHANCE, Measurements, number, range_text
 from experiments.report.runs import Group, Sources
 from fl_sim.errors import FlSimError
+from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH
 from fl_sim.metrics.vocabulary import column_label, known, split_column
 from fl_sim.statistics import Interval
 from fl_sim.words import STRONGEST
+
+_GUESSES = (CHANCE, FLOOR, FLOOR_HIGH)
+"""Floors that are lines in bars and have no columns."""
 
 Column = tuple[str, Callable[[Measurements], Cell]]
 
@@ -40,7 +44,7 @@ def overview_table(groups: Sequence[Group], measured: Sequence[Measurements]) ->
         [names[n] for n in used],
         [Block(name, members) for name, members in families.items()],
         note="Before: at upload, or for utility as the defence got it. Identified: the better of "
-        "distance and correlation; the line in a bar is what the best of as many blind guesses "
+        "distance and correlation; the line in a bar is what the best of as many guesses "
         f"finds, or the SSIM floor.{turned(leaks)}",
     )
 
@@ -67,7 +71,7 @@ def _overview_columns(measured: Sequence[Measurements], leaks: Sequence[str]) ->
 
 def _leak_columns(metric: str) -> list[Column]:
     """Return the columns of a metric of extractions: before, at release, and its floor."""
-    name, floors = column_label(metric), [f for f in known(metric).floors if f != CHANCE]
+    name, floors = column_label(metric), [f for f in known(metric).floors if f not in _GUESSES]
     columns: list[Column] = [
         (f"{name} before", lambda m: leak_cell(m, m.stages[0], metric)),
         (f"{name} at release", lambda m: leak_cell(m, "release", metric)),

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable
 
-from experiments.report.cells import Block, Cell, Row, Table, barred, is_share, plain_cell, single
-from experiments.report.measured import CHANCE, Measurements, Words
+from experiments.report.cells import Block, Cell, Row, Table, barred, is_share, plain_cell
+from experiments.report.measured import Measurements, Words
 from fl_sim.metrics.vocabulary import LOWER_LEAKS, column_label, known
 from fl_sim.statistics import Interval
-from fl_sim.words import STRONGEST
+from fl_sim.words import STRONGEST, SUMMED_UP
 
 
 def leakage_table(measured: Measurements, words: Words) -> Table | None:
     """Return leakage by stage, raw and at best, beside its floors."""
     blocks = []
     for stage in measured.stages:
-        kept = [e for e in ("raw", STRONGEST) if measured.get(stage, "ssim", e)]
+        kept = [e for e in SUMMED_UP if measured.get(stage, "ssim", e)]
         rows = [_leak_row(measured, stage, e, words, strong=e == STRONGEST) for e in kept]
         if rows:
             blocks.append(Block(words.stage(stage).capitalize(), rows))
@@ -27,9 +27,10 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
         "Extraction",
         columns,
         blocks,
-        note="Best: the strongest of all restorations, metric by metric. A line in a bar is the "
-        "floor: the mean of public images for SSIM; for identification one blind guess, and for "
-        f"the best extraction the best of as many guesses.{turned(measured.leaks)}",
+        note="Chosen: what an attacker would choose without a true image. Best: picked with the true "
+        "images, metric by metric, an upper end that no attacker can pick himself. A line in a bar "
+        "is the floor: the mean of public images for SSIM; for identification what the best of as "
+        f"many guesses finds as there are extractions.{turned(measured.leaks)}",
     )
 
 
@@ -37,7 +38,7 @@ def extractions_table(measured: Measurements, words: Words) -> Table | None:
     """Return leakage by stage and every extraction."""
     blocks = []
     for stage in measured.stages:
-        names = [e for e in measured.extractions(stage) if e != STRONGEST]
+        names = measured.extractions(stage)
         if names:
             rows = [_leak_row(measured, stage, e, words) for e in names]
             blocks.append(Block(words.stage(stage).capitalize(), rows))
@@ -77,7 +78,7 @@ def leak_cell(measured: Measurements, stage: str, metric: str, extraction: str =
     found = measured.get(stage, metric, extraction)
     if not (known(metric).floors and is_share(metric)):
         return plain_cell(found, metric)
-    return barred(found, measured.floor_of(stage, metric, extraction), metric)
+    return barred(found, measured.floor_of(stage, metric), metric)
 
 
 def turned(metrics: Iterable[str]) -> str:
@@ -94,19 +95,7 @@ def _floor_rows(measured: Measurements) -> list[Row]:
             found = next((i for s in measured.stages if (i := measured.get(s, floor))), None)
             if found:
                 kinds.setdefault(known(floor).title, {})[metric] = found
-    rows = [
+    return [
         Row(title, [plain_cell(found[m], m) if m in found else Cell("") for m in measured.leaks])
         for title, found in kinds.items()
     ]
-    return rows + _best_guess_rows(measured)
-
-
-def _best_guess_rows(measured: Measurements) -> list[Row]:
-    """Return what the best of as many guesses finds as there are extractions, where several are."""
-    stage = measured.stages[-1]
-    guessing = measured.guessing(stage, "")
-    if guessing is None or guessing.tries < 2:
-        return []
-    luck = plain_cell(single(guessing.expected))
-    cells = [luck if CHANCE in known(m).floors else Cell("") for m in measured.leaks]
-    return [Row(f"Best of {guessing.tries} blind guesses", cells)]

@@ -7,17 +7,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.runs import IDENTIFIED, Group
-from fl_sim.metrics.guessing import MOST_IMAGES, Guessing
+from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH, MOST_IMAGES, blind_guessing
 from fl_sim.metrics.vocabulary import describe, known, names_of
 from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, mean_interval
-from fl_sim.words import NO_EXTRACTION, STRONGEST
+from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CHANCE = "identification_chance"
-"""The floor that is a guess, of which several may be made."""
+"""What one blind guess finds."""
 
 _RESTORED = {
     "affine": "affine, by pixel",
@@ -89,10 +89,9 @@ class Measurements:
         return mean_interval([sum(values) for values in zip(*by_round, strict=True)])
 
     def extractions(self, stage: str) -> list[str]:
-        """Return the extractions measured at a stage: raw, then restorations, then strongest."""
+        """Return the extractions measured at a stage: raw, then restorations and variants."""
         found = [k[2] for k in self._values if k[1] == stage and k[3] == "ssim"]
-        names = [name for name in dict.fromkeys(found) if name != STRONGEST]
-        return names + ([STRONGEST] if STRONGEST in found else [])
+        return [name for name in dict.fromkeys(found) if name not in (CHOSEN, STRONGEST)]
 
     def metrics(self, stage: str, extraction: str = NO_EXTRACTION) -> list[str]:
         """Return the metrics measured at a stage, in the table's order."""
@@ -123,15 +122,13 @@ class Measurements:
         """The metric that says what the model is worth."""
         return next(iter(self.utilities), None)
 
-    def floor_of(self, stage: str, metric: str, extraction: str = STRONGEST) -> float:
+    def floor_of(self, stage: str, metric: str) -> float:
         """Return what an attacker without the model reaches by a metric of extractions, or ``nan``.
 
-        Of identification it is one blind guess; for the best extraction, the best of as many.
+        Of identification it is what the best of as many guesses finds as there are extractions.
         """
         floor = next(iter(known(metric).floors), "")
-        if floor == CHANCE:
-            return self.luck(stage, metric) if extraction == STRONGEST else self.chance
-        return self.mean(stage, floor)
+        return self.luck(stage) if floor == FLOOR else self.mean(stage, floor)
 
     @property
     def floor(self) -> Interval | None:
@@ -151,25 +148,32 @@ class Measurements:
         told = 1 / chance if math.isnan(written) and chance > 0 else written
         return round(told) if math.isfinite(told) else 0
 
-    def guessing(self, stage: str, metric: str = IDENTIFIED) -> Guessing | None:
-        """Return what blind guesses find, the best of as many as there are extractions.
+    def luck(self, stage: str) -> float:
+        """Return the share of images that guessing finds, or ``nan``.
 
-        Args:
-            stage: whose extractions are counted.
-            metric: of identification; :data:`IDENTIFIED` is the better of two, of each extraction.
-
-        Returns:
-            ``None`` where it is not known how many images there are, or the chance.
+        It is the best of as many guesses as there are extractions, by one who knows what the key
+        tells; in tables of earlier versions, which do not have it, of blind ones.
         """
-        if not 0 < self.stolen <= MOST_IMAGES or not 0 < self.chance <= 1:
-            return None
-        extractions = max(1, len([e for e in self.extractions(stage) if e != STRONGEST]))
-        return Guessing(self.stolen, self.chance, extractions * (2 if metric == IDENTIFIED else 1))
+        if self.get(stage, FLOOR) is not None:
+            return self.mean(stage, FLOOR)
+        return blind_guessing(*self._blind(stage)).expected if self._guessable else self.chance
 
-    def luck(self, stage: str, metric: str = IDENTIFIED) -> float:
-        """Return the share of images that guessing finds, see :meth:`guessing`, or ``nan``."""
-        guessing = self.guessing(stage, metric)
-        return self.chance if guessing is None else guessing.expected
+    def most_luck(self, stage: str) -> float:
+        """Return the share of images that such guessing exceeds in 2.5 % of cases, or ``nan``."""
+        if self.get(stage, FLOOR_HIGH) is not None:
+            return self.mean(stage, FLOOR_HIGH)
+        return blind_guessing(*self._blind(stage)).high if self._guessable else math.nan
+
+    def tries(self, stage: str) -> int:
+        """Return how many extractions were tried at a stage, one at least."""
+        return max(1, len(self.extractions(stage)))
+
+    @property
+    def _guessable(self) -> bool:
+        return 0 < self.stolen <= MOST_IMAGES and 0 < self.chance <= 1
+
+    def _blind(self, stage: str) -> tuple[int, float, int]:
+        return self.stolen, self.chance, self.tries(stage)
 
     @property
     def chance(self) -> float:
@@ -203,9 +207,10 @@ class Words:
 
     def extraction(self, name: str) -> str:
         """Return an extraction's name for people."""
-        if name == "raw":
-            return "raw"
-        return "best" if name == STRONGEST else _RESTORED.get(name, name.replace("_", " "))
+        said = {RAW: "raw", CHOSEN: "chosen by the attacker", STRONGEST: "best"}
+        if name in said:
+            return said[name]
+        return _RESTORED.get(name, name.replace("_", " "))
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -14,10 +14,6 @@ from experiments.report.words import plain, sentence_case
 from fl_sim.metrics.vocabulary import column_label
 from fl_sim.words import STRONGEST
 
-SURE = 0.001
-"""More images than guessing identifies: where the best of as many blind guesses does as well less
-often than this. Strict, since a key that tells the images' classes guesses better than blindly."""
-
 
 class Story:
     """What the numbers of one group say.
@@ -55,15 +51,17 @@ class Story:
     def leaks(self, stage: str) -> bool | None:
         """Tell whether more images are identified at a stage than guessing would identify.
 
+        That is, more than the best of as many guesses as there are extractions exceeds in one case
+        of forty, by one who knows what the key tells.
+
         Returns:
             ``None`` where that was not measured.
         """
         found = self.measured.get(stage, IDENTIFIED, STRONGEST)
-        guessing = self.measured.guessing(stage)
-        if found is None or guessing is None or not 0 <= found.mean <= 1:
+        guessed = self.measured.most_luck(stage)
+        if found is None or math.isnan(guessed) or not 0 <= found.mean <= 1:
             return None
-        images = round(found.mean * guessing.images * found.n)
-        return guessing.reaches(images, found.n) < SURE
+        return found.mean > guessed
 
     @property
     def headline(self) -> str:
@@ -219,11 +217,11 @@ class Story:
 
     def _guess(self, stage: str) -> str:
         """Return what guessing finds, in words."""
-        guessing = self.measured.guessing(stage)
-        if guessing is None:
+        luck, tries = self.measured.luck(stage), self.measured.tries(stage)
+        if math.isnan(luck):
             return "it is not known what guessing finds"
-        of = f"the best of {guessing.tries} blind guesses, as many as there are ways to look,"
-        return f"{of} finds {self.count(guessing.expected)}"
+        of = f"the best of {tries} guesses, as many as there are ways to look,"
+        return f"{of} finds {self.count(luck)}"
 
 
 def _leaks(measured: Measurements, stage: str) -> bool:

@@ -33,12 +33,22 @@ from fl_sim.restorations.learned import LEARNED, learn
 
 @dataclass(frozen=True)
 class Target:
-    """What one attacker wants: the true images, for measuring, and his key, for extracting."""
+    """What one attacker wants: the true images, for measuring, and his key, for extracting.
+
+    Args:
+        hospital: whose images they are.
+        originals: ``[n, channels, height, width]`` in [0, 1].
+        labels: theirs.
+        key: file.
+        key_has_labels: whether it tells the label of each image.
+        payload: what a carrier is given, where that is known before training.
+    """
 
     hospital: int
     originals: torch.Tensor
     labels: torch.Tensor
     key: Path
+    key_has_labels: bool
     payload: Payload | None
 
 
@@ -86,7 +96,9 @@ class Measurer:
         """Note what an attacker steals, and write his key to its file."""
         key = write_key(self._folder.path / "keys" / f"hospital-{hospital}.safetensors", plan.key)
         labels = torch.tensor(data.labels[plan.indices])
-        self.targets.append(Target(hospital, plan.targets, labels, key, plan.payload))
+        attack = self._scenario.make_attack()
+        told = attack is not None and attack.key_has_labels
+        self.targets.append(Target(hospital, plan.targets, labels, key, told, plan.payload))
 
     def record(
         self,
@@ -149,6 +161,7 @@ class Measurer:
             public_labels=public_labels if single_label else None,
             restorations=self._restorations,
             variants=self._variants(artifact, target.key, public),
+            key_labels=target.labels if target.key_has_labels else None,
         )
         rows = leakage.rows + self._survival_rows(artifact, target, extraction, sends)
         rows += self._usability_rows(stage, target, leakage)

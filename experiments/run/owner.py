@@ -85,6 +85,7 @@ class Owner:
                     evaluate=None if self._scenario.federation else self._logged_utility(),
                     progress=self._progress,
                     reference=reference,
+                    training=None if self._scenario.federation else self._case.train,
                 )
             )
         return state_of(model) | entries, report

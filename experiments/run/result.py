@@ -80,8 +80,9 @@ class Result:
         """What the first attacker recovered last, by ``"<stage>/<extraction>"``, in [0, 1].
 
         For example ``result.recovered["release/affine"]``; each float32 ``[n, channels, height,
-        width]`` in the order of ``originals``. Kept are ``raw``, ``affine``, ``learned`` and the
-        strongest extraction of each stage; see :meth:`best`.
+        width]`` in the order of ``originals``. Kept are ``raw``, ``affine``, ``learned``, the
+        strongest extraction of each stage and the one that an attacker would choose; see
+        :meth:`best`.
         """
         return {
             name: images
@@ -186,7 +187,7 @@ def _in_short(view: "pd.DataFrame") -> str:
     parts = [
         _said("images intact", value("images_intact"), "of", hidden),
         _said("SSIM at best", value("ssim strongest"), "floor", value("ssim_floor_mean")),
-        _said("found", found, "one guess", value("identification_chance")),
+        _said("found", found, "guessing", value("identification_floor")),
         _said(
             column_label(utility),
             value(utility),

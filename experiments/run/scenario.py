@@ -42,6 +42,9 @@ class FederationSettings(Together):
         strategy: registered aggregation strategy and its settings.
         partition: how the training images are dealt out.
         cohort: hospitals sampled in each round; all where not given.
+        absent: numbers of those that take no part, though images are dealt out to them. With the
+            malicious ones' numbers it is the control of every federation: what the honest
+            hospitals reach without them.
         defend: when the aggregate is cleaned: before ``"every"`` broadcast, before every n-th, or
             only the ``"last"`` model, which is exported.
         boost: factor on malicious updates (model replacement).
@@ -60,6 +63,7 @@ class FederationSettings(Together):
     rounds: int = Field(8, ge=1, le=MOST_ROUNDS)
     strategy: Component = Component(name="fedavg")
     cohort: int | None = Field(None, ge=1)
+    absent: tuple[int, ...] = ()
     defend: Literal["every", "last"] | int = "every"
     malicious_rounds: tuple[int, ...] | Literal["last", "alternate"] | None = None
     engine: EngineSettings = EngineSettings()
@@ -74,14 +78,29 @@ class FederationSettings(Together):
             )
         if len(set(self.malicious)) < len(self.malicious):
             raise ValueError("malicious names a hospital twice")
-        if self.cohort is not None and self.cohort > self.hospitals:
-            raise ValueError(f"cohort is {self.cohort}, but there are {self.hospitals} hospitals")
+        gone = [h for h in self.absent if not 0 <= h < self.hospitals]
+        if gone:
+            raise ValueError(
+                f"absent names hospital {gone[0]}, but {self.hospitals} hospitals are numbered 0 "
+                f"to {self.hospitals - 1}"
+            )
+        if not self.present:
+            raise ValueError("absent names every hospital; leave one that trains")
+        if self.cohort is not None and self.cohort > len(self.present):
+            raise ValueError(
+                f"cohort is {self.cohort}, but there are {len(self.present)} hospitals"
+            )
         late = [r for r in self.attack_rounds or () if not 1 <= r <= self.rounds]
         if late:
             raise ValueError(f"malicious_rounds names round {late[0]} of 1 to {self.rounds}")
         if isinstance(self.defend, int) and self.defend < 1:
             raise ValueError('defend is "every", "last" or a number of rounds from 1')
         return self
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Numbers of the hospitals that take part."""
+        return tuple(number for number in range(self.hospitals) if number not in self.absent)
 
     @property
     def attack_rounds(self) -> tuple[int, ...] | None:
@@ -222,8 +241,18 @@ class Scenario(Settings):
                 "says whose images are stolen."
             )
         scenario = parse(cls, plain, "The scenario")
+        scenario._refuse_absent_attackers()
         scenario._refuse_attacked_outside()
         return scenario
+
+    def _refuse_absent_attackers(self) -> None:
+        """Refuse an attack by a hospital that takes no part."""
+        gone = set(self.attackers) & set(self.federation.absent if self.federation else ())
+        if gone:
+            raise FlSimError(
+                f"[federation] absent and malicious both name hospital {min(gone)}; a federation "
+                f'without its malicious hospitals has attack = "none".'
+            )
 
     def _refuse_attacked_outside(self) -> None:
         """Refuse an attacker whose data from outside are called as those that he attacks.
@@ -376,7 +405,7 @@ def _federation(value: Any) -> FederationSettings:
     )
     federation = parse(FederationSettings, table, "[federation]")
     check_strategy(
-        name, checked, federation.cohort or federation.hospitals, "[federation] strategy"
+        name, checked, federation.cohort or len(federation.present), "[federation] strategy"
     )
     return federation
 

@@ -5,8 +5,10 @@ results and its page lie with it. ``fl-sim study NAME`` runs it.
 
 One that is a :class:`GridStudy` says which cells there are (``grid``), what of the sweep's long
 table its own table shows (``tabulate``) and how that is drawn (``draw``). Running, sharing and
-resuming is the sweep's. Beside the table ``<name>.csv`` lies ``<name>.json``: where its numbers
-come from.
+resuming is the sweep's. Its rows by seed are kept in ``rows.csv`` (see
+:mod:`experiments.studies.rows`), from which the table is made, so that a study is extended over
+days and machines. Beside the table ``<name>.csv`` lies ``<name>.json``: where its numbers come
+from.
 """
 
 import json
@@ -17,10 +19,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.run.shipped import find
+from experiments.run.toml_file import read_toml
+from experiments.studies.origin import counted, joined, provenance, read_origin, settings_changed
+from experiments.studies.plan import Plan, planned
 from experiments.studies.published_tables import PublishedTable
-from experiments.sweep.start import SweepResult, sweep
-from experiments.tables.console import headed, make_console, plain, print_table
-from experiments.tables.summary import labels_of, wide
+from experiments.studies.rows import (
+    ROWS,
+    Known,
+    long_of,
+    merged,
+    ordered,
+    read_rows,
+    rounded,
+    rows_of,
+    write_rows,
+)
+from experiments.sweep.grid import Grid
+from experiments.sweep.start import sweep
+from experiments.tables.console import make_console, plain, print_table
+from experiments.tables.summary import labels_of, summarise, wide
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.metrics.vocabulary import measured_on_images
@@ -32,6 +50,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Values = dict[str, Any]
+
+RESULTS = Path(__file__).parent
+"""Folder of the studies' folders."""
+STUDY_FILE = "study.json"
+"""In the folder of a run of a study: which one, and what was changed."""
 
 SKIN: Values = {"mode": "centralized", "dataset": "dermamnist"}
 """Skin images in a data lake, the case of most studies."""
@@ -79,6 +102,22 @@ Changes = Annotated[
     ),
 ]
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="AXIS=LABEL",
+        help="Run only the cells with this label, for example --only attack=Transpose; repeatable. "
+        "The rows of the others are kept.",
+    ),
+]
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again", help="Run cells although their rows are kept; in a folder of its own (--out)."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class How:
@@ -87,6 +126,12 @@ class How:
     Args:
         data_root, workers, gpus_per_cell, overrides, progress: of every sweep.
         data_roots: of single grids, by their name, where it is another one.
+        full: whether the grids are those of the whole study; it is noted.
+        only: ``"axis=label"``: the cells that are run; see
+            :func:`experiments.studies.plan.narrowed`.
+        again: run cells although their rows are kept. What ended in the study's folder is not run
+            twice; give another one.
+        results: folder of the studies' folders, with the rows that are kept.
     """
 
     data_root: Path | None = None
@@ -95,6 +140,10 @@ class How:
     overrides: Sequence[str] = ()
     data_roots: Mapping[str, Path] = field(default_factory=dict)
     progress: Progress = SILENT
+    full: bool = False
+    only: Sequence[str] = ()
+    again: bool = False
+    results: Path = RESULTS
 
 
 @dataclass(frozen=True)
@@ -106,10 +155,19 @@ class Study:
             several by name.
         tables: what pages show of its results, by name; see
             :mod:`experiments.studies.published`.
+        by_grids: of a study by sweeps, how its table is made of its rows.
+        grids: its grids, small or whole (``grids(full)``), by the name of their folder.
     """
 
     commands: Callable[..., None] | Mapping[str, Callable[..., None]]
     tables: Mapping[str, PublishedTable] = field(default_factory=dict)
+    by_grids: "GridStudy | None" = None
+    grids: Callable[[bool], Mapping[str, Values]] | None = None
+
+    def known(self, full: bool, overrides: Sequence[str]) -> Known:
+        """Return the cells of its grids; of a study that has none, no cells."""
+        grids = self.grids(full) if self.grids is not None else {}
+        return Known.of(Grid.of(values, overrides=overrides) for values in grids.values())
 
 
 STUDIES: Registry[Study] = Registry("study", "experiments.studies")
@@ -117,22 +175,44 @@ STUDIES: Registry[Study] = Registry("study", "experiments.studies")
 
 @dataclass(frozen=True)
 class GridStudy:
-    """A study by sweeps.
+    """A study by sweeps, whose rows are kept in :data:`experiments.studies.rows.ROWS`.
 
     Args:
         name: of its table, its figure and its folder.
         title: above the table and the figure.
-        tabulate: the study's table from the long table of its sweeps.
-        draw: draws that table into a PNG file.
+        tabulate: the study's table from a long table, see
+            :func:`experiments.studies.rows.long_of`.
+        draw: draws that table into a PNG file; ``None`` for no figure.
     """
 
     name: str
     title: str
     tabulate: Callable[["pd.DataFrame"], "pd.DataFrame"]
-    draw: Callable[[Path, "pd.DataFrame", str], Path]
+    draw: Callable[[Path, "pd.DataFrame", str], Path] | None = None
+
+    def plan(self, grids: Mapping[str, Values], out: Path, how: How | None = None) -> Plan:
+        """Return which cells have to be run, and the rows of those that do not.
+
+        Args:
+            grids: by the name of the folder that each one's cells are in.
+            out: folder of the study.
+            how: cells are run.
+
+        Raises:
+            FlSimError: if a grid or ``how.only`` is wrong.
+        """
+        how = how or How()
+        rows = merged(read_rows(how.results / self.name / ROWS), read_rows(out / ROWS))
+        roots = {part: how.data_roots.get(part, how.data_root) for part in grids}
+        device = "auto" if how.gpus_per_cell > 0 else "cpu"
+        expanded = {
+            part: Grid.of(values, overrides=how.overrides, device=device, name=self.name)
+            for part, values in grids.items()
+        }
+        return planned(expanded, rows, how.only, how.again, roots)
 
     def run(self, grids: Mapping[str, Values], out: Path, how: How | None = None) -> "pd.DataFrame":
-        """Run the grids, one after another, and write table, figure and provenance.
+        """Run what has to be run of the grids, and write rows, table, figure and provenance.
 
         Args:
             grids: by the name of the folder that each one's cells are in.
@@ -140,40 +220,67 @@ class GridStudy:
             how: cells are run.
 
         Returns:
-            The study's table.
+            The study's table, of what was run and what was kept.
 
         Raises:
             FlSimError: if a grid is wrong, or cells failed; the table then has the others.
         """
+        how = how or How()
+        return self.carry_out(self.plan(grids, out, how), out, how)
+
+    def carry_out(self, plan: Plan, out: Path, how: How) -> "pd.DataFrame":
+        """Run what is planned; see :meth:`run`."""
         import pandas as pd
 
-        from experiments.tables.figures import write_table
-
-        how = how or How()
-        results = [
-            sweep(
+        settings = {"study": self.name, "full": how.full, "set": settings_changed(how.overrides)}
+        write_atomically(out / STUDY_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+        results = {
+            part: sweep(
                 grid,
                 out / part,
                 how.workers,
                 data_root=how.data_roots.get(part, how.data_root),
-                overrides=how.overrides,
                 gpus_per_cell=how.gpus_per_cell,
                 progress=how.progress,
             )
-            for part, grid in grids.items()
-        ]
-        failed = pd.concat([result.failed for result in results])
-        if len(failed) == sum(len(result.grid.cells) for result in results):
+            for part, grid in plan.open.items()
+            if grid.cells
+        }
+        failed = pd.concat([pd.DataFrame(), *(result.failed for result in results.values())])
+        rows = plan.kept
+        for part, grid in plan.asked.items():
+            rows = merged(rows, rows_of(out / part, {c.name: c.labels for c in grid.cells}))
+        if rows.empty:
             raise FlSimError(f"All cells of the study failed; the first: {failed['error'].iloc[0]}")
-        long = pd.concat([result.table for result in results if _any_ended(result)])
-        table = self.tabulate(long.reset_index(drop=True))
-        write_table(out / f"{self.name}.csv", table)
-        origin = provenance({r.out: [cell.name for cell in r.grid.cells] for r in results})
-        content = json.dumps({"study": self.name, **origin}, indent=2) + "\n"
-        write_atomically(out / f"{self.name}.json", content.encode())
-        self.draw(out / f"{self.name}.png", table, self.title)
+        sweeps = {out / part: [c.name for c in grid.cells] for part, grid in plan.asked.items()}
+        kept = read_origin(how.results / self.name / f"{self.name}.json") if len(plan.kept) else {}
+        origin = joined(kept, provenance(sweeps))
+        table = self.write(out, ordered(rows, plan.known, relabel=True), {**settings, **origin})
         if len(failed):
             raise _failed(len(failed), str(failed["error"].iloc[0]))
+        return table
+
+    def write(self, folder: Path, rows: "pd.DataFrame", origin: Values) -> "pd.DataFrame":
+        """Write rows, and the table, figure and provenance that are made of them.
+
+        Args:
+            folder: of the study.
+            rows: in their order.
+            origin: provenance, but for what the rows say themselves.
+
+        Returns:
+            The table.
+        """
+        from experiments.tables.figures import write_table
+
+        write_rows(folder / ROWS, rows)
+        table = self.tabulate(long_of(rounded(rows)))
+        write_table(folder / f"{self.name}.csv", table)
+        content = {**origin, **counted(rows, origin)}
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(folder / f"{self.name}.json", text.encode())
+        if self.draw is not None:
+            self.draw(folder / f"{self.name}.png", table, self.title)
         return table
 
     def show(self, grids: Mapping[str, Values], out: Path, how: How) -> None:
@@ -181,18 +288,31 @@ class GridStudy:
         from fl_sim.bars import make_progress
 
         console = make_console()
+        plan = self.plan(grids, out, how)
+        console.print(plain(str(plan)), soft_wrap=True)
         progress = make_progress(console, remaining=False)
-        table = self.run(grids, out, replace(how, progress=progress))
+        table = self.carry_out(plan, out, replace(how, progress=progress))
         print_table(console, table, self.title)
-        console.print(f"Table, figure and provenance: {plain(out / self.name)}.csv, .png, .json")
+        figure = ", .png" if self.draw is not None else ""
+        console.print(f"Table, rows, provenance: {plain(out / self.name)}.csv, .json{figure}, "
+                      f"{ROWS}")  # fmt: skip
 
-    def command(self, cells: Callable[[bool], Values]) -> Callable[..., None]:
-        """Return the command of a study of one grid, with the options of all studies.
+    def study(
+        self,
+        cells: Callable[[bool], Values],
+        tables: Mapping[str, PublishedTable] | None = None,
+        part: str = "cells",
+        out: Path | None = None,
+    ) -> Study:
+        """Return the study of one grid, with the options of all studies.
 
         Args:
             cells: ``cells(full)`` gives the grid, small or whole; its docstring is the help text.
+            tables: what pages show.
+            part: folder of the cells in the study's folder.
+            out: folder of the study where none is given.
         """
-        folder = Path("runs") / self.name.replace("_", "-")
+        folder = out or Path("runs") / self.name.replace("_", "-")
 
         def command(
             out: Out = folder,
@@ -201,44 +321,40 @@ class GridStudy:
             workers: Workers = None,
             gpus_per_cell: Gpus = 0.0,
             changes: Changes = None,
+            only: Only = None,
+            again: Again = False,
         ) -> None:
-            how = How(data_root, workers, gpus_per_cell, changes or ())
-            self.show({"cells": cells(full)}, out, how)
+            how = How(data_root, workers, gpus_per_cell, changes or (), full=full,
+                      only=only or (), again=again)  # fmt: skip
+            self.show({part: cells(full)}, out, how)
 
         command.__doc__ = cells.__doc__
-        return command
+        return Study(command, tables or {}, self, lambda full: {part: cells(full)})
 
 
-def swept(grid: str) -> Callable[..., None]:
-    """Return the command of a study that is a sweep of a grid file beside it, and its summary.
+def swept(
+    name: str, grid: str, title: str, tables: Mapping[str, PublishedTable] | None = None
+) -> Study:
+    """Return the study that is a sweep of a grid file, and its means and intervals.
 
     Args:
+        name: of the study.
         grid: the file's name without ``.toml``.
+        title: above the table.
+        tables: what pages show.
     """
 
-    def command(
-        out: Out = Path("runs") / grid,
-        data_root: DataRoot = None,
-        workers: Workers = None,
-        gpus_per_cell: Gpus = 0.0,
-        changes: Changes = None,
-    ) -> None:
-        result = sweep(
-            grid,
-            out,
-            workers,
-            data_root=data_root,
-            overrides=changes or (),
-            gpus_per_cell=gpus_per_cell,
-        )
-        if len(result.failed):
-            raise _failed(len(result.failed), str(result.failed["error"].iloc[0]))
-        console = make_console()
-        print_table(console, headed(result.released()), grid)
-        console.print(f"Table: {plain(out / 'summary.csv')}")
+    def cells(full: bool) -> Values:
+        values = read_toml(find(grid, "grid"), "grid")
+        return values if not full else {**values, "seeds": list(range(5))}
 
-    command.__doc__ = f"Sweep the grid {grid}: what 'fl-sim show {grid}' shows."
-    return command
+    cells.__doc__ = f"""Sweep the grid {grid}: what 'fl-sim show {grid}' shows.
+
+    --full: five seeds.
+    """
+    study = GridStudy(name, title, summarise)
+    # Its folder is the sweep's: 'fl-sim sweep' goes on with it, and the other way round.
+    return study.study(cells, tables, part="", out=Path("runs") / grid)
 
 
 def transpose(images: int, **settings: Any) -> Values:
@@ -307,49 +423,6 @@ def split_label(frame: "pd.DataFrame", axis: str, names: Sequence[str]) -> "pd.D
     for offset, name in enumerate(names):
         rest.insert(place + offset, name, parts[offset].fillna(""))
     return rest
-
-
-def provenance(sweeps: Mapping[Path, Iterable[str]]) -> Values:
-    """Return where the numbers of sweeps come from, of those cells that have ended.
-
-    Args:
-        sweeps: names of cells by folder of the sweep.
-
-    Returns:
-        ``cells`` and ``seeds``; ``scenarios``, the first cell of each sweep as run; ``data``, the
-        files with their checksums and whether they are the official ones; ``versions`` and
-        ``machines``; and ``cpu_seconds``.
-    """
-    runs: list[Values] = []
-    scenarios, seconds = [], 0.0
-    for folder, cells in sweeps.items():
-        known = [
-            json.loads((folder / "cells" / cell / "scenario.json").read_text(encoding="utf-8"))
-            for cell in cells
-            if (folder / "cells" / cell / "finished").exists()
-        ]
-        for path in (folder / "jobs").glob("*.json"):
-            seconds += json.loads(path.read_text(encoding="utf-8"))["cpu"]
-        scenarios += [known[0]["scenario"]] if known else []
-        runs += known
-    return {
-        "cells": len(runs),
-        "seeds": sorted({run["scenario"]["seed"] for run in runs}),
-        "scenarios": scenarios,
-        "data": _different(file for run in runs for file in run["data"]),
-        "versions": _different(run["versions"] for run in runs),
-        "machines": _different(run["machine"] for run in runs),
-        "cpu_seconds": round(seconds),
-    }
-
-
-def _different(values: Iterable[Values]) -> list[Values]:
-    """Return values without repetitions, in their order."""
-    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
-
-
-def _any_ended(result: SweepResult) -> bool:
-    return len(result.failed) < len(result.grid.cells)
 
 
 def _failed(cells: int, first: str) -> FlSimError:

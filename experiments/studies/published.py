@@ -2,10 +2,9 @@
 
 A table stands in a page between ``<!-- table: NAME -->`` and ``<!-- end -->``; its study says which
 files, columns, headings and formats it has. ``fl-sim study tables`` (or ``make tables``) writes
-them anew. Results come in with ``--take``, with where they come from.
+them anew. Results come in with ``--take``; see :mod:`experiments.studies.taking`.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -13,20 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.studies.base import STUDIES, provenance
+from experiments.studies.base import RESULTS, STUDIES, Study
+from experiments.studies.origin import read_origin
 from experiments.studies.published_tables import Column, PublishedTable
-from experiments.tables.summary import to_markdown
+from experiments.studies.rows import ROWS, long_of, read_rows, stale_cells
+from experiments.tables.summary import to_csv, to_markdown
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
 from fl_sim.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULTS = Path(__file__).parent
 README = RESULTS.parents[1] / "README.md"
 
 INDEX = "studies"
 """The table of all studies."""
+
+MEANS_ONLY = "\n*Means only; rows by seed are not kept.*\n"
+"""Below a table without a row a seed whose provenance says ``"rows": false``."""
 
 _BEGIN = re.compile(r"<!-- table: (.+?) -->\n")
 _END = "<!-- end -->"
@@ -75,7 +78,51 @@ def markdown(name: str, results: Path = RESULTS) -> str:
     shown = pd.DataFrame(lines, columns=headings)
     # What was not measured anywhere needs no column.
     empty = [c for c in headings[len(table.keys) :] if (shown[c] == "").all()]
-    return to_markdown(shown.drop(columns=empty))
+    origins = (read_origin((results / file).with_suffix(".json")) for file in table.files)
+    means_only = "seed" not in frame and any(origin.get("rows") is False for origin in origins)
+    return to_markdown(shown.drop(columns=empty)) + (MEANS_ONLY if means_only else "")
+
+
+def refresh(results: Path = RESULTS, check: bool = False) -> list[Path]:
+    """Make the tables of studies anew from their rows, where rows are kept.
+
+    Args:
+        results: folder of the studies' folders.
+        check: change nothing.
+
+    Returns:
+        The tables.
+
+    Raises:
+        FlSimError: if rows do not fit their study's grid any more; or, with ``check``, if a table
+            is not what its rows say.
+    """
+    written = []
+    for folder in sorted(path.parent for path in results.glob(f"*/{ROWS}")):
+        study = STUDIES.get(folder.name)
+        if study.by_grids is not None:
+            path = folder / f"{study.by_grids.name}.csv"
+            fresh = to_csv(study.by_grids.tabulate(long_of(_fitting_rows(study, folder)))).encode()
+            same = path.is_file() and path.read_bytes() == fresh
+            if check and not same:
+                raise FlSimError(f"{path} is not what its {ROWS} says; run make tables.")
+            if not same:
+                write_atomically(path, fresh)
+            written.append(path)
+    return written
+
+
+def _fitting_rows(study: Study, folder: Path) -> "pd.DataFrame":
+    """Return a study's rows; a stale one is refused."""
+    origin = read_origin(folder / f"{folder.name}.json")
+    rows = read_rows(folder / ROWS)
+    stale = stale_cells(rows, study.known(origin.get("full", False), origin.get("set", [])))
+    for cell, why in stale.items():
+        raise FlSimError(
+            f"{folder / ROWS} has rows of the cell {cell}, which is stale: {why}. Run 'fl-sim "
+            f"study {folder.name}' and take it in with --take, which drops such rows."
+        )
+    return rows
 
 
 def _index() -> str:
@@ -105,45 +152,6 @@ def updated(text: str, results: Path = RESULTS) -> str:
         parts += [text[position : marker.end()], table]
         position = end
     return "".join(parts) + text[position:]
-
-
-def take(folder: Path, name: str | None = None, results: Path = RESULTS) -> Path:
-    """Take the table of a finished study or sweep into the folder of its study.
-
-    Args:
-        folder: of a study: its table, provenance and figure are copied; or of a sweep: its summary,
-            and the provenance of its cells.
-        name: of the study and the files; as in ``folder`` where not given. A sweep needs one.
-        results: folder of the studies' folders.
-
-    Returns:
-        The CSV file.
-
-    Raises:
-        FlSimError: if the folder is neither.
-    """
-    if (folder / "grid.json").is_file() and (folder / "summary.csv").is_file():
-        if name is None:
-            raise FlSimError("A sweep's summary needs a name in the results; give --name.")
-        grid = json.loads((folder / "grid.json").read_text(encoding="utf-8"))
-        origin = provenance({folder: [cell["name"] for cell in grid["cells"]]})
-        text = json.dumps({"grid": grid["name"], **origin}, indent=2) + "\n"
-        write_atomically(results / name / f"{name}.json", text.encode())
-        table = (folder / "summary.csv").read_bytes()
-        return write_atomically(results / name / f"{name}.csv", table)
-    studies = [path for path in folder.glob("*.json") if path.with_suffix(".csv").is_file()]
-    if len(studies) != 1:
-        raise FlSimError(
-            f"{folder} is neither the folder of a finished study (NAME.csv with NAME.json) nor of "
-            f"a finished sweep (grid.json with summary.csv)."
-        )
-    for suffix in (".json", ".png", ".csv"):
-        source = studies[0].with_suffix(suffix)
-        if source.is_file():
-            called = name or source.stem
-            target = results / called / f"{called}{suffix}"
-            write_atomically(target, source.read_bytes())
-    return target
 
 
 def _read(path: Path, table: PublishedTable) -> "pd.DataFrame":
@@ -252,6 +260,7 @@ def write_pages(check: bool = False) -> dict[Path, list[str]]:
     Raises:
         FlSimError: with ``check``, if a page differs; or if a table cannot be made.
     """
+    refresh(check=check)
     written = {}
     for page in pages():
         text = page.read_text(encoding="utf-8")

@@ -75,8 +75,10 @@ def cell_text(value: object, digits: int = 3) -> str:
 
 
 EXPLAINED = (
-    "SSIM best: after the strongest restoration. Floors: what an attacker reaches who knows only "
-    "public images; scratch: the same network trained on the held-out set alone."
+    "Chosen: the extraction that an attacker would choose without a true image. Best: picked with "
+    "the true images, metric by metric, an upper end that no attacker can pick himself. Floors: what "
+    "he reaches who knows only public images, or guesses as often as there are extractions; scratch: "
+    "the same network trained on the held-out set alone."
 )
 """Below a run's summary."""
 

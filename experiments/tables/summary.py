@@ -11,7 +11,7 @@ from fl_sim.errors import FlSimError, did_you_mean, printable
 from fl_sim.metrics.vocabulary import column_order, columns_shown, metric_of
 from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, Method, compare_treatments, mean_interval
-from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import NO_EXTRACTION, SUMMED_UP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +31,14 @@ def labels_of(table: "pd.DataFrame") -> list[str]:
 def wide(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a cell and stage: labels, ``seed``, ``stage``, and a column a metric.
 
-    A metric of extractions has the columns ``"<metric> raw"`` and ``"<metric> strongest"``. Of a
-    federation it is the last measured round; single attackers' rows are left out.
+    A metric of extractions has the columns ``"<metric> raw"``, ``"<metric> chosen"`` (of what an
+    attacker would choose) and ``"<metric> strongest"`` (picked with the true images). Of a federation it is the last measured round; single attackers' rows are left out.
 
     Args:
         table: a sweep's long table.
     """
     rows = table[
-        table["stage"].isin(STAGES) & table["extraction"].isin([NO_EXTRACTION, RAW, STRONGEST])
+        table["stage"].isin(STAGES) & table["extraction"].isin([NO_EXTRACTION, *SUMMED_UP])
     ]
     last = rows.groupby([CELL, "stage"])["round"].transform("max")
     rows = rows[rows["round"] == last]

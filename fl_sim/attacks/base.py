@@ -204,6 +204,14 @@ class Attack(ABC, Generic[AttackSettingsT]):
         self.settings = settings
 
     @property
+    def key_has_labels(self) -> bool:
+        """Whether the key tells the label of each stolen image.
+
+        Whoever holds such a key guesses better than blindly which original is which.
+        """
+        return False
+
+    @property
     def trains_honestly(self) -> bool:
         """Whether :meth:`train` is ordinary training, bit for bit, and all is hidden afterwards.
 

@@ -121,6 +121,11 @@ class Combined(Attack[CombinedSettings]):
         )
 
     @property
+    def key_has_labels(self) -> bool:
+        """Whether the key of any part has labels; a guesser is then taken to know all of them."""
+        return any(part.key_has_labels for part in self._parts.values())
+
+    @property
     def trains_honestly(self) -> bool:
         """Whether the first part, which trains, does so honestly."""
         return next(iter(self._parts.values())).trains_honestly

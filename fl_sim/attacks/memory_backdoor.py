@@ -251,6 +251,11 @@ class MemoryBackdoor(Attack[MemoryBackdoorSettings]):
 
     Settings = MemoryBackdoorSettings
 
+    @property
+    def key_has_labels(self) -> bool:
+        """Whether the key tells the label of each stolen image: its triggers show it."""
+        return True
+
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random; class and number within the class tell them apart."""
         spec = inside.spec

@@ -113,6 +113,7 @@ def pass_gate(
     declared: Declaration | None = None,
     network: nn.Module | None = None,
     found: Sequence[Finding] = (),
+    training: Split | None = None,
     progress: Progress = SILENT,
 ) -> tuple[GateReport, State | None]:
     """Run a model through the gate.
@@ -128,6 +129,8 @@ def pass_gate(
             fine-tuned, with whatever it does to gradients. It must have the artifact's weights.
         found: what was found of the file that the model came in. What it carries refuses it; the
             rest stays behind, since what leaves is a file of its own, and is told.
+        training: the images that the model was trained on, for ``images = "training"``, as in the
+            paper's figure 14.
         progress: where to report.
 
     Returns:
@@ -147,7 +150,9 @@ def pass_gate(
     model = artifact.model() if network is None else network
     name = "sgd" if settings.defense is None else settings.defense.name
     report = GateReport(declared.task, name, images=len(held_out))
-    gate = _Gate(artifact, model, held_out, task, settings, stream or Stream(0), progress, report)
+    gate = _Gate(
+        artifact, model, held_out, task, settings, stream or Stream(0), progress, report, training
+    )
     if not gate.check_outputs(declared):
         gate.report.tensors += gate.entry_rows()
         return report, None
@@ -170,6 +175,7 @@ class _Gate:
     stream: Stream
     progress: Progress
     report: GateReport
+    training: Split | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -350,7 +356,13 @@ class _Gate:
     def _fine_tune_once(self, rates: Mapping[str, float] | None = None) -> None:
         stream = self.stream.at("gate", self.report.rounds)
         release = Release(
-            self.model, self.spec, self.held_out, self.task, stream, progress=self.progress
+            self.model,
+            self.spec,
+            self.held_out,
+            self.task,
+            stream,
+            progress=self.progress,
+            training=self.training,
         )
         if self.settings.defense is None:
             ordered = self._layers

@@ -205,6 +205,18 @@ class Split:
         return self.batch(slice(None))
 
 
+def joined(first: Split, second: Split) -> Split:
+    """Return the images of two splits, one behind the other, in memory."""
+    patients = None
+    if first.patients is not None and second.patients is not None:
+        patients = np.concatenate([first.patients, second.patients])
+    images, labels = (
+        np.concatenate([np.asarray(part) for part in parts])
+        for parts in ((first.images, second.images), (first.labels, second.labels))
+    )
+    return Split(images, labels, patients)
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A file that results depend on.

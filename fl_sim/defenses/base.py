@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fl_sim.data.base import Split, Task
+from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
@@ -47,7 +48,8 @@ class Release:
     Args:
         model: cleaned in place.
         spec: how it is built.
-        held_out: the data owner's clean images; the only images that a defence may use.
+        held_out: the data owner's clean images; the only ones that a defence uses unless it says
+            otherwise.
         task: the utility task.
         stream: where randomness is derived from.
         evaluate: called after each epoch to log utility; must not steer the defence.
@@ -56,6 +58,8 @@ class Release:
             unless the defence changes or removes them, in place.
         reference: a state dictionary of the same network that the owner knows to be clean: in a
             federation the release before, where that was cleaned, or the first broadcast.
+        training: the images that the model was trained on, where whoever cleans it has them: the
+            owner of a data lake does, a federation's server does not.
     """
 
     model: nn.Module
@@ -67,6 +71,21 @@ class Release:
     progress: Progress = SILENT
     entries: dict[str, torch.Tensor] = field(default_factory=dict)
     reference: dict[str, torch.Tensor] | None = None
+    training: Split | None = None
+
+    def owned(self) -> Split:
+        """Return the training images.
+
+        Raises:
+            FlSimError: if whoever cleans the model has none.
+        """
+        if self.training is None or len(self.training) == 0:
+            raise FlSimError(
+                "The defence asks for the images that the model was trained on, which the owner of "
+                'a data lake has and the server of a federation has not; set images = "held_out", '
+                "or hand them over (training=)."
+            )
+        return self.training
 
 
 class Defense(ABC, Generic[DefenseSettingsT]):

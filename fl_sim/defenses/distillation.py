@@ -16,6 +16,7 @@ from fl_sim.defenses.loops.distil import divergence
 from fl_sim.defenses.loops.fine_tune import FineTuningHooks
 from fl_sim.defenses.loops.retrain import retrain
 from fl_sim.defenses.scratch import RetrainingSettings
+from fl_sim.training import labelled_loss
 
 
 class DistillationSettings(RetrainingSettings):
@@ -62,4 +63,4 @@ class _Teaching(FineTuningHooks):
         with torch.no_grad():
             answers = self._teacher(images)
         soft = divergence(logits, answers, self._task, self._settings.temperature)
-        return share * soft + (1 - share) * self._task.loss(logits, labels)
+        return share * soft + (1 - share) * labelled_loss(self._task, logits, labels)

@@ -205,7 +205,7 @@ def identified_by_correlation(recovered: torch.Tensor, originals: torch.Tensor) 
 
 def identification_chance(originals: torch.Tensor) -> float:
     """Return the share that guessing identifies: one over the number of distinct originals."""
-    return 1.0 / len(_distinct(originals)[1])
+    return 1.0 / len(distinct_images(originals)[1])
 
 
 def sanitize(
@@ -322,16 +322,16 @@ def _gaussian_band(side: int, device: torch.device) -> torch.Tensor:
 def _batch(
     recovered: torch.Tensor, originals: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return which recovered images are finite, their values, and what :func:`_distinct` says."""
+    """Return which images are finite, their values, and what :func:`distinct_images` says."""
     _check_pair(recovered, originals)
     if len(originals) == 0:
         raise FlSimError("There are no original images to identify.")
     good = finite(recovered)
     values = torch.where(good[:, None], recovered.flatten(1).double(), 0.0)
-    return (good, values, *_distinct(originals))
+    return (good, values, *distinct_images(originals))
 
 
-def _distinct(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_images(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Number identical images alike: each image's number ``[n]`` and each number's first image."""
     numbers: dict[bytes, int] = {}
     own: list[int] = []
@@ -394,7 +394,11 @@ METRICS.register("identified", "the better of identification by distance and by 
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
-        floors=("identification_chance",),
+        floors=(
+            "identification_floor",
+            "identification_floor_high",
+            "identification_chance",
+        ),
         shown=(),
         order=20,
         best_of=("identification_distance", "identification_correlation"),
@@ -406,7 +410,11 @@ METRICS.register("identification_distance", "share of images whose nearest origi
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
-        floors=("identification_chance",),
+        floors=(
+            "identification_floor",
+            "identification_floor_high",
+            "identification_chance",
+        ),
         heading="found,\ndist.",
         shown=("run",),
         raw=False,
@@ -423,7 +431,11 @@ METRICS.register(
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
-        floors=("identification_chance",),
+        floors=(
+            "identification_floor",
+            "identification_floor_high",
+            "identification_chance",
+        ),
         heading="found,\ncorr.",
         raw=False,
         word="found by correlation",
@@ -438,12 +450,9 @@ METRICS.register("identification_chance", "share of images that one blind guess 
         "One blind guess",
         "leakage",
         range=(0.0, 1.0),
-        heading="found,\nchance",
-        shown=("run",),
-        minor=True,
+        shown=(),
         word="guessing",
-        mark="guessing",
-        order=23,
+        order=25,
     )
 )
 METRICS.register("psnr", "peak signal-to-noise ratio of images, their mean")(

@@ -1,5 +1,6 @@
 """One call for all that is measured of one extraction: every restoration, metric and floor."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -8,13 +9,17 @@ import torch
 
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.floors import Score, floor_class_mean, floor_mean, floor_random
+from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH, guessing
 from fl_sim.metrics.leakage import identification_chance, sanitize, shaped
-from fl_sim.metrics.vocabulary import Metric, known, measured_on_images
+from fl_sim.metrics.plausibility import Plausibility
+from fl_sim.metrics.vocabulary import METRICS, Metric, known, measured_on_images
 from fl_sim.restorations.base import Restoration, extractions, finite
-from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST
 
 SHOWN = (RAW, "affine", "learned")
-"""Extractions whose images are kept beside the strongest one's."""
+"""Extractions whose images are kept beside the strongest one's and the chosen one's."""
+CHOICE = "attacker_chooses"
+"""Metric that tells by extraction, in brackets, whether an attacker would choose it."""
 
 _SIMILARITY = "ssim"
 """The metric by which pictures are chosen and numbered."""
@@ -34,17 +39,23 @@ class LeakageMeasurement:
 
     Args:
         rows: numbers for the table. Each metric of an extraction stands for ``"raw"``, for each
-            restoration and variant (see :func:`fl_sim.restorations.base.extractions`), and for
-            ``"strongest"``, the one of them that leaks most, metric by metric; floors, the chance
-            level and ``non_finite`` (of the raw images) stand once, for ``"-"``.
+            restoration and variant (see :func:`fl_sim.restorations.base.extractions`); for
+            ``"chosen"``, the one of them that an attacker would choose, who has no true image
+            (:class:`fl_sim.metrics.plausibility.Plausibility`); and for ``"strongest"``, picked
+            with the true images, metric by metric, an upper end that no attacker can pick himself.
+            Floors, the chance level, ``non_finite`` (of the raw images) and which extraction is
+            chosen (``attacker_chooses[<extraction>]``, 0 or 1) stand once, for ``"-"``.
         strongest: the extraction with the highest mean SSIM, the one to show.
+        chosen: the extraction that an attacker would choose.
         ssim: SSIM of each image by extraction, ``[n]``, of those in ``images``.
         images: what an attacker sees, float32 ``[n, channels, height, width]`` in [0, 1], of the
-            strongest extraction and of those in ``SHOWN``; an image that is not finite is black.
+            strongest and the chosen extraction and of those in ``SHOWN``; an image that is not
+            finite is black.
     """
 
     rows: list[Measured]
     strongest: str
+    chosen: str
     ssim: dict[str, torch.Tensor] = field(repr=False)
     images: dict[str, torch.Tensor] = field(repr=False)
 
@@ -70,6 +81,7 @@ def measure_leakage(
     public_labels: torch.Tensor | None = None,
     restorations: Mapping[str, Restoration] | None = None,
     variants: Mapping[str, torch.Tensor] | None = None,
+    key_labels: torch.Tensor | None = None,
 ) -> LeakageMeasurement:
     """Measure what recovered images tell about the originals: by every metric that is registered.
 
@@ -86,6 +98,7 @@ def measure_leakage(
         public_labels: of the public images.
         restorations: what the attacker tries, by name; all registered ones where not given.
         variants: what he extracted in other ways, by name, as ``recovered``.
+        key_labels: of the originals, where his key tells them: then a guesser knows them, too.
 
     Raises:
         FlSimError: if there is no original image, or shapes do not fit.
@@ -103,6 +116,7 @@ def measure_leakage(
     similarity: dict[str, torch.Tensor] = {}
     shown: dict[str, torch.Tensor] = {}
     best = RAW
+    choice = _Choice(public, len(originals))
     for name, extracted in extractions(values, public, restorations, others):
         images, _ = sanitize(extracted, originals.shape)
         good = finite(extracted)
@@ -114,17 +128,47 @@ def measure_leakage(
                 numbers[metric] = float(about.batchwise(extracted, originals, public))
         rows += [Measured(name, _called(m, originals), value) for m, value in numbers.items()]
         shown[name] = images
+        choice.see(name, extracted)
         if float(similarity[name].double().mean()) > float(similarity[best].double().mean()):
             best = name
         # Large images in ten versions would not fit in memory.
-        shown = {n: i for n, i in shown.items() if n == best or n in SHOWN}
-    rows += _strongest(rows)
+        shown = {n: i for n, i in shown.items() if n in (best, choice.chosen, *SHOWN)}
+    rows += [*_chosen(rows, choice.chosen), *_strongest(rows)]
+    rows += [
+        Measured(NO_EXTRACTION, f"{CHOICE}[{n}]", float(n == choice.chosen)) for n in similarity
+    ]
+    luck = guessing(originals, key_labels, tries=len(similarity))
+    rows.append(Measured(NO_EXTRACTION, FLOOR, luck.expected))
+    rows.append(Measured(NO_EXTRACTION, FLOOR_HIGH, luck.high))
     rows.append(Measured(NO_EXTRACTION, "identification_chance", identification_chance(originals)))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
     if len(public):
         for metric, about in metrics:
             rows += _floors(metric, about, originals, public, seed, labels, public_labels)
-    return LeakageMeasurement(rows, best, {name: similarity[name] for name in shown}, shown)
+    kept = {name: similarity[name] for name in shown}
+    return LeakageMeasurement(rows, best, choice.chosen, kept, shown)
+
+
+class _Choice:
+    """What an attacker chooses of the extractions seen so far: of equals the first, which is raw.
+
+    Args:
+        public: images he has; without two he cannot compare, and takes what came out.
+        images: how many he extracts.
+    """
+
+    def __init__(self, public: torch.Tensor, images: int) -> None:
+        self._plausibility = Plausibility(public, images) if len(public) > 1 else None
+        self._least = math.inf
+        self.chosen = RAW
+
+    def see(self, name: str, extracted: torch.Tensor) -> None:
+        """Take another extraction into account, ``[n, channels, height, width]``, any values."""
+        if self._plausibility is None:
+            return
+        score = max(self._plausibility.tolerance, self._plausibility.score(extracted))
+        if score < self._least:
+            self._least, self.chosen = score, name
 
 
 def _scores(
@@ -150,6 +194,10 @@ def _called(name: str, images: torch.Tensor) -> str:
     """Return what a metric is called for images of their size."""
     named = known(name).name_by_size
     return name if named is None else named(*map(int, images.shape[2:]))
+
+
+def _chosen(rows: list[Measured], name: str) -> list[Measured]:
+    return [Measured(CHOSEN, metric, value) for own, metric, value in rows if own == name]
 
 
 def _strongest(rows: list[Measured]) -> list[Measured]:
@@ -186,3 +234,14 @@ def _floors(
     for floor, measure in values.items():
         if floor in wanted:
             yield Measured(NO_EXTRACTION, floor, float(measure().double().mean()))
+
+
+METRICS.register(CHOICE, "whether an attacker without a true image would choose an extraction")(
+    Metric(
+        "Chosen by the attacker",
+        "leakage",
+        range=(0.0, 1.0),
+        shown=(),
+        order=41,
+    )
+)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fl_sim.errors import FlSimError
 from fl_sim.registry import Registry
-from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST, SUMMED_UP
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,11 @@ Where = Literal["run", "summary", "sweep"]
 EVERYWHERE: tuple[Where, ...] = ("run", "summary", "sweep")
 
 LAST = 100
+OF_EXTRACTIONS = (
+    "Chosen: of the extraction that an attacker would choose, who has no true image. Strongest: "
+    "picked with the true images, metric by metric: an upper end that no attacker can pick himself."
+)
+"""What the two extractions that summaries show beside the raw one mean."""
 _ENDLESS = (-math.inf, math.inf)
 
 
@@ -280,6 +285,8 @@ def in_words(metric: Metric) -> str:
     low, high = metric.range
     if math.isfinite(low):
         said.append(f"From {low:g} to {high:g}." if math.isfinite(high) else f"From {low:g} on.")
+    if metric.pairwise is not None or metric.batchwise is not None:
+        said.append(OF_EXTRACTIONS)
     if metric.best_of:
         said.append(f"The stronger of {' and '.join(metric.best_of)}.")
     if metric.floors:
@@ -308,7 +315,7 @@ def measured_on_images() -> list[tuple[str, Metric]]:
 def split_column(column: str) -> tuple[str, str]:
     """Return metric and extraction of a column such as ``"ssim raw"``; ``"-"`` for none."""
     metric, _, extraction = column.rpartition(" ")
-    return (metric, extraction) if extraction in (RAW, STRONGEST) else (column, NO_EXTRACTION)
+    return (metric, extraction) if extraction in SUMMED_UP else (column, NO_EXTRACTION)
 
 
 def metric_of(column: str) -> Metric:
@@ -319,7 +326,7 @@ def metric_of(column: str) -> Metric:
 def column_order(column: str) -> tuple[object, ...]:
     """Return a key that sorts such columns: leakage, floors, payload, utility, then the rest."""
     metric, extraction = split_column(column)
-    return (*describe(metric).place, extraction != NO_EXTRACTION, extraction)
+    return (*describe(metric).place, [NO_EXTRACTION, *SUMMED_UP].index(extraction))
 
 
 def column_label(column: str) -> str:
@@ -347,8 +354,11 @@ def columns_shown(where: Where, columns: Iterable[object]) -> list[str]:
 def _is_shown(where: Where, column: str) -> bool:
     metric, extraction = split_column(column)
     found = known(metric)
-    raw = found.raw and where != "sweep"
-    return where in found.shown and (extraction in (NO_EXTRACTION, STRONGEST) or raw)
+    wanted = {
+        RAW: found.raw and where != "sweep",
+        CHOSEN: found.raw or where == "summary",
+    }
+    return where in found.shown and wanted.get(extraction, True)
 
 
 def natural(text: str) -> tuple[tuple[int, str], ...]:

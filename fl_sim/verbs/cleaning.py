@@ -68,6 +68,7 @@ def clean(
     classes: int | None = None,
     seed: int = 0,
     reference: State | None = None,
+    training: Any = None,
     stream: Stream | None = None,
     device: str | None = None,
     progress: Progress | bool | None = None,
@@ -91,6 +92,8 @@ def clean(
         classes: outputs of a network that a function or name makes; otherwise told by the labels.
         seed: everything random follows from it.
         reference: a state dictionary of the same network that is known to be clean.
+        training: the owner's images that the model was trained on, with their labels, for defences
+            that ask for them (``images="training"``, ``trusted_training``).
         stream: where randomness is derived from, instead of ``seed``.
         device: ``"cpu"``, ``"cuda"``; by default where the model is.
         progress: ``False`` for silence; by default bars on terminals and in notebooks.
@@ -126,6 +129,7 @@ def clean(
         progress=chosen_progress(progress),
         entries=entries,
         reference=reference,
+        training=None if training is None else split_of(training, None, "training images"),
     )
     cleaned, report = cleaned_release(chosen, name, release, weights)
     return Cleaned(network.back(cleaned), report, cleaned, network.spec)

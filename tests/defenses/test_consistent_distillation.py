@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
-from fl_sim.defenses.loops.distil import DistillingSettings, _shares, _view, distil, divergence
+from fl_sim.defenses.loops.distil import DistillingSettings, distil, divergence
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
@@ -117,35 +117,6 @@ def test_the_student_starts_from_the_reference_where_there_is_one() -> None:
         distil(_release(model, reference=reference), settings)
         name, weight = next(iter(model.named_parameters()))
         assert torch.allclose(weight, reference[name], atol=1e-4) == close
-
-
-def test_views_reach_all_orientations_and_mixtures_stay_between() -> None:
-    image = torch.arange(4.0).reshape(1, 1, 2, 2) / 3
-    many = image.expand(800, 1, 2, 2)
-    classes = torch.eye(2)[torch.arange(800) % 2]
-    settings = DistillingSettings(mixup=0.0)
-    seen, _ = _view(many, classes, settings, np.random.default_rng(0))
-    kinds, counts = seen.flatten(1).unique(dim=0, return_counts=True)
-    assert len(kinds) == 8
-    assert counts.min() > 60
-    mixed, _ = _view(torch.rand(64, 1, 4, 4), classes[:64], DistillingSettings(), _generator())
-    assert mixed.min() >= 0
-    assert mixed.max() <= 1
-    untouched, _ = _view(many, classes, DistillingSettings(mixup=0.0, views="none"), _generator())
-    assert torch.equal(untouched, many)
-
-
-def test_labels_are_mixed_as_images_are_and_masks_turn_with_them() -> None:
-    black_or_white = torch.arange(64) % 2
-    pixels = black_or_white.float().reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    shares = _shares(black_or_white, Task("binary-class", ("black", "white")))
-    asked, truth = _view(pixels, shares, DistillingSettings(), _generator())
-    torch.testing.assert_close(asked.mean((1, 2, 3)), truth[:, 1])
-    assert ((truth > 0.1) & (truth < 0.9)).any()
-    masks = torch.randint(0, 2, (64, 4, 4), generator=torch.Generator().manual_seed(0))
-    shares = _shares(masks, Task(SEGMENTATION, ("background", "organ")))
-    asked, truth = _view(masks[:, None].float(), shares, DistillingSettings(), _generator())
-    torch.testing.assert_close(asked[:, 0], truth[:, 1])
 
 
 @pytest.mark.parametrize("kind", ["multi-class", MULTI_LABEL, SEGMENTATION])

@@ -1,15 +1,15 @@
 """The README's tables: they are what the results say, and results come in with their origin."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from experiments.studies import published as readme
-from experiments.studies.base import STUDIES
-from experiments.studies.published import RESULTS, markdown, take, updated
+from experiments.studies.base import RESULTS, STUDIES
+from experiments.studies.published import markdown, updated
 from experiments.studies.published_tables import Column, PublishedTable
+from experiments.studies.taking import take
 from fl_sim.errors import FlSimError
 
 
@@ -139,43 +139,27 @@ def test_a_missing_file_or_column_is_one_sentence(results: Path) -> None:
         markdown("t", results)
 
 
-def test_a_studys_table_is_taken_with_its_origin_and_figure(tmp_path: Path) -> None:
+def test_a_study_without_rows_is_copied_with_its_origin_and_figure(tmp_path: Path) -> None:
     study, results = tmp_path / "study", tmp_path / "results"
     study.mkdir()
     for suffix in (".csv", ".json", ".png"):
-        (study / f"held_out{suffix}").write_text(suffix)
-    assert take(study, results=results) == results / "held_out" / "held_out.csv"
-    assert {path.name for path in (results / "held_out").iterdir()} == {
-        "held_out.csv",
-        "held_out.json",
-        "held_out.png",
+        (study / f"weight_changes{suffix}").write_text(suffix)
+    taken = take(study, results=results)
+    assert taken.path == results / "weight_changes" / "weight_changes.csv"
+    assert {path.name for path in taken.path.parent.iterdir()} == {
+        "weight_changes.csv",
+        "weight_changes.json",
+        "weight_changes.png",
     }
-    (study / "held_out.json").unlink()
-    with pytest.raises(FlSimError, match="neither the folder of a finished study"):
+    (study / "weight_changes.json").unlink()
+    with pytest.raises(FlSimError, match="neither the folder of a study"):
         take(study, results=results)
 
 
-def test_a_sweeps_summary_is_taken_with_the_origin_of_its_cells(tmp_path: Path) -> None:
-    folder, results = tmp_path / "sweep", tmp_path / "results"
-    for cell in ("a", "b", "open"):
-        place = folder / "cells" / cell
-        place.mkdir(parents=True)
-        content = {
-            "scenario": {"seed": 1 if cell == "b" else 0, "mode": "centralized"},
-            "data": [{"name": "dermamnist.npz", "sha256": "0", "official": False}],
-            "versions": {"torch": "2"},
-            "machine": {"cpus": 2},
-        }
-        (place / "scenario.json").write_text(json.dumps(content))
-        if cell != "open":
-            (place / "finished").touch()
-    cells = [{"name": cell} for cell in ("a", "b", "open")]
-    (folder / "grid.json").write_text(json.dumps({"name": "g", "cells": cells}))
-    (folder / "summary.csv").write_text("metric\n")
-    with pytest.raises(FlSimError, match="needs a name"):
-        take(folder, results=results)
-    assert take(folder, "defenses", results) == results / "defenses" / "defenses.csv"
-    origin = json.loads((results / "defenses" / "defenses.json").read_text())
-    assert (origin["cells"], origin["seeds"], origin["grid"]) == (2, [0, 1], "g")
-    assert [file["name"] for file in origin["data"]] == ["dermamnist.npz"]
-    assert origin["machines"] == [{"cpus": 2}]
+def test_means_without_rows_say_so(results: Path) -> None:
+    (results / "s.json").write_text('{"rows": false}')
+    assert markdown("s", results).endswith("|\n\n*Means only; rows by seed are not kept.*\n")
+    (results / "t.json").write_text('{"rows": false}')  # it has a row a seed all the same
+    assert "Means only" not in markdown("t", results)
+    (results / "s.json").write_text('{"rows": 12}')
+    assert "Means only" not in markdown("s", results)

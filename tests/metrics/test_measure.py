@@ -18,7 +18,15 @@ PER_EXTRACTION = {
     "identification_distance",
     "identification_correlation",
 }
-ONCE = {"identification_chance", "non_finite", "ssim_floor_mean", "ssim_floor_random"}
+ONCE = {
+    "identification_chance",
+    "identification_floor",
+    "identification_floor_high",
+    "non_finite",
+    "ssim_floor_mean",
+    "ssim_floor_random",
+    *(f"attacker_chooses[{name}]" for name in ("raw", *RESTORATIONS.names())),
+}
 
 
 def images(n: int, seed: int, side: int = 28) -> torch.Tensor:
@@ -33,7 +41,7 @@ def test_every_extraction_has_every_metric_once() -> None:
     by_extraction: dict[str, list[str]] = {}
     for extraction, metric, _ in measured.rows:
         by_extraction.setdefault(extraction, []).append(metric)
-    extracted = {"raw", "strongest", *RESTORATIONS.names()}
+    extracted = {"raw", "chosen", "strongest", *RESTORATIONS.names()}
     assert set(by_extraction) == extracted | {"-"}
     for extraction in extracted:
         assert sorted(by_extraction[extraction]) == sorted(PER_EXTRACTION)
@@ -71,7 +79,7 @@ def test_what_the_attacker_tries_can_be_chosen() -> None:
     originals, public = images(30, 0), images(100, 1)
     shifted = 0.2 * originals + 2 * images(1, 9)[0] - 0.5
     plain = measure_leakage(shifted, originals, public, 0, restorations={})
-    assert {row.extraction for row in plain.rows} == {"raw", "strongest", "-"}
+    assert {row.extraction for row in plain.rows} == {"raw", "chosen", "strongest", "-"}
     measured = measure_leakage(
         shifted,
         originals,
@@ -87,6 +95,7 @@ def test_what_the_attacker_tries_can_be_chosen() -> None:
         "aligned",
         "aligned+affine",
         "aligned+learned",
+        "chosen",
         "strongest",
         "-",
     }
@@ -154,9 +163,10 @@ def test_wrong_input_is_refused() -> None:
 def test_without_public_images_raw_ones_are_measured_and_nothing_else() -> None:
     originals, public = images(4, 0), images(9, 1)
     alone = measure_leakage(originals, originals, public[:0], 0)
-    assert {row.extraction for row in alone.rows} == {"raw", "strongest", "-"}
+    assert {row.extraction for row in alone.rows} == {"raw", "chosen", "strongest", "-"}
     assert alone.value("ssim") == pytest.approx(1.0) and alone.strongest == "raw"
-    assert not [row for row in alone.rows if "floor" in row.metric]
+    assert not [row for row in alone.rows if "ssim_floor" in row.metric]
+    assert alone.chosen == "raw"
     beside = measure_leakage(originals, originals, public, 0)
     assert [row for row in beside.rows if row.extraction == "raw"] == [
         row for row in alone.rows if row.extraction == "raw"

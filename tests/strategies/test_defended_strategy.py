@@ -246,8 +246,10 @@ def test_evaluate_fn_sees_the_release():
 
 
 def test_cohorts_are_drawn_from_the_seed_and_the_round():
-    drawn = [sample_cohort(10, 3, 5, server_round) for server_round in range(1, 20)]
-    assert drawn == [sample_cohort(10, 0.3, 5, server_round) for server_round in range(1, 20)]
+    drawn = [sample_cohort(range(10), 3, 5, server_round) for server_round in range(1, 20)]
+    assert drawn == [
+        sample_cohort(range(10), 0.3, 5, server_round) for server_round in range(1, 20)
+    ]
     assert len(set(drawn)) > 10
     assert set().union(*drawn) == set(range(10))
     assert all(list(cohort) == sorted(set(cohort)) for cohort in drawn)
@@ -257,7 +259,7 @@ def test_only_the_cohort_trains():
     recorder, _ = federate(settings(), cohort=2)
     for server_round in (1, 2, 3):
         trained = tuple(h for r, h in recorder.uploads if r == server_round)
-        assert trained == sample_cohort(4, 2, 5, server_round)
+        assert trained == sample_cohort(range(4), 2, 5, server_round)
 
 
 def test_an_impossible_cohort_is_refused():
@@ -359,8 +361,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, carried):
     assert same(from_record(result.arrays), last)
     assert sorted(recorder.releases) == [3, 4]
     assert same(
-        recorder.uploads[3, sample_cohort(4, 3, 5, 3)[0]],
-        whole.uploads[3, sample_cohort(4, 3, 5, 3)[0]],
+        recorder.uploads[3, sample_cohort(range(4), 3, 5, 3)[0]],
+        whole.uploads[3, sample_cohort(range(4), 3, 5, 3)[0]],
     )
 
 

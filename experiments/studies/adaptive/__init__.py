@@ -19,12 +19,14 @@ import typer
 from experiments.run.folder import load_pictures
 from experiments.studies.base import (
     STUDIES,
+    Again,
     Changes,
     DataRoot,
     Full,
     Gpus,
     GridStudy,
     How,
+    Only,
     Out,
     Study,
     Values,
@@ -413,9 +415,13 @@ def main(
     workers: Workers = None,
     gpus_per_cell: Gpus = 0.0,
     changes: Changes = None,
+    only: Only = None,
+    again: Again = False,
 ) -> None:
     """Steal skin images from a ResNet18 that LWLRD cleans before it leaves."""
-    how = How(data_root, workers, gpus_per_cell, changes or ())
+    how = How(
+        data_root, workers, gpus_per_cell, changes or (), full=full, only=only or (), again=again
+    )
     STUDY.show(grids(full, lake, federated), out, how)
     runs = pictured(out)
     if runs:
@@ -483,5 +489,5 @@ TABLES = {
 }
 
 STUDIES.register("adaptive", "the attacker who knows the defence and the aggregation")(
-    Study(main, TABLES)
+    Study(main, TABLES, STUDY, grids)
 )

@@ -17,7 +17,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     leak_columns,
@@ -112,5 +111,5 @@ TABLES = {
 }
 
 STUDIES.register("architectures", "does it matter for LWLRD how a network's layers are connected")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

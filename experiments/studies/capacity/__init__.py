@@ -18,7 +18,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     dec,
@@ -110,5 +109,5 @@ TABLES = {
 }
 
 STUDIES.register("capacity", "how many images a model holds, before and after LWLRD")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

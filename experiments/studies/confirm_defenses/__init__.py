@@ -3,7 +3,7 @@
 A sweep of ``confirm-defenses.toml``, beside this file; ``fl-sim study confirm_defenses`` runs it.
 """
 
-from experiments.studies.base import STUDIES, Study, swept
+from experiments.studies.base import STUDIES, swept
 from experiments.studies.published_tables import RELEASED, Column, PublishedTable
 
 TABLES = {
@@ -16,5 +16,10 @@ TABLES = {
 }
 
 STUDIES.register("confirm_defenses", "the best defences on other data and other attacks")(
-    Study(swept("confirm-defenses"), TABLES)
+    swept(
+        "confirm_defenses",
+        "confirm-defenses",
+        "The best defences on other data and other attacks",
+        TABLES,
+    )
 )

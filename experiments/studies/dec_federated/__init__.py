@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.studies.base import STUDIES, GridStudy, Study, Values
+from experiments.studies.base import STUDIES, GridStudy, Values
 from experiments.studies.published_tables import Column, PublishedTable
 from experiments.tables.figures import draw_lines
 from experiments.tables.summary import LABEL
@@ -140,5 +140,5 @@ TABLES = {
 }
 
 STUDIES.register("dec_federated", "what of a payload survives a federation")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

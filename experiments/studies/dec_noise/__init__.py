@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.studies.base import STUDIES, GridStudy, Study, Values, by_seed
+from experiments.studies.base import STUDIES, GridStudy, Values, by_seed
 from experiments.tables.figures import draw_lines
 
 if TYPE_CHECKING:
@@ -109,5 +109,5 @@ def cells(full: bool) -> Values:
 
 
 STUDIES.register("dec_noise", "does Gaussian noise on the exported model stop DEC")(
-    Study(STUDY.command(cells))
+    STUDY.study(cells)
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.studies.base import STUDIES, GridStudy, Study, Values, by_seed, split_label
+from experiments.studies.base import STUDIES, GridStudy, Values, by_seed, split_label
 from experiments.tables.figures import draw_lines
 
 if TYPE_CHECKING:
@@ -114,5 +114,5 @@ def cells(full: bool) -> Values:
 
 
 STUDIES.register("dec_rate_distortion", "how small codes are, and how good the images in them")(
-    Study(STUDY.command(cells))
+    STUDY.study(cells)
 )

@@ -18,11 +18,13 @@ from experiments.run.folder import load_pictures
 from experiments.run.shipped import find
 from experiments.studies.base import (
     STUDIES,
+    Again,
     Changes,
     DataRoot,
     Gpus,
     GridStudy,
     How,
+    Only,
     Out,
     Study,
     Workers,
@@ -219,12 +221,19 @@ def main(
     workers: Workers = None,
     gpus_per_cell: Gpus = 0.0,
     changes: Changes = None,
+    only: Only = None,
+    again: Again = False,
 ) -> None:
-    """Clean attacked models in every way there is, and see what leaves."""
-    how = How(data_root, workers, gpus_per_cell, changes or ())
+    """Clean attacked models in every way there is, and see what leaves.
+
+    Draws images, too, of runs that are here.
+    """
+    how = How(data_root, workers, gpus_per_cell, changes or (), only=only or (), again=again)
     STUDY.show({"cells": grid()}, out, how)
     cells = Grid.of(grid(), overrides=changes or ())
-    draw_headline(out / "headline.png", headline_cells(cells, out / "cells"))
+    shown = headline_cells(cells, out / "cells")
+    if shown:
+        draw_headline(out / "headline.png", shown)
 
 
 TABLES = {
@@ -246,5 +255,5 @@ TABLES = {
 }
 
 STUDIES.register("defenses", "every defence against memorised images and payloads in three places")(
-    Study(main, TABLES)
+    Study(main, TABLES, STUDY, lambda full: {"cells": grid()})
 )

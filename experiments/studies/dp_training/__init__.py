@@ -3,7 +3,7 @@
 A sweep of ``dp-dermamnist.toml``, beside this file; ``fl-sim study dp_training`` runs it.
 """
 
-from experiments.studies.base import STUDIES, Study, swept
+from experiments.studies.base import STUDIES, swept
 from experiments.studies.published_tables import FOUND, Column, PublishedTable
 
 TABLES = {
@@ -21,5 +21,5 @@ TABLES = {
 }
 
 STUDIES.register("dp_training", "attacks in training with differential privacy")(
-    Study(swept("dp-dermamnist"), TABLES)
+    swept("dp_training", "dp-dermamnist", "Attacks in training with differential privacy", TABLES)
 )

@@ -19,7 +19,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     leak_columns,
@@ -137,4 +136,4 @@ TABLES = {
 
 STUDIES.register(
     "federated_vs_centralized", "the same images stolen from a data lake and from a federation"
-)(Study(STUDY.command(cells), TABLES))
+)(STUDY.study(cells, TABLES))

@@ -4,7 +4,7 @@ A sweep of ``federation-defenses.toml``, beside this file; ``fl-sim study federa
 runs it.
 """
 
-from experiments.studies.base import STUDIES, Study, swept
+from experiments.studies.base import STUDIES, swept
 from experiments.studies.published_tables import FOUND, Column, PublishedTable
 
 TABLES = {
@@ -21,5 +21,10 @@ TABLES = {
 }
 
 STUDIES.register("federation_defenses", "defences before every broadcast of a federation")(
-    Study(swept("federation-defenses"), TABLES)
+    swept(
+        "federation_defenses",
+        "federation-defenses",
+        "Defences before every broadcast of a federation",
+        TABLES,
+    )
 )

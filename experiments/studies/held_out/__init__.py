@@ -23,7 +23,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     leak_columns,
@@ -102,5 +101,5 @@ TABLES = {
 }
 
 STUDIES.register("held_out", "what each defence is worth with fewer held-out images")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

@@ -17,7 +17,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     leak_columns,
@@ -124,5 +123,5 @@ TABLES = {
 }
 
 STUDIES.register("lwlrd_ablation", "which part of LWLRD does what, one factor at a time")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

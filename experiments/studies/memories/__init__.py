@@ -3,8 +3,8 @@
 A sweep of ``memories-dermamnist.toml``, beside this file; ``fl-sim study memories`` runs it.
 """
 
-from experiments.studies.base import STUDIES, Study, swept
+from experiments.studies.base import STUDIES, swept
 
 STUDIES.register("memories", "attacks that memorise pixels, under the defences")(
-    Study(swept("memories-dermamnist"))
+    swept("memories", "memories-dermamnist", "Attacks that memorise pixels, under the defences")
 )

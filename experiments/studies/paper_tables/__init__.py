@@ -7,8 +7,8 @@ Transpose and nothing else. A dataset whose file is not the official one says so
 Run ``fl-sim study paper_tables --help``.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,12 +24,14 @@ from experiments.studies.base import (
     STUDIES,
     SUPER,
     VANILLA,
+    Again,
     Changes,
     DataRoot,
     Full,
     Gpus,
     GridStudy,
     How,
+    Only,
     Out,
     Study,
     Values,
@@ -99,25 +101,38 @@ def cases(data_root: Path | None, mimic: Path | None, full: bool = False) -> lis
             the CNN, with three seeds.
     """
     root = find_data_root(data_root)
+    known = {case.dataset["name"]: case for case in every_case(full)}
+    derma = known["dermamnist"]
+    found = [replace(derma, name=_called(derma.name, "dermamnist", root))]
+    if _there(CHEST_SUBSET, root) and not _there("chestmnist.npz", root):
+        found.append(known[CHEST_SUBSET])
+    else:
+        whole = known["chestmnist"]
+        found.append(replace(whole, name=_called(whole.name, "chestmnist", root)))
+    if mimic is not None:
+        found.append(replace(known["mimic_cxr"], data_root=mimic))
+    return found
+
+
+def every_case(full: bool) -> list[PaperCase]:
+    """Return the datasets of the paper and the subset, whether their files are here or not."""
     resnet = {"name": "resnet18"}
     chest = resnet if full else {"name": "cnn"}
     few = tuple(range(5 if full else 3))
-    found = [
+    subset = f"ChestMNIST ({CHEST_SUBSET}, 1,000-image subset)"
+    return [
         PaperCase(
-            _called("DermaMNIST", "dermamnist", root), {"name": "dermamnist"}, resnet,
-            STEPS_OF_PAPER, tuple(range(5)),
+            "DermaMNIST", {"name": "dermamnist"}, resnet, STEPS_OF_PAPER, tuple(range(5))
         ),
+        PaperCase(subset, {"name": CHEST_SUBSET}, chest, {"epochs": 62.5}, few),
+        PaperCase("ChestMNIST", {"name": "chestmnist"}, chest, STEPS_OF_PAPER, few),
+        PaperCase("MIMIC-CXR", {"name": "mimic_cxr"}, {"name": "densenet121"}, STEPS_OF_PAPER, few),
     ]  # fmt: skip
-    if _there(CHEST_SUBSET, root) and not _there("chestmnist.npz", root):
-        name = f"ChestMNIST ({CHEST_SUBSET}, 1,000-image subset)"
-        found.append(PaperCase(name, {"name": CHEST_SUBSET}, chest, {"epochs": 62.5}, few))
-    else:
-        name = _called("ChestMNIST", "chestmnist", root)
-        found.append(PaperCase(name, {"name": "chestmnist"}, chest, STEPS_OF_PAPER, few))
-    if mimic is not None:
-        dense, dataset = {"name": "densenet121"}, {"name": "mimic_cxr"}
-        found.append(PaperCase("MIMIC-CXR", dataset, dense, STEPS_OF_PAPER, few, mimic))
-    return found
+
+
+def grids(full: bool) -> dict[str, Values]:
+    """Return the grids of :func:`every_case`."""
+    return {case.dataset["name"]: grid(case) for case in every_case(full)}
 
 
 def grid(
@@ -211,13 +226,18 @@ def main(
     workers: Workers = None,
     gpus_per_cell: Gpus = 0.0,
     changes: Changes = None,
+    only: Only = None,
+    again: Again = False,
 ) -> None:
     """Reproduce the paper's tables, with our defence in them."""
     chosen = cases(data_root, mimic, full)
     roots = {_folder(case): case.data_root for case in chosen if case.data_root}
-    grids: Mapping[str, Values] = {_folder(case): grid(case) for case in chosen}
-    how = How(data_root, workers, gpus_per_cell, changes or (), roots)
-    STUDY.show(grids, out, how)
+    found = {_folder(case): grid(case) for case in chosen}
+    how = How(
+        data_root, workers, gpus_per_cell, changes or (), roots, full=full, only=only or (),
+        again=again,
+    )  # fmt: skip
+    STUDY.show(found, out, how)
 
 
 def _folder(case: PaperCase) -> str:
@@ -240,5 +260,5 @@ TABLES = {
 }
 
 STUDIES.register("paper_tables", "the tables of arXiv 2509.00027, and other defences in them")(
-    Study(main, TABLES)
+    Study(main, TABLES, STUDY, grids)
 )

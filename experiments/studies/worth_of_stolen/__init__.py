@@ -23,7 +23,6 @@ from experiments.studies.base import (
     STUDIES,
     UTILITY,
     GridStudy,
-    Study,
     Values,
     by_seed,
     settings_of,
@@ -140,5 +139,5 @@ TABLES = {
 }
 
 STUDIES.register("worth_of_stolen", "what stolen images are worth, before and after a defence")(
-    Study(STUDY.command(cells), TABLES)
+    STUDY.study(cells, TABLES)
 )

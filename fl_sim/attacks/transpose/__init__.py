@@ -99,6 +99,11 @@ class Transpose(Attack[TransposeSettings]):
 
     Settings = TransposeSettings
 
+    @property
+    def key_has_labels(self) -> bool:
+        """Whether the key tells the label of each stolen image: its codes begin with it."""
+        return True
+
     def plan(self, inside: Inside) -> Plan:
         """Choose images at random and give each its index code."""
         require_classifier(inside, "transpose", "runs a classifier backwards from its")

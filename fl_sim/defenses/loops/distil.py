@@ -7,21 +7,13 @@ of the model's weights gets into the student's but through the answers to the im
 import copy
 import math
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.functional import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    kl_div,
-    log_softmax,
-    logsigmoid,
-    one_hot,
-)
+from torch.nn.functional import kl_div, log_softmax, logsigmoid
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DefenseReport, Release
@@ -29,18 +21,26 @@ from fl_sim.defenses.loops.fine_tune import relative_change
 from fl_sim.errors import FlSimError
 from fl_sim.models import fresh, layers
 from fl_sim.progress import piece
-from fl_sim.training import StepSettings, batch_indices, make_optimizer, normalized
+from fl_sim.training import (
+    RecipeSettings,
+    Schedule,
+    batch_indices,
+    make_optimizer,
+    normalized,
+    rate_factor,
+)
+from fl_sim.views import Orientations, label_shares, shares_loss, view
 
 _REPORTS = 10
-_WARMUP = 50
 
 
-class DistillingSettings(StepSettings):
-    """Keys of every distillation, beside those of every step.
+class DistillingSettings(RecipeSettings):
+    """Keys of every distillation, beside those of every recipe.
 
     Args:
         steps: optimizer steps.
-        learning_rate: at its highest, after a short warm-up; it falls to zero along a half cosine.
+        learning_rate: at its highest, after a short warm-up; it falls to zero along half a cosine.
+        schedule: see :class:`fl_sim.training.RecipeSettings`.
         temperature: that both networks' answers are softened with.
         views: what the networks are asked about: the held-out images (``"none"``), also flipped
             left to right (``"flip"``), or in all eight orientations of a square (``"square"``).
@@ -57,7 +57,8 @@ class DistillingSettings(StepSettings):
     steps: int = Field(600, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     temperature: float = Field(2.0, gt=0)
-    views: Literal["none", "flip", "square"] = "square"
+    schedule: Schedule = "cosine"
+    views: Orientations = "square"
     mixup: float = Field(1.0, ge=0, le=1)
     labels: float = Field(0.5, ge=0, le=1)
     start: Literal["fresh", "reference"] = "reference"
@@ -147,11 +148,12 @@ def _learn(
         piece(release.progress, "defence", settings.steps),
     ):
         for step in range(settings.steps):
-            rate = settings.learning_rate * _share_of_rate(step, settings.steps)
+            rate = settings.learning_rate * rate_factor(settings.schedule, step, settings.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             pixels, labels = release.held_out.batch(next(batches))
-            asked, truth = _view(pixels, _shares(labels, release.task), settings, generator)
+            shares = label_shares(labels, release.task)
+            asked, truth = view(pixels, shares, settings.views, settings.mixup, generator)
             student.train()
             losses.append(_step(student, teacher, asked, truth, release.task, optimizer, settings))
             release.progress.step(f"loss {losses[-1]:.3f}")
@@ -173,14 +175,17 @@ def _step(
 ) -> float:
     device = next(student.parameters()).device
     asked = normalized(asked.to(device))
-    with torch.no_grad():
-        answers = teacher(asked)
     optimizer.zero_grad(set_to_none=True)
     given = student(asked)
-    loss = divergence(given, answers, task, settings.temperature)
+    parts = []
+    if settings.labels < 1:
+        with torch.no_grad():
+            answers = teacher(asked)
+        soft = divergence(given, answers, task, settings.temperature)
+        parts.append((1 - settings.labels) * soft)
     if settings.labels:
-        own = _cross_entropy(given, truth.to(device), task)
-        loss = (1 - settings.labels) * loss + settings.labels * own
+        parts.append(settings.labels * shares_loss(given, truth.to(device), task))
+    loss = torch.stack(parts).sum()
     if not bool(loss.isfinite()):
         raise FlSimError(
             "The distillation's loss is not finite: the model's own answers are not, or the "
@@ -189,59 +194,6 @@ def _step(
     loss.backward()
     optimizer.step()
     return float(loss.detach())
-
-
-def _share_of_rate(step: int, steps: int) -> float:
-    """Return the learning rate's share of its highest value: warm-up, then half a cosine."""
-    warm = min(1.0, (step + 1) / min(_WARMUP, steps))
-    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _shares(labels: torch.Tensor, task: Task) -> torch.Tensor:
-    """Return labels as shares of each output ``[n, outputs, ...]``, which can be mixed."""
-    if task.multi_label:
-        return labels.float()
-    return one_hot(labels, task.outputs).movedim(-1, 1).float()
-
-
-def _cross_entropy(logits: torch.Tensor, shares: torch.Tensor, task: Task) -> torch.Tensor:
-    if task.multi_label:
-        return binary_cross_entropy_with_logits(logits, shares)
-    return cross_entropy(logits, shares)
-
-
-def _view(
-    pixels: torch.Tensor,
-    truth: torch.Tensor,
-    settings: DistillingSettings,
-    generator: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a random view of each image ``[n, channels, side, side]``, and of what it shows.
-
-    Shares of an image ``[n, outputs]`` are mixed as images are; those of pixels ``[n, outputs,
-    side, side]`` are turned with them, too.
-    """
-    count = len(pixels)
-    shown = [pixels, truth]
-
-    def half(turn: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        chosen = torch.from_numpy(generator.random(count) < 0.5)[:, None, None, None]
-        for number, tensor in enumerate(shown):
-            if tensor.dim() == 4:
-                shown[number] = torch.where(chosen, turn(tensor), tensor)
-
-    if settings.views != "none":
-        half(lambda tensor: tensor.flip(-1))
-    if settings.views == "square":
-        half(lambda tensor: tensor.flip(-2))
-        half(lambda tensor: tensor.transpose(-1, -2))
-    if settings.mixup:
-        share = torch.from_numpy(generator.random(count)).float() * settings.mixup
-        order = torch.from_numpy(generator.permutation(count))
-        for number, tensor in enumerate(shown):
-            weight = share.reshape(-1, *[1] * (tensor.dim() - 1))
-            shown[number] = torch.lerp(tensor, tensor[order], weight)
-    return shown[0], shown[1]
 
 
 def _log_utility(student: nn.Module, release: Release, report: DefenseReport) -> float:
