@@ -47,7 +47,7 @@ from fl_sim.errors import FlSimError, did_you_mean
 from fl_sim.metrics.vocabulary import METRICS, Metric, describe, names_of, split_column
 from fl_sim.overrides import apply_override
 from fl_sim.settings import Seed, Settings, parse
-from fl_sim.words import RAW, STRONGEST
+from fl_sim.words import STRONGEST, SUMMED_UP
 
 UNDEFENDED = "none"
 MOST_SETTINGS = 10_000
@@ -57,7 +57,8 @@ class LeakageSettings(Settings):
     """What counts as leakage, and how much of it is accepted.
 
     Args:
-        metric: a metric of recovered images, and of which extraction: ``"strongest"`` or ``"raw"``.
+        metric: a metric of recovered images, and of which extraction: ``"strongest"``, ``"chosen"``
+            or ``"raw"``, as tables have it.
         limit: what is accepted, in the metric's own numbers; where not given, the floor (what an
             attacker reaches without the model, as measured in tuning) and the margin.
         margin: how far from the floor is accepted, towards more leakage.
@@ -366,8 +367,8 @@ def _check_metrics(file: TuningFile) -> None:
         )
     column = file.leakage.metric
     name, extraction = split_column(column)
-    if name not in leaks or extraction not in (STRONGEST, RAW):
-        valid = [f"{metric} {how}" for metric in leaks for how in (STRONGEST, RAW)]
+    if name not in leaks or extraction not in SUMMED_UP:
+        valid = [f"{metric} {how}" for metric in leaks for how in SUMMED_UP]
         raise FlSimError(f"[leakage] metric is '{column}'.{did_you_mean(column, valid)}")
     if file.rule == "constrained" and file.leakage.limit is None and not METRICS.get(name).floors:
         raise FlSimError(f"[leakage] metric '{column}' has no floor; give its limit.")

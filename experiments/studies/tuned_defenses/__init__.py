@@ -18,8 +18,8 @@ from experiments.studies.base import (
     Out,
     Study,
     Workers,
-    provenance,
 )
+from experiments.studies.origin import provenance
 from experiments.studies.published_tables import FOUND, Column, PublishedTable
 from experiments.tables.console import make_console, plain, print_table
 from experiments.tables.figures import write_table
