@@ -259,6 +259,7 @@ def test_a_setting_with_a_failed_trial_is_not_chosen() -> None:
 # The whole way.
 
 
+@pytest.mark.slow
 def test_what_a_tuning_leaves(tuned: Tuning) -> None:
     out = tuned.out
     trials = pd.read_csv(out / "trials.csv", keep_default_na=False, na_values=[""])
@@ -318,6 +319,7 @@ def test_a_tuning_that_was_cut_continues_and_the_test_set_opens_last(
     assert knee.choices.limit is None and "knee" in knee.rule
 
 
+@pytest.mark.slow
 def test_no_test_image_reaches_the_choice(tmp_path: Path) -> None:
     source = load_dataset("phantoms", {"size": 8, "train": 60, "validation": 40, "test": 40})
     parts = {"train": source.train, "val": source.validation, "test": source.test}
@@ -407,6 +409,7 @@ def test_shipped_files_are_plans_and_say_what_they_are(name: str) -> None:
     assert shipped("tuning")[name].read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(tomli_w.dumps({**FILE, "seeds": [100], "defense": [NOISE]}))
     arguments = ("tune", "t.toml", "--out", "out", "--workers", "0", "--set", "budget=2")
