@@ -17,8 +17,9 @@ torch.Size([8, 3, 28, 28])
 >>> fl_sim.audit(cleaned.model).outcome
 'clean'
 
-:func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`load_runs` and :func:`compare` put
-runs side by side, and :class:`Defended` cleans what any Flower strategy broadcasts.
+:func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
+away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
+:class:`Defended` cleans what any Flower strategy broadcasts.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from experiments.run.start import run
     from experiments.sweep.compare import compare, load_runs
     from experiments.sweep.start import sweep
+    from experiments.tuning.start import tune
     from fl_sim.data import load_dataset
     from fl_sim.errors import FlSimError
     from fl_sim.verbs.attacking import attack
@@ -70,6 +72,7 @@ _HOMES = {
     "measure": "fl_sim.verbs.measuring",
     "run": "experiments.run.start",
     "sweep": "experiments.sweep.start",
+    "tune": "experiments.tuning.start",
 }
 """Where each name of this module comes from; imported when it is asked for."""
 
@@ -86,6 +89,7 @@ __all__ = [
     "measure",
     "run",
     "sweep",
+    "tune",
 ]
 
 

@@ -79,7 +79,8 @@ class Case:
         train: images of the hospitals together.
         held_out: the data owner's images for a defence.
         public: images an attacker may use to restore; disjoint from ``train``.
-        test: images for utility.
+        test: images for utility: the test set, or a part of what is held out, see
+            :class:`fl_sim.data.splits.Divided`.
         files: what was read.
         description: one line on the dataset.
         weights: the checkpoint that training starts from; ``None`` for fresh weights.

@@ -131,6 +131,7 @@ TABLE = "table"
 FILES: dict[str, tuple[str, FileKind]] = {
     "scenario": ("Scenarios", "scenario"),
     "grid": ("Grids", "grid"),
+    "tuning": ("Tuning files", "tuning"),
 }
 """Kinds of files that come along, and their titles."""
 
@@ -140,7 +141,7 @@ class Item:
     """Something that a user can choose.
 
     Args:
-        kind: its kind's name; ``"table"``, ``"scenario"`` or ``"grid"`` where it is no component.
+        kind: its kind's name; ``"table"``, or one of :data:`FILES` where it is no component.
         name: its own.
     """
 

@@ -25,6 +25,7 @@ from experiments.cli.report import report
 from experiments.cli.run import run
 from experiments.cli.study import app as study_app
 from experiments.cli.sweep import sweep
+from experiments.cli.tune import tune
 from fl_sim.errors import FlSimError
 from fl_sim.files import reason
 
@@ -67,6 +68,7 @@ for _name, _command, _line in (
     ("demo", demo, "Run the whole way on embedded images, in a minute."),
     ("run", run, "Run one scenario."),
     ("sweep", sweep, "Run a grid of scenarios, and summarise over seeds."),
+    ("tune", tune, "Choose defences' settings away from the test set."),
     ("report", report, "Write runs or sweeps as one HTML page."),
     ("extract", extract, "Read images back from a model file with a key."),
     ("audit", audit, "Look for hidden content in a checkpoint."),

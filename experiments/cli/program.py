@@ -66,6 +66,7 @@ def _paths(incomplete: str) -> Iterator[str]:
 
 complete_scenarios = _files("scenario")
 complete_grids = _files("grid")
+complete_tunings = _files("tuning")
 
 
 def complete_kinds(incomplete: str) -> list[str]:

@@ -63,7 +63,8 @@ def data(scenario: "Scenario") -> Plain:
     kind = dataset_settings(scenario.dataset.name)
     name = Path(scenario.dataset.name).name  # wherever the file lies
     sizes = scenario.data.differing()
-    sizes.pop("images", None)  # held out from a split of their own
+    if scenario.data.validation_share is None:
+        sizes.pop("images", None)  # held out from a split of their own, and never tested on
     if scenario.data.duplicates != "drop":
         sizes.pop("duplicates", None)  # it changes what is said, and no image
     return {"dataset": _component(scenario.dataset, kind, name), "data": sizes}
@@ -140,7 +141,7 @@ def floor(scenario: "Scenario") -> Plain:
     training = scenario.training.differing()
     for other in ("epochs", "dp"):  # its own epochs, and not privately, as defences are not either
         training.pop(other, None)
-    return {
+    content = {
         "dataset": data(scenario)["dataset"],
         "model": _model(scenario.model),
         "held_out": scenario.data.images,
@@ -150,6 +151,9 @@ def floor(scenario: "Scenario") -> Plain:
         "plugins": list(scenario.plugins),
         **_divided(scenario),
     }
+    if scenario.data.validation_share is not None:
+        content["validation_share"] = scenario.data.validation_share
+    return content
 
 
 def _divided(scenario: "Scenario") -> Plain:

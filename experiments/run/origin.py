@@ -47,7 +47,7 @@ def note_origin(scenario: Scenario, case: Case, threads: int, out: Path) -> None
         "task": task_record(case),
         "data": [asdict(file) for file in data],
         "near_duplicates": duplicates_record(scenario, case),
-        "versions": {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}},
+        "versions": versions(),
         "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
@@ -58,6 +58,11 @@ def note_origin(scenario: Scenario, case: Case, threads: int, out: Path) -> None
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of fl-sim and of the packages that numbers depend on."""
+    return {"fl-sim": __version__, **{p: version(p) for p in PACKAGES}}
 
 
 def _require_same(scenario: Scenario, data: list[DataFile], path: Path) -> None:

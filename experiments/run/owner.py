@@ -99,7 +99,7 @@ class Owner:
         return predict(model, self._case.test, self._case.task)
 
     def utility(self, model: nn.Module, images: int | None = None) -> dict[str, float]:
-        """Measure utility on the test set, or on its first images."""
+        """Measure utility on the images that a case is tested on, or on the first of them."""
         test = self._case.test
         if images is not None and images < len(test):
             test = test.subset(np.arange(images))

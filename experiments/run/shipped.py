@@ -6,12 +6,13 @@ from typing import Literal
 
 from fl_sim.errors import FlSimError, did_you_mean, printable, unknown_name
 
-Kind = Literal["scenario", "grid"]
+Kind = Literal["scenario", "grid", "tuning"]
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 _PLACES: dict[Kind, tuple[str, ...]] = {
     "scenario": ("scenarios/*.toml",),
     "grid": ("scenarios/grids/*.toml", "studies/*/*.toml"),
+    "tuning": ("studies/*/tuning/*.toml",),
 }
 
 

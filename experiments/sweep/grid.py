@@ -150,7 +150,7 @@ class Grid:
         file = parse(GridFile, {**values, **changed}, "The grid")
         axes = _axes(file.grid)
         _check_overrides(kept, axes)
-        base = _base(file, beside)
+        base = base_scenario(file, beside)
         drafts = list(_product(base, axes, _exclusions(file.exclude, axes))) if axes else []
         drafts += [_extra(base, extra, axes) for extra in file.cells]
         if not axes and not file.cells:
@@ -349,7 +349,12 @@ def _present(base: Mapping[str, Any], path: str) -> str:
     return _described(value)
 
 
-def _base(file: GridFile, beside: Path) -> dict[str, Any]:
+def base_scenario(file: GridFile, beside: Path) -> dict[str, Any]:
+    """Return the keys of a grid's base scenario: those of its file, and over them its own.
+
+    Raises:
+        FlSimError: if the file is missing or cannot be read, or a key is not one of a scenario.
+    """
     values: dict[str, Any] = {}
     if file.base is not None:
         values = read_toml(find(file.base, "scenario", beside), "scenario")

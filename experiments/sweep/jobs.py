@@ -238,7 +238,12 @@ def _for_floor(scenario: Scenario) -> Scenario:
 
 
 def _whole_validation(scenario: Scenario) -> Scenario:
-    """Leave out how many images are held out, on which no model depends before its release."""
+    """Leave out how many images are held out, on which no model depends before its release.
+
+    Where a part of them is measured on, all that is measured does.
+    """
+    if scenario.data.validation_share is not None:
+        return scenario
     data = scenario.data.model_copy(update={"images": None})
     return scenario.model_copy(update={"data": data})
 

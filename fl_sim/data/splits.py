@@ -1,11 +1,11 @@
 """What a study sets aside: the owner's held-out images, an attacker's public ones, a test set."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fl_sim.data.base import Dataset, Split, Task
 from fl_sim.data.by_patient import by_patient
@@ -35,6 +35,10 @@ class HeldOutSettings(Settings):
             :mod:`fl_sim.data.duplicates`): ``"warn"`` counts them, among 20,000 images at most;
             ``"drop"`` leaves out test images near training images, and held-out and public images
             near either, before any are drawn; ``"keep"`` does not look.
+        validation_share: to choose settings by: this share of the held-out images (of the
+            patients, where these are known) is set aside, each class in proportion; utility is
+            measured on it, and the test set stays closed. The defence has the others. Where not
+            given, it has all, and utility is measured on the test set.
     """
 
     images: int | None = Field(None, ge=1, le=MOST_IMAGES)
@@ -43,6 +47,16 @@ class HeldOutSettings(Settings):
     test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     split: Literal["published", "patient"] = "published"
     duplicates: Literal["warn", "drop", "keep"] = "warn"
+    validation_share: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_set_to_test_on(self) -> Self:
+        if self.validation_share is not None and self.test_images is not None:
+            raise ValueError(
+                "test_images is of the test set, which validation_share keeps closed; leave one of "
+                "them out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ class Divided:
         held_out: the data owner's, for cleaning a model.
         public: the attacker's; may be empty. Where patients are known, no patient of these is in
             ``train``, and there may be a few less than asked for.
-        test: for measuring only.
+        test: for measuring only; with ``validation_share`` a part of the held-out images, and no
+            image of the test split.
         dropped: which near-duplicates were left out; ``None`` where none were to be.
     """
 
@@ -82,28 +97,34 @@ def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
 
     Raises:
         FlSimError: if more images are asked for than there are; the message gives the maximum. Or
-            if a split by patient is asked for and patients are not known.
+            if a split by patient is asked for and patients are not known, or there are too few
+            held-out images to set ``validation_share`` of them aside.
     """
     if settings.split == "patient":
         dataset = by_patient(dataset, seed)
     public_rows, rest = _public(dataset.train, settings.public_images, seed)
     train, public = _without(dataset.train, rest), dataset.train.subset(public_rows)
-    uses = {"train": train, "held-out": dataset.validation, "public": public, "test": dataset.test}
+    test = dataset.test
+    if settings.validation_share is not None:
+        test = test.subset(np.arange(0))  # closed
+    uses = {"train": train, "held-out": dataset.validation, "public": public, "test": test}
     dropped, less = None, ""
     if settings.duplicates == "drop":
         uses, dropped = without_near(uses)
         less = " without near-duplicates"
     held_out, test = uses["held-out"], uses["test"]
     _require("[data] images", settings.images, len(held_out), f"validation split{less}")
-    _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
+    if settings.validation_share is None:
+        _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
     where = "train split without the public images"
     _require("[data] train_images", settings.train_images, len(train), where)
     task = dataset.task
+    held_out, test = _owners(held_out, test, task, settings, seed)
     return Divided(
         train=_draw(train, task, settings.train_images, seed, "train"),
-        held_out=_draw(held_out, task, settings.images, seed, "held-out"),
+        held_out=held_out,
         public=uses["public"],
-        test=_draw(test, task, settings.test_images, seed, "test"),
+        test=test,
         dropped=dropped,
     )
 
@@ -180,6 +201,33 @@ def _patients_for(
 
 def _without(train: Split, rest: NDArray[np.int64]) -> Split:
     return train if len(rest) == len(train) else train.subset(rest)
+
+
+def _owners(
+    held_out: Split, test: Split, task: Task, settings: HeldOutSettings, seed: int
+) -> tuple[Split, Split]:
+    """Return the images of the owner's defence, and those that utility is measured on."""
+    held_out = _draw(held_out, task, settings.images, seed, "held-out")
+    if settings.validation_share is None:
+        return held_out, _draw(test, task, settings.test_images, seed, "test")
+    part = _validation_part(held_out, task, settings.validation_share, seed)
+    return held_out.subset(np.flatnonzero(~part)), held_out.subset(np.flatnonzero(part))
+
+
+def _validation_part(held_out: Split, task: Task, share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which held-out images are measured on: whole patients, where these are known."""
+    units = np.arange(len(held_out)) if held_out.patients is None else held_out.patients
+    _, firsts, unit_of_image = np.unique(units, return_index=True, return_inverse=True)
+    count = round(share * len(firsts))
+    if not 0 < count < len(firsts):
+        what = "images" if held_out.patients is None else "patients"
+        raise FlSimError(
+            f"[data] validation_share is {share:g}, which leaves {count} of {len(firsts)} held-out "
+            f"{what} to measure on and {len(firsts) - count} to the defence; hold out more images."
+        )
+    classes = single_labels(held_out.labels, task)[firsts]
+    generator = numpy_generator(seed, "divide", "validation share")
+    return np.isin(unit_of_image, stratified(classes, count, generator))
 
 
 def _draw(split: Split, task: Task, images: int | None, seed: int, what: str) -> Split:

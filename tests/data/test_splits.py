@@ -144,3 +144,30 @@ def test_real_chest_subset_is_divided_by_patient(real_data: Path) -> None:
     assert parts.train.patients is not None and parts.public.patients is not None
     assert not set(parts.train.patients) & set(parts.public.patients)
     assert 60 <= len(parts.public) <= 72 and len(parts.held_out) == 40
+
+
+@pytest.mark.parametrize("patients", [True, False])
+def test_a_share_of_the_held_out_images_is_measured_on_and_no_test_image(patients: bool) -> None:
+    dataset = numbered(patients)
+    whole = divide(dataset, HeldOutSettings(images=160), seed=1)
+    parts = divide(dataset, HeldOutSettings(images=160, validation_share=0.25), seed=1)
+    owned, measured = identities(parts.held_out), identities(parts.test)
+    assert owned | measured == identities(whole.held_out) and not owned & measured
+    assert not measured & identities(dataset.test)
+    assert abs(len(measured) - 40) <= (8 if patients else 0)
+    if patients:
+        assert parts.held_out.patients is not None and parts.test.patients is not None
+        assert not set(parts.held_out.patients) & set(parts.test.patients)
+    else:
+        shares = [np.bincount(part.labels, minlength=4) for part in (parts.test, whole.held_out)]
+        assert np.abs(shares[0] - shares[1] / 4).max() <= 1
+    other = divide(dataset, HeldOutSettings(images=160, validation_share=0.25), seed=2)
+    assert identities(other.test) != measured
+    assert identities(parts.train) == identities(whole.train)
+
+
+def test_a_share_that_leaves_one_side_nothing_is_refused() -> None:
+    with pytest.raises(FlSimError, match=r"leaves 0 of 10 held-out images .* hold out more"):
+        divide(numbered(False), HeldOutSettings(images=10, validation_share=0.01), 0)
+    with pytest.raises(ValueError, match="keeps closed"):
+        HeldOutSettings(test_images=5, validation_share=0.5)

@@ -78,6 +78,7 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "data.public_images": ("20", FROM_DATA - {"floor"}),
     "data.train_images": ("50", FROM_DATA - {"floor"}),
     "data.test_images": ("50", FROM_DATA),
+    "data.validation_share": ("0.25", FROM_DATA),
     "training.batch_size": ("32", AFTER_DATA),
     "training.optimizer": ("sgd", AFTER_DATA),
     "training.momentum": ("0.5", AFTER_DATA),
@@ -151,6 +152,14 @@ def test_who_knows_the_defence_depends_on_it() -> None:
     known = identity.upload(_built(knowing))
     assert identity.upload(_built({**knowing, "defense": "scratch"})) != known
     assert identity.upload(_built({**knowing, "data": {"images": 20}})) != known
+
+
+def test_what_is_measured_depends_on_the_held_out_images_where_a_part_of_them_is_tested_on() -> (
+    None
+):
+    tuned = {**LAKE, "data": {"validation_share": 0.25}}
+    fewer = _built({**LAKE, "data": {"validation_share": 0.25, "images": 20}})
+    assert identity.upload(fewer) != identity.upload(_built(tuned))
 
 
 def test_every_field_of_a_scenario_is_accounted_for() -> None:
