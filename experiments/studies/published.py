@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.studies.base import RESULTS, STUDIES, Study
 from experiments.studies.origin import read_origin
 from experiments.studies.published_tables import Column, PublishedTable
-from experiments.studies.rows import ROWS, long_of, read_rows, stale_cells
+from experiments.studies.rows import ROWS, read_rows, stale_cells
 from experiments.tables.summary import to_csv, to_markdown
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
 from fl_sim.files import write_atomically
@@ -101,14 +101,14 @@ def refresh(results: Path = RESULTS, check: bool = False) -> list[Path]:
     for folder in sorted(path.parent for path in results.glob(f"*/{ROWS}")):
         study = STUDIES.get(folder.name)
         if study.by_grids is not None:
-            path = folder / f"{study.by_grids.name}.csv"
-            fresh = to_csv(study.by_grids.tabulate(long_of(_fitting_rows(study, folder)))).encode()
-            same = path.is_file() and path.read_bytes() == fresh
-            if check and not same:
-                raise FlSimError(f"{path} is not what its {ROWS} says; run make tables.")
-            if not same:
-                write_atomically(path, fresh)
-            written.append(path)
+            for name, table in study.by_grids.made_of(_fitting_rows(study, folder)).items():
+                path, fresh = folder / f"{name}.csv", to_csv(table).encode()
+                same = path.is_file() and path.read_bytes() == fresh
+                if check and not same:
+                    raise FlSimError(f"{path} is not what its {ROWS} says; run make tables.")
+                if not same:
+                    write_atomically(path, fresh)
+                written.append(path)
     return written
 
 
