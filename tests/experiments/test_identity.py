@@ -78,6 +78,8 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "data.public_images": ("20", FROM_DATA - {"floor"}),
     "data.train_images": ("50", FROM_DATA - {"floor"}),
     "data.test_images": ("50", FROM_DATA),
+    "data.split": ("patient", FROM_DATA),
+    "data.duplicates": ("drop", FROM_DATA),
     "training.batch_size": ("32", AFTER_DATA),
     "training.optimizer": ("sgd", AFTER_DATA),
     "training.momentum": ("0.5", AFTER_DATA),
@@ -147,6 +149,19 @@ def test_who_knows_the_defence_depends_on_it() -> None:
     known = identity.upload(_built(knowing))
     assert identity.upload(_built({**knowing, "defense": "scratch"})) != known
     assert identity.upload(_built({**knowing, "data": {"images": 20}})) != known
+
+
+def test_dropped_duplicates_are_those_near_training_images_and_counting_them_changes_nothing() -> (
+    None
+):
+    lake = Scenario.create(**LAKE)
+    quiet = Scenario.create(**LAKE, data={"duplicates": "keep"})
+    assert quiet.identity == lake.identity
+    dropped = [
+        Scenario.create(**LAKE, data={"duplicates": "drop", "public_images": images})
+        for images in (20, 30)
+    ]
+    assert identity.floor(dropped[0]) != identity.floor(dropped[1])
 
 
 def test_every_field_of_a_scenario_is_accounted_for() -> None:
