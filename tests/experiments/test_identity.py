@@ -79,6 +79,8 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "data.train_images": ("50", FROM_DATA - {"floor"}),
     "data.test_images": ("50", FROM_DATA),
     "data.validation_share": ("0.25", FROM_DATA),
+    "data.split": ("patient", FROM_DATA),
+    "data.duplicates": ("drop", FROM_DATA),
     "training.batch_size": ("32", AFTER_DATA),
     "training.optimizer": ("sgd", AFTER_DATA),
     "training.momentum": ("0.5", AFTER_DATA),
@@ -160,6 +162,19 @@ def test_what_is_measured_depends_on_the_held_out_images_where_a_part_of_them_is
     tuned = {**LAKE, "data": {"validation_share": 0.25}}
     fewer = _built({**LAKE, "data": {"validation_share": 0.25, "images": 20}})
     assert identity.upload(fewer) != identity.upload(_built(tuned))
+
+
+def test_dropped_duplicates_are_those_near_training_images_and_counting_them_changes_nothing() -> (
+    None
+):
+    lake = Scenario.create(**LAKE)
+    quiet = Scenario.create(**LAKE, data={"duplicates": "keep"})
+    assert quiet.identity == lake.identity
+    dropped = [
+        Scenario.create(**LAKE, data={"duplicates": "drop", "public_images": images})
+        for images in (20, 30)
+    ]
+    assert identity.floor(dropped[0]) != identity.floor(dropped[1])
 
 
 def test_every_field_of_a_scenario_is_accounted_for() -> None:
