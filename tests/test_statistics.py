@@ -203,7 +203,9 @@ def test_the_logit_interval_by_hand() -> None:
 def test_shares_of_images_have_wilsons_interval() -> None:
     equal = mean_interval([1.0, 1.0, 1.0], limits=(0.0, 1.0), trials=64)
     quantile = stats.t.ppf(0.975, 2)
-    assert equal.low == pytest.approx(192 / (192 + quantile**2)) and equal.high == pytest.approx(1.0)
+    assert equal.low == pytest.approx(192 / (192 + quantile**2)) and equal.high == pytest.approx(
+        1.0
+    )
     none = mean_interval([0.0, 0.0, 0.0], limits=(0.0, 1.0), trials=64)
     assert none.low == pytest.approx(0.0) and none.high == pytest.approx(1 - equal.low)
     counts = mean_interval([64.0, 64.0, 64.0], limits=(0.0, math.inf), trials=64)
