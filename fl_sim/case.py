@@ -11,6 +11,7 @@ from fl_sim.component import Component
 from fl_sim.data import load_dataset, task_family
 from fl_sim.data.base import DataFile, Split, Task
 from fl_sim.data.cache import reporting
+from fl_sim.data.duplicates import NearDuplicates, look_at
 from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.models import Stem, build, check, check_task, state_model
 from fl_sim.models.base import MODELS, ModelSpec
@@ -83,6 +84,7 @@ class Case:
         files: what was read.
         description: one line on the dataset.
         weights: the checkpoint that training starts from; ``None`` for fresh weights.
+        dropped: near-duplicates that were left out; ``None`` where none were to be.
     """
 
     name: str
@@ -95,6 +97,18 @@ class Case:
     files: tuple[DataFile, ...]
     description: str = ""
     weights: Path | None = None
+    dropped: NearDuplicates | None = None
+
+    @cached_property
+    def near_duplicates(self) -> NearDuplicates | None:
+        """Near-duplicates between the uses, or those that were left out; looked for once.
+
+        ``None`` among too many images; see :data:`fl_sim.data.duplicates.MOST_LOOKED_AT`.
+        """
+        if self.dropped is not None:
+            return self.dropped
+        uses = {"train": self.train, "held-out": self.held_out, "public": self.public}
+        return look_at({**uses, "test": self.test})
 
     def initial(self, seed: int) -> Starting:
         """Return the network that training starts from, and what is said of its weights.
@@ -164,4 +178,5 @@ def _open(settings_json: str, data_root: Path | None) -> Case:
         files=dataset.files if weights is None else (*dataset.files, starting_file(weights)),
         description=dataset.description,
         weights=weights,
+        dropped=parts.dropped,
     )

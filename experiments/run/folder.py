@@ -187,10 +187,20 @@ class RunFolder:
 
     def artifact(self, server_round: int, stage: str, hospital: int | None) -> Path:
         """Return where a model of a round and stage is written; see ``[measure] keep``."""
+        return self.path / "artifacts" / f"{self._name(server_round, stage, hospital)}.safetensors"
+
+    def answers(self, server_round: int, stage: str, hospital: int | None) -> Path:
+        """Return where that model's answers to the test images are written.
+
+        They are as many as there would be model files, and small: ``keep = "release"`` keeps them.
+        """
+        return self.path / "answers" / f"{self._name(server_round, stage, hospital)}.npz"
+
+    def _name(self, server_round: int, stage: str, hospital: int | None) -> str:
         name = stage if hospital is None else f"{stage}-hospital-{hospital}"
         if server_round and self._scenario.measure.keep == "all":
-            name = f"round-{server_round:03d}-{name}"
-        return self.path / "artifacts" / f"{name}.safetensors"
+            return f"round-{server_round:03d}-{name}"
+        return name
 
 
 def load_pictures(out: Path) -> dict[str, torch.Tensor]:

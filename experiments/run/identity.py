@@ -65,6 +65,8 @@ def data(scenario: "Scenario") -> Plain:
     sizes = scenario.data.differing()
     if scenario.data.validation_share is None:
         sizes.pop("images", None)  # held out from a split of their own, and never tested on
+    if scenario.data.duplicates != "drop":
+        sizes.pop("duplicates", None)  # it changes what is said, and no image
     return {"dataset": _component(scenario.dataset, kind, name), "data": sizes}
 
 
@@ -139,7 +141,7 @@ def floor(scenario: "Scenario") -> Plain:
     training = scenario.training.differing()
     for other in ("epochs", "dp"):  # its own epochs, and not privately, as defences are not either
         training.pop(other, None)
-    content = {
+    return {
         "dataset": data(scenario)["dataset"],
         "model": _model(scenario.model),
         "held_out": scenario.data.images,
@@ -147,10 +149,17 @@ def floor(scenario: "Scenario") -> Plain:
         "training": training,
         "epochs": scenario.measure.scratch_epochs,
         "plugins": list(scenario.plugins),
+        **_divided(scenario),
     }
-    if scenario.data.validation_share is not None:
-        content["validation_share"] = scenario.data.validation_share
-    return content
+
+
+def _divided(scenario: "Scenario") -> Plain:
+    """Return what else held-out and test images depend on, where they are not as published."""
+    told = data(scenario)["data"]
+    keys = [key for key in ("split", "validation_share") if key in told]
+    if "duplicates" in told:  # those near training images are dropped, which public ones are not
+        keys += ["duplicates", *(["public_images"] if "public_images" in told else [])]
+    return {key: told[key] for key in keys}
 
 
 def outside(scenario: "Scenario") -> Plain:

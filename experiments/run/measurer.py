@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from experiments.run.folder import RunFolder
@@ -22,8 +23,11 @@ from fl_sim.case import Case
 from fl_sim.data.base import Split
 from fl_sim.extraction import extract, survival_by_place
 from fl_sim.files import write_atomically
+from fl_sim.metrics.answers import answers, write_answers
 from fl_sim.metrics.measure import LeakageMeasurement, Measured, measure_leakage
 from fl_sim.metrics.payload import measure_payload
+from fl_sim.metrics.uncertainty import utility_errors
+from fl_sim.metrics.utility import utility
 from fl_sim.progress import Progress
 from fl_sim.randomness import Stream, derive_seed
 from fl_sim.rehearsal import Outside, rehearse
@@ -127,7 +131,8 @@ class Measurer:
             artifact = write_artifact(path, self._case.spec, state)
             size = Measured("-", "file_bytes", float(artifact.stat().st_size))
             with self._owner.threads():
-                utilities.append([*self._utility_rows(state), size])
+                said = self._folder.answers(server_round, stage, hospital)
+                utilities.append([*self._utility_rows(state, said), size])
                 for target in self.targets:
                     if hospital in (None, target.hospital):
                         sends = target.hospital in senders
@@ -140,8 +145,8 @@ class Measurer:
         """Append what the model was before a payload was written into it, and about the payload."""
         size = len(artifact_bytes(self._case.spec, state))
         with self._owner.threads():
-            utilities = self._utility_rows(state)
-        before = {row.metric: row.value for row in utilities if "[" not in row.metric}
+            utilities = self._owner.utility(self._owner.model(state))
+        before = {metric: value for metric, value in utilities.items() if "[" not in metric}
         before["file_bytes"] = float(size)
         named = {f"{metric}_before_embedding": value for metric, value in before.items()}
         self._folder.record_values(server_round, "upload", **named, **values)
@@ -275,9 +280,14 @@ class Measurer:
     def _copy_of_sent(self, target: Target) -> Path:
         return self._folder.path / "artifacts" / f"sent-hospital-{target.hospital}.safetensors"
 
-    def _utility_rows(self, state: State) -> list[Measured]:
-        utilities = self._owner.utility(self._owner.model(state))
-        return [Measured("-", m, v) for m, v in utilities.items()]
+    def _utility_rows(self, state: State, kept: Path) -> list[Measured]:
+        """Measure what a model is worth, with standard errors, and keep its answers in a file."""
+        test, task = self._case.test, self._case.task
+        labels = torch.tensor(np.asarray(test.labels))
+        asked = (self._owner.answers(self._owner.model(state)), labels, task, test.patients)
+        write_answers(kept, answers(*asked))
+        values = utility(*asked) | utility_errors(*asked)
+        return [Measured("-", metric, value) for metric, value in values.items()]
 
 
 def mean_rows(parts: list[list[Measured]]) -> list[Measured]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from experiments.report.about import read_about, whose_run
-from experiments.run.preflight import task_record
+from experiments.run.preflight import duplicates_record, task_record
 from experiments.run.scenario import Scenario
 from experiments.run.standing import damaged
 from fl_sim import __version__
@@ -46,6 +46,7 @@ def note_origin(scenario: Scenario, case: Case, threads: int, out: Path) -> None
         "scenario": scenario.model_dump(mode="json"),
         "task": task_record(case),
         "data": [asdict(file) for file in data],
+        "near_duplicates": duplicates_record(scenario, case),
         "versions": versions(),
         "machine": {
             "python": platform.python_version(),

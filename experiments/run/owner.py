@@ -16,7 +16,7 @@ from fl_sim.metrics.utility import measured_utility
 from fl_sim.models import state_of
 from fl_sim.progress import Progress
 from fl_sim.randomness import Stream
-from fl_sim.training import computing_threads
+from fl_sim.training import computing_threads, predict
 
 State = dict[str, torch.Tensor]
 LOGGED_TEST_IMAGES = 1000
@@ -93,6 +93,10 @@ class Owner:
     def model(self, state: State) -> nn.Module:
         """Return a network with a state, on the owner's device."""
         return Artifact(self._case.spec, state).model().to(self.device)
+
+    def answers(self, model: nn.Module) -> torch.Tensor:
+        """Return a network's answers to the test set; see :func:`fl_sim.training.predict`."""
+        return predict(model, self._case.test, self._case.task)
 
     def utility(self, model: nn.Module, images: int | None = None) -> dict[str, float]:
         """Measure utility on the images that a case is tested on, or on the first of them."""

@@ -46,6 +46,7 @@ def remarks(scenario: Scenario, case: Case) -> list[str]:
     ]
     if case.own_weights is not None:
         said.append(case.own_weights.said)
+    said += _of_duplicates(scenario, case)
     if scenario.attack is not None and not len(case.public):
         said.append(
             "No public images: restorations and floors need them and are left out, so what leaked "
@@ -62,6 +63,30 @@ def task_record(case: Case) -> dict[str, Any]:
         "labels": list(case.task.label_names),
         "description": case.description,
     }
+
+
+def duplicates_record(scenario: Scenario, case: Case) -> dict[str, Any] | None:
+    """Return what ``scenario.json`` says of near-duplicates; ``None`` where none were looked for.
+
+    Returns:
+        Counts by pair of uses (``"test near train"``), and ``dropped``, whether they are left out.
+    """
+    found = None if scenario.data.duplicates == "keep" else case.near_duplicates
+    return None if found is None else {**found.counts, "dropped": found.dropped}
+
+
+def _of_duplicates(scenario: Scenario, case: Case) -> list[str]:
+    """Return a sentence on near-duplicates, where there is something to say."""
+    if scenario.data.duplicates == "keep":
+        return []
+    found = case.near_duplicates
+    if found is None:
+        return ["Near-duplicates were not looked for among so many images; [data] duplicates = "
+                '"drop" does.']  # fmt: skip
+    if not any(found.counts.values()):
+        return []
+    end = "are left out" if found.dropped else 'stay ([data] duplicates = "drop" leaves them out)'
+    return [f"Near-duplicate images between uses {end}: {found}."]
 
 
 def _check_images(scenario: Scenario, case: Case) -> None:

@@ -63,7 +63,7 @@ def damaged(path: Path, folder: Path) -> FlSimError:
 
 def sweep_run(folder: Path) -> None:
     """Remove what a killed run left half-written in a folder that this process has claimed."""
-    for place in (folder, *(folder / name for name in ("artifacts", "images", "keys"))):
+    for place in (folder, *(folder / name for name in ("answers", "artifacts", "images", "keys"))):
         sweep_temporaries(place.glob(".*"))
 
 

@@ -167,7 +167,8 @@ class Study:
     def known(self, full: bool, overrides: Sequence[str]) -> Known:
         """Return the cells of its grids; of a study that has none, no cells."""
         grids = self.grids(full) if self.grids is not None else {}
-        return Known.of(Grid.of(values, overrides=overrides) for values in grids.values())
+        one_seed = [*settings_changed(overrides), "seeds=[0]"]
+        return Known.of(Grid.of(values, overrides=one_seed) for values in grids.values())
 
 
 STUDIES: Registry[Study] = Registry("study", "experiments.studies")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from experiments.run.scenario import Scenario
 
 ROWS = "rows.csv"
-MOST_COLUMNS, MOST_BYTES = 60, 2**20
-"""Metrics and bytes that a file of rows has at most."""
+MOST_COLUMNS, MOST_BYTES = 70, 2**20
+"""Metrics and bytes that a file of rows that is kept has at most."""
 
 EXTRACTIONS = (RAW, STRONGEST, "chosen")
 """Of the extractions of one model these are kept, and not every restoration."""
@@ -121,19 +121,27 @@ def read_rows(path: Path) -> "pd.DataFrame":
 
 
 def write_rows(path: Path, rows: "pd.DataFrame") -> Path:
-    """Write a file of rows: six digits of each number, all of whole ones.
+    """Write a file of rows: six digits of each number, all of whole ones."""
+    return write_atomically(path, to_csv(rounded(rows, as_text=True)).encode())
+
+
+def require_small(rows: "pd.DataFrame", name: str) -> None:
+    """Refuse rows that would make a file too large to be kept with the code.
+
+    Args:
+        rows: any.
+        name: of their study.
 
     Raises:
-        FlSimError: if it would have more metrics or bytes than a file of rows may have.
+        FlSimError: beyond :data:`MOST_COLUMNS` metrics or :data:`MOST_BYTES`.
     """
-    content = to_csv(rounded(rows, as_text=True)).encode()
-    metrics = sum(_is_metric(str(name)) for name in rows)
-    if metrics > MOST_COLUMNS or len(content) > MOST_BYTES:
+    size = len(to_csv(rounded(rows, as_text=True)).encode())
+    metrics = sum(_is_metric(str(column)) for column in rows)
+    if metrics > MOST_COLUMNS or size > MOST_BYTES:
         raise FlSimError(
-            f"The rows of {path.parent.name} have {metrics} metrics in {len(content):,} bytes, but "
+            f"The rows of the study {name} have {metrics} metrics in {size:,} bytes, but "
             f"{MOST_COLUMNS} in {MOST_BYTES:,} are the most; split the study."
         )
-    return write_atomically(path, content)
 
 
 def rounded(rows: "pd.DataFrame", as_text: bool = False) -> "pd.DataFrame":

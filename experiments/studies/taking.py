@@ -15,6 +15,7 @@ from experiments.studies.rows import (
     merged,
     ordered,
     read_rows,
+    require_small,
     rows_of,
     stale_cells,
 )
@@ -101,6 +102,7 @@ def _take_rows(
     both = merged(old, new)
     stale = stale_cells(both, known)
     rows = ordered(both[~both[CELL].isin(stale)], known)
+    require_small(rows, by_grids.name)
     kept = read_origin(target / file) if len(old) else {}
     origin = joined(joined(kept, read_origin(folder / file)), provenance(sweeps))
     by_grids.write(target, rows, {**origin, **settings})

@@ -15,7 +15,8 @@ A grid file has a base scenario and the axes that vary it::
     label = "all images"
     attack = {name = "dec", images = "fit", codec = "png"}
 
-Values of the axis ``variant`` are tables of any keys of a scenario, for what has to vary together.
+Values of the axis ``variant`` are tables of any keys of a scenario, for what has to vary together;
+a further cell may have one, too.
 """
 
 import itertools
@@ -307,7 +308,8 @@ def _extra(base: Mapping[str, Any], extra: Mapping[str, Any], axes: _Axes) -> _D
         if path == "label":
             labels[VARIANT] = str(value)
             continue
-        _check_key(path, "[[cells]]")
+        if path != VARIANT:
+            _check_key(path, "[[cells]]")
         entry = _value(path, value)
         # A table of a section's keys, unless an axis is called so, speaks of each of them.
         if path in _SECTIONS and path not in axes and isinstance(entry.value, Mapping):

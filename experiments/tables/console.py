@@ -76,9 +76,9 @@ def cell_text(value: object, digits: int = 3) -> str:
 
 EXPLAINED = (
     "Chosen: the extraction that an attacker would choose without a true image. Best: picked with "
-    "the true images, metric by metric, an upper end that no attacker can pick himself. Floors: what "
-    "he reaches who knows only public images, or guesses as often as there are extractions; scratch: "
-    "the same network trained on the held-out set alone."
+    "the true images, metric by metric, an upper end that no attacker can pick himself. Floors: "
+    "what he reaches who knows only public images, or guesses as often as there are extractions; "
+    "scratch: the same network trained on the held-out set alone."
 )
 """Below a run's summary."""
 

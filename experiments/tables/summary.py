@@ -32,7 +32,8 @@ def wide(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a row a cell and stage: labels, ``seed``, ``stage``, and a column a metric.
 
     A metric of extractions has the columns ``"<metric> raw"``, ``"<metric> chosen"`` (of what an
-    attacker would choose) and ``"<metric> strongest"`` (picked with the true images). Of a federation it is the last measured round; single attackers' rows are left out.
+    attacker would choose) and ``"<metric> strongest"`` (picked with the true images). Of a
+    federation it is the last measured round; single attackers' rows are left out.
 
     Args:
         table: a sweep's long table.

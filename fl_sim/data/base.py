@@ -1,7 +1,7 @@
 """What a dataset is: uint8 images with labels in three splits, a task, and the files behind it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -150,6 +150,39 @@ class MappedRows:
     def take_rows(self, indices: NDArray[np.int64]) -> "MappedRows":
         """Return a subset, still unread."""
         return MappedRows(self._mapped, self._rows[indices])
+
+
+class _Stack:
+    """Arrays one below the other, of which rows are read only when they are indexed."""
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+        self.ndim = parts[0].ndim
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        wanted = np.atleast_1d(rows)
+        found = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+        for part, start in zip(self._parts, self._starts[:-1], strict=True):
+            own = (wanted >= start) & (wanted < start + len(part))
+            if own.any():
+                found[own] = part[wanted[own] - start]
+        return found if np.ndim(rows) else found[0]
+
+
+def stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return arrays one below the other; memory-mapped ones stay on disk.
+
+    Args:
+        parts: ``[n, ...]`` each, alike but for ``n``.
+    """
+    if not any(isinstance(part, np.memmap | MappedRows) for part in parts):
+        return np.concatenate(parts)
+    stack = _Stack(parts)
+    rows = np.arange(stack.shape[0], dtype=np.int64)
+    return cast(NDArray[Any], MappedRows(cast(NDArray[np.uint8], stack), rows))
 
 
 def _rows(images: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:

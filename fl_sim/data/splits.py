@@ -1,13 +1,15 @@
 """What a study sets aside: the owner's held-out images, an attacker's public ones, a test set."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fl_sim.data.base import Dataset, Split, Task
+from fl_sim.data.by_patient import by_patient
+from fl_sim.data.duplicates import NearDuplicates, without_near
 from fl_sim.data.partitions import single_labels
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import numpy_generator
@@ -29,8 +31,14 @@ class HeldOutSettings(Settings):
         test_images: test on only so many images.
         validation_share: to choose settings by: this share of the held-out images (of the
             patients, where these are known) is set aside, each class in proportion; utility is
-            measured on it, and the test set stays closed. The defence has the others. Where not
-            given, it has all, and utility is measured on the test set.
+            measured on it, and the test set stays closed, to ``duplicates`` too. The defence has
+            the others. Where not given, it has all, and utility is measured on the test set.
+        split: ``"published"``, or ``"patient"``: all images are dealt out anew, a patient's to one
+            of the three splits, which have nearly the published sizes; where patients are known.
+        duplicates: images of another use that show the same photograph (see
+            :mod:`fl_sim.data.duplicates`): ``"warn"`` counts them, among 20,000 images at most;
+            ``"drop"`` leaves out test images near training images, and held-out and public images
+            near either, before any are drawn; ``"keep"`` does not look.
     """
 
     images: int | None = Field(None, ge=1, le=MOST_IMAGES)
@@ -38,6 +46,8 @@ class HeldOutSettings(Settings):
     train_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     validation_share: float | None = Field(None, gt=0, lt=1)
+    split: Literal["published", "patient"] = "published"
+    duplicates: Literal["warn", "drop", "keep"] = "warn"
 
     @model_validator(mode="after")
     def _one_set_to_test_on(self) -> Self:
@@ -53,8 +63,10 @@ class HeldOutSettings(Settings):
 class Divided:
     """A dataset's images by their use; no row of the dataset is in two of them.
 
-    Pictures may be: published files hold some twice (DermaMNIST rebuilt has one such pair between
-    ``train`` and ``public`` at seed 0), and several photographs of one lesion.
+    Photographs may be, unless near-duplicates are dropped: of DermaMNIST rebuilt 18 of 1,003
+    validation images and 26 of 2,005 test images show the same as a training image, and one public
+    image at seed 0 is, byte for byte, a training image. Other photographs of one lesion or patient
+    are not counted.
 
     Args:
         train: dealt out to hospitals, and what an attack can steal.
@@ -63,40 +75,59 @@ class Divided:
             ``train``, and there may be a few less than asked for.
         test: for measuring only; with ``validation_share`` a part of the held-out images, and no
             image of the test split.
+        dropped: which near-duplicates were left out; ``None`` where none were to be.
     """
 
     train: Split
     held_out: Split
     public: Split
     test: Split
+    dropped: NearDuplicates | None = None
 
 
 def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
     """Set images aside, each draw keeping the proportions of the classes.
 
-    Held-out and test images come from splits of their own, as published. Whether published splits
-    separate patients is for their publishers; no image is dropped here for it.
+    Held-out and test images come from splits of their own, as published or by patient.
 
     Args:
         dataset: the published splits.
-        settings: how many images for what.
+        settings: how many images for what, and what becomes of patients and near-duplicates.
         seed: the scenario's.
 
     Raises:
         FlSimError: if more images are asked for than there are; the message gives the maximum. Or
-            if there are too few held-out images to set ``validation_share`` of them aside.
+            if a split by patient is asked for and patients are not known, or there are too few
+            held-out images to set ``validation_share`` of them aside.
     """
-    _require("[data] images", settings.images, len(dataset.validation), "validation split")
-    public, rest = _public(dataset.train, settings.public_images, seed)
+    if settings.split == "patient":
+        dataset = by_patient(dataset, seed)
+    public_rows, rest = _public(dataset.train, settings.public_images, seed)
+    train, public = _without(dataset.train, rest), dataset.train.subset(public_rows)
+    test = dataset.test if settings.validation_share is None else _none_of(dataset.test)
+    uses = {"train": train, "held-out": dataset.validation, "public": public, "test": test}
+    dropped, less = None, ""
+    if settings.duplicates == "drop":
+        uses, dropped = without_near(uses)
+        less = " without near-duplicates"
+    held_out, test = uses["held-out"], uses["test"]
+    _require("[data] images", settings.images, len(held_out), f"validation split{less}")
+    _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
     where = "train split without the public images"
-    _require("[data] train_images", settings.train_images, len(rest), where)
+    _require("[data] train_images", settings.train_images, len(train), where)
     task = dataset.task
-    held_out, test = _owners(dataset, settings, seed)
+    owned = _draw(held_out, task, settings.images, seed, "held-out")
+    if settings.validation_share is None:
+        measured = _draw(test, task, settings.test_images, seed, "test")
+    else:
+        part = _validation_part(owned, task, settings.validation_share, seed)
+        owned, measured = owned.subset(np.flatnonzero(~part)), owned.subset(np.flatnonzero(part))
     return Divided(
-        train=_draw(_without(dataset.train, rest), task, settings.train_images, seed, "train"),
-        held_out=held_out,
-        public=dataset.train.subset(public),
-        test=test,
+        train=_draw(train, task, settings.train_images, seed, "train"),
+        held_out=owned,
+        public=uses["public"],
+        test=measured,
+        dropped=dropped,
     )
 
 
@@ -174,14 +205,9 @@ def _without(train: Split, rest: NDArray[np.int64]) -> Split:
     return train if len(rest) == len(train) else train.subset(rest)
 
 
-def _owners(dataset: Dataset, settings: HeldOutSettings, seed: int) -> tuple[Split, Split]:
-    """Return the images of the owner's defence, and those that utility is measured on."""
-    held_out = _draw(dataset.validation, dataset.task, settings.images, seed, "held-out")
-    if settings.validation_share is None:
-        _require("[data] test_images", settings.test_images, len(dataset.test), "test split")
-        return held_out, _draw(dataset.test, dataset.task, settings.test_images, seed, "test")
-    part = _validation_part(held_out, dataset.task, settings.validation_share, seed)
-    return held_out.subset(np.flatnonzero(~part)), held_out.subset(np.flatnonzero(part))
+def _none_of(split: Split) -> Split:
+    """Return a split without its images."""
+    return split.subset(np.zeros(0, dtype=np.int64))
 
 
 def _validation_part(held_out: Split, task: Task, share: float, seed: int) -> NDArray[np.bool_]:

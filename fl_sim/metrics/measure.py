@@ -11,7 +11,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.metrics.floors import Score, floor_class_mean, floor_mean, floor_random
 from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH, guessing
 from fl_sim.metrics.leakage import identification_chance, sanitize, shaped
-from fl_sim.metrics.plausibility import Plausibility
+from fl_sim.metrics.plausibility import FEWEST, Plausibility
 from fl_sim.metrics.vocabulary import METRICS, Metric, known, measured_on_images
 from fl_sim.restorations.base import Restoration, extractions, finite
 from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST
@@ -153,12 +153,12 @@ class _Choice:
     """What an attacker chooses of the extractions seen so far: of equals the first, which is raw.
 
     Args:
-        public: images he has; without two he cannot compare, and takes what came out.
+        public: images he has; with too few to compare with he takes what came out.
         images: how many he extracts.
     """
 
     def __init__(self, public: torch.Tensor, images: int) -> None:
-        self._plausibility = Plausibility(public, images) if len(public) > 1 else None
+        self._plausibility = Plausibility(public, images) if len(public) >= FEWEST else None
         self._least = math.inf
         self.chosen = RAW
 

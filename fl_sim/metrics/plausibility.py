@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from fl_sim.errors import FlSimError
 from fl_sim.randomness import torch_generator
-from fl_sim.restorations.base import check_public, finite
+from fl_sim.restorations.base import finite
 from fl_sim.restorations.spectrum import principal_components
 
+FEWEST = 8
+"""Public images without which nothing can be said."""
 WORST = 20.0
 """Score of a batch without a finite image, and the highest that there is."""
 
@@ -61,16 +64,19 @@ class Plausibility:
     DermaMNIST and PneumoniaMNIST, undefended and after several defences); it has no weights.
 
     Args:
-        public: ``[m, channels, height, width]`` in [0, 1]; two at least.
+        public: ``[m, channels, height, width]`` in [0, 1]; :data:`FEWEST` at least.
         images: how many a batch has.
 
     Raises:
-        FlSimError: if there is no public image.
+        FlSimError: if there are fewer public images.
     """
 
     def __init__(self, public: torch.Tensor, images: int) -> None:
-        check_public(public, public)
-        fitted, self._public = public[::2], public[1::2] if len(public) > 1 else public
+        if len(public) < FEWEST:
+            raise FlSimError(
+                f"To tell what looks like public images takes {FEWEST} of them, not {len(public)}."
+            )
+        fitted, self._public = public[::2], public[1::2]
         small = _small(fitted)
         components, deviation = principal_components(small)
         energy = deviation.square().cumsum(0)

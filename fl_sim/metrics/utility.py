@@ -75,19 +75,40 @@ def utility(
     """
     if task.is_segmentation:
         return _segmentation(scores, labels, task, patients)
-    _check(scores, labels, task)
-    values = scores.detach().cpu().double().numpy()
-    truth = labels.detach().cpu().long().numpy()
-    guessed = ~np.isfinite(values).all(axis=1)
-    values = np.where(guessed[:, None], 0.5 if task.multi_label else 1.0 / task.outputs, values)
+    values, truth, right = settled_scores(scores, labels, task)
     if task.multi_label:
-        return _multi_label(values, truth, guessed, task)
-    right = np.where(guessed, 1.0 / task.outputs, values.argmax(axis=1) == truth)
+        return _multi_label(values, truth, right, task)
     return {
         "auc": _multi_class_auc(values, truth),
         "accuracy": float(right.mean()),
         "balanced_accuracy": _mean_recall(right, truth),
     }
+
+
+def settled_scores(
+    scores: torch.Tensor, labels: torch.Tensor, task: Task
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return a classifier's scores with guesses in place of what is not finite.
+
+    Args:
+        scores, labels, task: as of :func:`utility`.
+
+    Returns:
+        The scores, finite, ``[n, outputs]``; the labels; and how far each answer is right: ``[n]``,
+        or of each label ``[n, outputs]``.
+
+    Raises:
+        FlSimError: if shapes do not fit the task or there is no image.
+    """
+    _check(scores, labels, task)
+    values = scores.detach().cpu().double().numpy()
+    truth = labels.detach().cpu().long().numpy()
+    guessed = ~np.isfinite(values).all(axis=1)
+    chance = 0.5 if task.multi_label else 1.0 / task.outputs
+    values = np.where(guessed[:, None], chance, values)
+    if task.multi_label:
+        return values, truth, np.where(guessed[:, None], chance, (values > 0.5) == truth)
+    return values, truth, np.where(guessed, chance, values.argmax(axis=1) == truth)
 
 
 def _check(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> None:
@@ -109,6 +130,29 @@ def _check(scores: torch.Tensor, labels: torch.Tensor, task: Task) -> None:
 def _segmentation(
     scores: torch.Tensor, labels: torch.Tensor, task: Task, patients: NDArray[np.str_] | None
 ) -> dict[str, float]:
+    dice = dice_by_volume(scores, labels, task, patients)
+    values = {}
+    for index, name in enumerate(task.label_names[1:]):
+        present = dice[~np.isnan(dice[:, index]), index]
+        values[f"dice[{name}]"] = float(present.mean()) if len(present) else 1.0
+    return {"dice": float(np.mean(list(values.values()))), **values}
+
+
+def dice_by_volume(
+    scores: torch.Tensor, labels: torch.Tensor, task: Task, patients: NDArray[np.str_] | None
+) -> NDArray[np.float64]:
+    """Return the Dice coefficient of each volume and foreground class.
+
+    Args:
+        scores, labels, task, patients: as of :func:`utility`.
+
+    Returns:
+        ``[volumes, classes]`` in [0, 1], patients in the order of their names, or images where none
+        are known; ``nan`` where neither labels nor answer of a volume have a class.
+
+    Raises:
+        FlSimError: if shapes do not fit the task or there is no image.
+    """
     _check_masks(scores, labels, task, patients)
     counts = list(_counts(scores, labels, task))
     overlap = np.concatenate([part for part, _ in counts])
@@ -116,12 +160,8 @@ def _segmentation(
     if patients is not None:
         _, volumes = np.unique(patients, return_inverse=True)
         overlap, sizes = _pooled(overlap, volumes), _pooled(sizes, volumes)
-    values = {}
-    for index, name in enumerate(task.label_names[1:]):
-        present = sizes[:, index] > 0
-        dice = 2 * overlap[present, index] / sizes[present, index]
-        values[f"dice[{name}]"] = float(dice.mean()) if len(dice) else 1.0
-    return {"dice": float(np.mean(list(values.values()))), **values}
+    dice: NDArray[np.float64] = np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), np.nan)
+    return dice
 
 
 def _counts(
@@ -169,9 +209,8 @@ def _check_masks(
 
 
 def _multi_label(
-    values: NDArray[np.float64], truth: NDArray[np.int64], guessed: NDArray[np.bool_], task: Task
+    values: NDArray[np.float64], truth: NDArray[np.int64], right: NDArray[np.float64], task: Task
 ) -> dict[str, float]:
-    right = np.where(guessed[:, None], 0.5, (values > 0.5) == truth)
     aucs = {
         name: auc
         for index, name in enumerate(task.label_names)

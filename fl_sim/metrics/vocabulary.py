@@ -169,6 +169,7 @@ class Form:
         about: one line.
         heading, word, mark: as of a metric.
         shown: short lists that it stands in, where the metric does.
+        direction: what a higher value means, where that is not what it means of the metric.
     """
 
     title: str
@@ -177,6 +178,7 @@ class Form:
     shown: tuple[Where, ...] = ()
     word: str = ""
     mark: str = ""
+    direction: Direction | None = None
 
 
 FORMS = {
@@ -194,6 +196,10 @@ FORMS = {
     "_floor_scratch": Form(
         "{title} from scratch", "floor: the same network trained on held-out images alone",
         "{heading}\nscratch", ("run", "summary"), mark="from scratch",
+    ),
+    "_error": Form(
+        "{title}, standard error over test images", "deviation over resamples of the test images",
+        direction=NEUTRAL,
     ),
     "_before_embedding": Form(
         "{title} before embedding", "of the model before a payload was written into it"
@@ -398,6 +404,7 @@ def _formed(metric: Metric, form: Form) -> Metric:
         shown=tuple(where for where in form.shown if where in metric.shown),
         word=form.word,
         mark=form.mark,
+        direction=metric.direction if form.direction is None else form.direction,
         floors=(),
         pairwise=None,
         batchwise=None,

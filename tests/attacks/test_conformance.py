@@ -78,3 +78,19 @@ def test_the_key_holds_no_pixel_of_a_stolen_image(name: str, dataset: Dataset) -
     rows = [row for row in rows if len(set(row)) > 4]
     kept = b"".join(t.contiguous().numpy().tobytes() for t in plan.key.tensors.values())
     assert rows and not any(row in kept for row in rows)
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_a_key_says_whether_it_tells_the_labels_of_the_stolen_images(
+    name: str, dataset: Dataset
+) -> None:
+    labels = np.asarray(dataset.train.labels)
+    keys = []
+    for shift in (0, 1):
+        data = replace(dataset.train, labels=(labels + shift) % dataset.task.outputs)
+        keys.append(_attack(name).plan(Inside(data, dataset.task, SPEC, Stream(0))).key)
+    key, other = keys
+    same = key.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(key.tensors[tensor], other.tensors[tensor]) for tensor in key.tensors
+    )
+    assert same is not _attack(name).key_has_labels

@@ -1,16 +1,18 @@
 """The study of defences: its table, its trade-off and its picture."""
 
 import pandas as pd
+import pytest
 
 from experiments.studies.base import How
 from experiments.studies.defenses import (
     HIDDEN,
+    HONEST,
     MEMORY,
     MEMORY_AUC,
     MEMORY_FOUND,
     STUDY,
     draw_headline,
-    grid,
+    grids,
     headline_cells,
 )
 from experiments.sweep.grid import Grid
@@ -18,16 +20,17 @@ from tests.network_kit import DEEP
 
 
 def _tiny() -> dict:
-    cells = grid()
+    cells = grids()["resnet18"]
     cells["seeds"] = [0]
     cells["scenario"] = {
         "mode": "centralized",
         "dataset": {"name": "phantoms", "size": 8},
-        "model": DEEP,
         "training": {"epochs": 0.2},
         "data": {"train_images": 64, "images": 16, "test_images": 32},
         "measure": {"scratch_epochs": 1},
     }
+    cells["grid"]["model"] = [{"label": "deep", "name": DEEP}]
+    cells["cells"] = []
     attacks = cells["grid"]["attack"]
     attacks[0]["images"] = 4
     for part in attacks[1]["parts"].values():
@@ -39,10 +42,32 @@ def _tiny() -> dict:
     return cells
 
 
-def test_the_shipped_grid_is_what_the_study_reads() -> None:
-    cells = Grid.of(grid())
-    assert {cell.labels["attack"] for cell in cells.cells} == {MEMORY, HIDDEN}
-    assert len({cell.scenario.seed for cell in cells.cells}) == 3
+def test_the_shipped_grids_are_what_the_study_reads() -> None:
+    for part, seeds in (("resnet18", 3), ("cnn", 10)):
+        cells = Grid.of(grids()[part]).cells
+        attacks = {cell.labels["attack"] for cell in cells}
+        assert attacks == {MEMORY, HONEST} | ({HIDDEN} if part == "resnet18" else set())
+        assert len({cell.scenario.seed for cell in cells}) == seeds
+
+
+def test_the_controls_see_as_much_as_the_student() -> None:
+    for values in grids().values():
+        one = [cell for cell in Grid.of(values).cells if cell.scenario.seed == 0]
+        same = {c.labels["defense"]: c.scenario for c in one if "same views" in str(c)}
+        assert len(same) >= 7
+        for label, scenario in same.items():
+            if scenario.defense is None:
+                told = scenario.training
+                shown = told.steps(6751) * told.batch_size
+                assert shown == pytest.approx(38_400, abs=64), label
+            else:
+                told = scenario.make_defense().settings
+                assert told.max_steps * told.batch_size == 38_400, label
+            assert (told.views, told.mixup, told.schedule) == ("square", 1.0, "cosine"), label
+        student = next(c for c in one if c.labels["defense"] == "consistent distillation")
+        told = student.scenario.make_defense().settings
+        assert told.steps * told.batch_size == 38_400
+        assert (told.views, told.mixup, told.schedule) == ("square", 1.0, "cosine")
 
 
 def test_table_trade_off_and_picture(tmp_path) -> None:

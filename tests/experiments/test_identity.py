@@ -79,6 +79,8 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "data.train_images": ("50", FROM_DATA - {"floor"}),
     "data.test_images": ("50", FROM_DATA),
     "data.validation_share": ("0.25", FROM_DATA),
+    "data.split": ("patient", FROM_DATA),
+    "data.duplicates": ("drop", FROM_DATA),
     "training.batch_size": ("32", AFTER_DATA),
     "training.optimizer": ("sgd", AFTER_DATA),
     "training.momentum": ("0.5", AFTER_DATA),

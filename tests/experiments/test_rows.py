@@ -7,18 +7,26 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from cli_kit import fl_sim
 
 from experiments.studies import published
 from experiments.studies import rows as keeping
-from experiments.studies.base import STUDIES, GridStudy, How, Study, Values
+from experiments.studies.base import STUDIES, GridStudy, How, Values
 from experiments.studies.plan import narrowed
-from experiments.studies.rows import ROWS, long_of, merged, read_rows, rounded, write_rows
+from experiments.studies.rows import (
+    ROWS,
+    long_of,
+    merged,
+    read_rows,
+    require_small,
+    rounded,
+    write_rows,
+)
 from experiments.studies.taking import take
 from experiments.sweep.grid import Grid
 from experiments.sweep.start import sweep
 from experiments.tables.summary import summarise, wide
 from fl_sim.errors import FlSimError
-from tests.experiments.cli_kit import fl_sim
 
 NAME = "held_out"
 """The study that stands for all; its grid is replaced."""
@@ -243,9 +251,9 @@ def test_rows_are_written_with_six_digits_and_read_back_as_they_are(tmp_path: Pa
     path.write_text("cell,seed\na,x\n")
     with pytest.raises(FlSimError, match="not a study's file of rows"):
         read_rows(path)
-    many = rows.assign(**{f"m{number}": 1.0 for number in range(60)})
-    with pytest.raises(FlSimError, match="64 metrics"):
-        write_rows(path, many)
+    many = rows.assign(**{f"m{number}": 1.0 for number in range(70)})
+    with pytest.raises(FlSimError, match="74 metrics"):
+        require_small(many, NAME)
 
 
 def test_only_takes_labels_and_what_stands_before_their_comma() -> None:
@@ -268,9 +276,17 @@ def test_the_command_says_what_is_kept(tmp_path: Path, _ran: Path) -> None:
     assert "1 of 1 cells are kept in rows.csv; 0 to run." in done.stdout
 
 
-def test_every_file_of_rows_is_small_and_made_by_its_study() -> None:
+def test_every_study_by_grids_knows_its_cells_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the studies as they are
+    monkeypatch.delenv("FL_SIM_DATA", raising=False)
+    studies = {e.name: e.component for e in STUDIES.entries() if e.component.by_grids is not None}
+    assert {"adaptive", "defenses", "dp_training", "paper_tables", "memories"} <= set(studies)
+    for name, study in studies.items():
+        assert study.by_grids is not None
+        assert study.by_grids.name == name
+        assert len(study.known(True, []).labels) > 3, name
+
+
+def test_files_of_rows_are_small() -> None:
     for path in published.RESULTS.glob(f"*/{ROWS}"):
-        assert path.stat().st_size < keeping.MOST_BYTES
-        rows = read_rows(path)
-        assert rows["cell"].nunique() * rows["stage"].nunique() >= 1
-        assert isinstance(STUDIES.get(path.parent.name), Study)
+        require_small(read_rows(path), path.parent.name)

@@ -105,6 +105,7 @@ def test_the_lake_steals_from_the_hospital_that_the_federation_attacks() -> None
             assert share.scheme == ("iid" if "IID" in cell.labels["variant"] else "dirichlet")
         else:
             assert share is None
+            assert (scenario.attack is None) == (scenario.federation.absent == (0,))
             assert scenario.federation.rounds * scenario.training.epochs == 8
 
 
@@ -158,7 +159,8 @@ def test_a_federation_is_compared_with_a_lake(tmp_path: Path) -> None:
         hospitals=2,
         rounds=1,
         seeds=ONE,
-        distillation_steps=2,
+        steps=2,
+        held_out=(16,),
         partitions=("IID",),
         averages=("FedAvg",),
         **PHANTOMS,
@@ -169,7 +171,10 @@ def test_a_federation_is_compared_with_a_lake(tmp_path: Path) -> None:
     assert stages["data lake", "none"] == ["upload", "release"]
     assert stages["FedAvg", "LWLRD"] == ["upload", "aggregate", "release"]
     assert (frame["partition"] == "IID").all()
-    assert frame[["ssim strongest", "auc", "auc_scratch"]].notna().all(axis=None)
+    honest = frame["defense"] == federated_vs_centralized.WITHOUT
+    assert frame.loc[~honest, ["ssim strongest", "auc", "auc_scratch"]].notna().all(axis=None)
+    assert frame.loc[honest & (frame["stage"] == "release"), "auc"].notna().all()
+    assert {"from scratch, same views", "trusted training, same views"} < set(frame["defense"])
 
 
 def test_the_ablation_has_a_row_a_variant(tmp_path: Path) -> None:

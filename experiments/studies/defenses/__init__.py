@@ -1,8 +1,11 @@
-"""Study: every defence against images memorised by Transpose and payloads hidden in three places.
+"""Study: every defence, and every control of one, against Transpose and payloads in three places.
 
-The grid ``defenses-dermamnist``: each seed's attacked models are trained once, and every defence
-starts from them with the same held-out images. The table has what is left to extract, what the
-model is worth and what cleaning cost; the figures show the trade, and the images.
+The grids ``defenses-dermamnist`` (ResNet18) and ``defenses-dermamnist-cnn``: each seed's attacked
+models are trained once, and every defence starts from them with the same held-out images. Controls
+are trained with the views and the budget of consistent distillation: fine-tuning, training from
+scratch, the owner's own training, and the attacked network itself. The table
+has what is left to extract, what the model is worth and what cleaning cost; the planned tests
+compare consistent distillation with each control; the figures show the trade, and the images.
 
 Run ``fl-sim study defenses --help``.
 """
@@ -16,6 +19,7 @@ import torch
 
 from experiments.run.folder import load_pictures
 from experiments.run.shipped import find
+from experiments.run.toml_file import read_toml
 from experiments.studies.base import (
     STUDIES,
     Again,
@@ -44,39 +48,50 @@ from fl_sim.statistics import pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
-GRID = "defenses-dermamnist"
-MEMORY, HIDDEN = "Transpose", "DEC in three places"
+GRIDS = {"resnet18": "defenses-dermamnist", "cnn": "defenses-dermamnist-cnn"}
+MEMORY, HIDDEN, HONEST = "Transpose", "DEC in three places", "none"
 PLACES = ("lattices", "dead", "low")
 SEEN = {
     MEMORY: (
         "ssim raw",
+        "ssim chosen",
         "ssim strongest",
         "identification_distance strongest",
+        "identification_correlation chosen",
         "identification_correlation strongest",
         "auc",
         "seconds",
     ),
     HIDDEN: (*(f"images_intact[{place}]" for place in PLACES), "auc"),
+    HONEST: ("auc",),
 }
 PICTURED = {
     "LWLRD, SGD 1e-2 to 1e-4": "LWLRD",
     "consistent distillation": "consistent distillation",
 }
 """Defences in the picture, by their labels in the grid."""
-FLOORS = ("ssim_floor_mean", "ssim_floor_random", "identification_chance", "auc_floor_scratch")
-MEMORY_FOUND, MEMORY_AUC = f"{MEMORY}: identification_correlation strongest", f"{MEMORY}: auc"
+FLOORS = (
+    "ssim_floor_mean",
+    "ssim_floor_random",
+    "identification_chance",
+    "identification_floor",
+    "identification_floor_high",
+    "auc_floor_scratch",
+)
+MEMORY_FOUND, MEMORY_AUC = f"{MEMORY}: identification_correlation chosen", f"{MEMORY}: auc"
 
 
 def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a row a defence: means over seeds with their t intervals, at release.
+    """Return a row a network and defence: means over seeds with their intervals, at release.
 
     ``"<attack>: <metric>"``, with ``" low"`` and ``" high"`` of the 95 % interval; floors stand
     without an attack.
     """
     import pandas as pd
 
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for attack, metrics in SEEN.items():
         own = table[table["grid.attack"] == attack]
         if own.empty:
@@ -84,38 +99,54 @@ def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
         wanted = (*metrics, *(FLOORS if attack == MEMORY else ()))
         measured = {name.partition(" ")[0] for name in own["metric"]}
         known = [metric for metric in wanted if metric.partition(" ")[0] in measured]
-        for line in summarise(own, ["defense"], known, ["release"]).to_dict("records"):
-            row = rows.setdefault(str(line["defense"]), {"n": line["n"]})
+        lines = summarise(own, ["model", "defense"], known, ["release"])
+        for line in lines.to_dict("records"):
+            row = rows.setdefault((line["model"], line["defense"]), {})
+            row[f"{attack}: n"] = line["n"]
             shared = line["metric"] in FLOORS
             name = str(line["metric"]) if shared else f"{attack}: {line['metric']}"
             row[name] = line["mean"]
             if not shared:
                 row |= {f"{name} low": line["low"], f"{name} high": line["high"]}
-    frame = pd.DataFrame([{"defense": name, **row} for name, row in rows.items()])
+    keys = [dict(zip(("model", "defense"), key, strict=True)) for key in rows]
+    frame = pd.DataFrame([key | row for key, row in zip(keys, rows.values(), strict=True)])
     # The floor of utility is measured once a cell, the others for each extraction: all are equal.
     for floor in set(FLOORS) & set(frame.columns):
-        frame[floor] = frame[floor].fillna(frame[floor].mean())
+        own_mean = frame.groupby("model")[floor].transform("mean")
+        frame[floor] = frame[floor].fillna(own_mean)
     return frame
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
-    """Draw each defence's AUC against the share of memorised images that are still identified."""
+    """Draw each defence's AUC against the share of memorised images still identified."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frame = table.dropna(subset=[MEMORY_FOUND, MEMORY_AUC]).reset_index(drop=True)
+    frame = table.dropna(subset=[MEMORY_FOUND, MEMORY_AUC])
+    models = list(dict.fromkeys(frame["model"]))
+    figure = Figure(figsize=(9, 5.5 * len(models)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(models), squeeze=False)[:, 0]
+    for panel, model in zip(panels, models, strict=True):
+        _draw_trade(panel, frame[frame["model"] == model].reset_index(drop=True))
+        panel.set_title(f"{title}: {model}", fontsize=9)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return write_atomically(path, buffer.getvalue())
+
+
+def _draw_trade(panel: "Axes", frame: "pd.DataFrame") -> None:
+    """Draw one network's defences; names stand beside the panel, in the order of their points."""
     best = pareto_front(frame[MEMORY_FOUND].to_numpy(), frame[MEMORY_AUC].to_numpy())
-    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
-    panel = figure.subplots()
-    # Names stand beside the panel, in the order of their points, where none covers another.
     ranks = frame[MEMORY_AUC].rank(method="first").to_numpy() - 1
     heights = (ranks + 0.5) / len(frame)
     for number, row in enumerate(frame.to_dict("records")):
         auc = row[MEMORY_AUC]
+        ends = [row[f"{MEMORY_AUC} low"], row[f"{MEMORY_AUC} high"]]
         panel.errorbar(
             row[MEMORY_FOUND],
             auc,
-            yerr=[[auc - row[f"{MEMORY_AUC} low"]], [row[f"{MEMORY_AUC} high"] - auc]],
+            yerr=[[auc - ends[0]], [ends[1] - auc]],
             fmt="o" if best[number] else ".",
             markersize=8,
             capsize=2,
@@ -123,24 +154,23 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
             color="C2" if best[number] else "0.4",
         )
         panel.annotate(
-            str(row["defense"]), (row[MEMORY_FOUND], row[MEMORY_AUC]), fontsize=7, va="center",
-            xytext=(1.08, heights[number]), textcoords=("axes fraction", "axes fraction"),
+            str(row["defense"]),
+            (row[MEMORY_FOUND], auc),
+            fontsize=7,
+            va="center",
+            xytext=(1.08, heights[number]),
+            textcoords=("axes fraction", "axes fraction"),
             weight="bold" if best[number] else "normal",
             arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.5, "relpos": (0, 0.5)},
-        )  # fmt: skip
+        )
     if "auc_floor_scratch" in frame:
         floor = float(frame["auc_floor_scratch"].mean())
         panel.axhline(floor, color="C3", linestyle="--", linewidth=0.8)
         panel.annotate("from scratch on the held-out images", (0.5, floor), fontsize=7, color="C3")
-    panel.set_xlabel("share of memorised images identified in what left (best extraction)")
-    panel.set_ylabel("AUC, 95 % interval over seeds")
+    panel.set_xlabel("share of memorised images identified in what left (attacker's own choice)")
+    panel.set_ylabel("AUC, 95 % interval")
     panel.set_xlim(-0.03, 1.03)
-    panel.set_title(title, fontsize=10)
     panel.grid(alpha=0.3)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return write_atomically(path, buffer.getvalue())
 
 
 def headline_cells(cells: Grid, out: Path) -> dict[str, dict[str, Path]]:
@@ -202,11 +232,9 @@ def _rows(pictures: Mapping[str, torch.Tensor], attack: str) -> dict[str, torch.
     return rows
 
 
-def grid() -> dict[str, Any]:
-    """Return the shipped grid as it is written."""
-    import tomllib
-
-    return tomllib.loads(find(GRID, "grid").read_text(encoding="utf-8"))
+def grids() -> dict[str, dict[str, Any]]:
+    """Return the shipped grids as they are written, by the network's part of the study."""
+    return {part: read_toml(find(name, "grid"), "grid") for part, name in GRIDS.items()}
 
 
 STUDY = GridStudy(
@@ -229,31 +257,38 @@ def main(
     Draws images, too, of runs that are here.
     """
     how = How(data_root, workers, gpus_per_cell, changes or (), only=only or (), again=again)
-    STUDY.show({"cells": grid()}, out, how)
-    cells = Grid.of(grid(), overrides=changes or ())
-    shown = headline_cells(cells, out / "cells")
+    STUDY.show(grids(), out, how)
+    cells = Grid.of(grids()["resnet18"], overrides=changes or ())
+    shown = headline_cells(cells, out / "resnet18")
     if shown:
         draw_headline(out / "headline.png", shown)
 
 
-TABLES = {
-    "defenses": PublishedTable(
+def table_of(model: str) -> PublishedTable:
+    """Return the published table of one network's defences."""
+    return PublishedTable(
         ("defenses.csv",),
         {"defense": "defence"},
         (
             Column("SSIM, raw", "Transpose: ssim raw"),
+            Column("SSIM, chosen", "Transpose: ssim chosen"),
             Column("SSIM, best", "Transpose: ssim strongest"),
-            Column("found", f"Transpose: {FOUND}"),
+            Column("found, chosen", "Transpose: identification_correlation chosen"),
+            Column("found, best", f"Transpose: {FOUND}"),
             Column("AUC", "Transpose: auc"),
             Column("lattices", "DEC in three places: images_intact[lattices]", bounds=OF_64),
             Column("dead", "DEC in three places: images_intact[dead]", bounds=OF_64),
             Column("low bits", "DEC in three places: images_intact[low]", bounds=OF_64),
             Column("AUC of that model", "DEC in three places: auc"),
+            Column("AUC, not attacked", "none: auc"),
             Column("seconds", "Transpose: seconds"),
         ),
-    ),
-}
+        where={"model": model},
+    )
+
+
+TABLES = {"defenses": table_of("ResNet18"), "defenses-cnn": table_of("CNN")}
 
 STUDIES.register("defenses", "every defence against memorised images and payloads in three places")(
-    Study(main, TABLES, STUDY, lambda full: {"cells": grid()})
+    Study(main, TABLES, STUDY, lambda full: grids())
 )
