@@ -321,6 +321,7 @@ def _planned(values: Values, name: str, beside: Path, device: Literal["cpu", "au
         )
     whole = base_scenario(GridFile(base=file.base, scenario=file.scenario), beside)
     scenario = {key: value for key, value in whole.items() if key not in ("attack", "defense")}
+    _refuse_mixed_sets(scenario)
     plan = Plan(name, file, components, scenario, device=device)
     tuned = in_tuning(scenario, file.validation_share)
     trials = [Trial(UNDEFENDED, 0, {}, plan.grid_of(tuned, [UNDEFENDED], file.seeds).cells)]
@@ -356,6 +357,15 @@ def _refuse_own_choices(scenario: Mapping[str, Any]) -> None:
         raise FlSimError(
             "[scenario] data has validation_share; say validation_share at the file's top, since "
             "the final runs are on the test set."
+        )
+
+
+def _refuse_mixed_sets(scenario: Mapping[str, Any]) -> None:
+    """Refuse splits that are dealt out by seed: an image tuned on would be tested on."""
+    if scenario.get("data", {}).get("split") == "patient":
+        raise FlSimError(
+            '[scenario] data has split = "patient", which deals images out anew for every seed, so '
+            "that images of the report's test set would be tuned on; leave it out."
         )
 
 

@@ -1,5 +1,6 @@
 """What is set aside: disjoint, stratified, by patient where known, and impossible sizes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,16 @@ def test_a_share_of_the_held_out_images_is_measured_on_and_no_test_image(patient
     other = divide(dataset, HeldOutSettings(images=160, validation_share=0.25), seed=2)
     assert identities(other.test) != measured
     assert identities(parts.train) == identities(whole.train)
+
+
+def test_a_closed_test_set_drops_no_image() -> None:
+    dataset = numbered(patients=False)
+    copied = replace(dataset, test=dataset.validation)  # every held-out image is a test image, too
+    settings = HeldOutSettings(validation_share=0.25, duplicates="drop")
+    parts, others = (divide(each, settings, 0) for each in (dataset, copied))
+    assert len(parts.held_out) > 0
+    assert identities(parts.held_out) == identities(others.held_out)
+    assert identities(parts.test) == identities(others.test)
 
 
 def test_a_share_that_leaves_one_side_nothing_is_refused() -> None:

@@ -360,6 +360,10 @@ def test_no_test_image_reaches_the_choice(tmp_path: Path) -> None:
             {"scenario": {**FILE["scenario"], "data": {"validation_share": 0.2}}},
             "at the file's top",
         ),
+        (
+            {"scenario": {**FILE["scenario"], "data": {"split": "patient"}}},
+            "test set would be tuned on; leave it out",
+        ),
         ({"defense": [NOISE, NOISE]}, "a label of its own"),
         ({"defense": [{**NOISE, "label": "none"}]}, "the undefended model's"),
         ({"defense": [{"name": "lwlrdd", "try": {"high": [1]}}]}, "Did you mean 'lwlrd'"),
