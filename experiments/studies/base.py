@@ -37,11 +37,11 @@ from experiments.studies.rows import (
 )
 from experiments.sweep.grid import Grid
 from experiments.sweep.start import sweep
-from experiments.tables.console import make_console, plain, print_table
-from experiments.tables.summary import labels_of, summarise, wide
+from experiments.tables.console import headed, make_console, plain, print_table
+from experiments.tables.summary import labels_of, presented, summarise, wide
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
-from fl_sim.metrics.vocabulary import measured_on_images
+from fl_sim.metrics.vocabulary import columns_shown, measured_on_images
 from fl_sim.progress import SILENT, Progress
 from fl_sim.registry import Registry
 from fl_sim.words import RAW, STRONGEST
@@ -184,6 +184,7 @@ class GridStudy:
         tabulate: the study's table from a long table, see
             :func:`experiments.studies.rows.long_of`.
         draw: draws that table into a PNG file; ``None`` for no figure.
+        on_screen: what a terminal shows of that table; by default all.
         further: more tables from the long one, by the name of their file.
     """
 
@@ -191,6 +192,7 @@ class GridStudy:
     title: str
     tabulate: Callable[["pd.DataFrame"], "pd.DataFrame"]
     draw: Callable[[Path, "pd.DataFrame", str], Path] | None = None
+    on_screen: Callable[["pd.DataFrame"], "pd.DataFrame"] | None = None
     further: Mapping[str, Callable[["pd.DataFrame"], "pd.DataFrame"]] = field(default_factory=dict)
 
     def plan(self, grids: Mapping[str, Values], out: Path, how: How | None = None) -> Plan:
@@ -303,7 +305,7 @@ class GridStudy:
         console.print(plain(str(plan)), soft_wrap=True)
         progress = make_progress(console, remaining=False)
         table = self.carry_out(plan, out, replace(how, progress=progress))
-        print_table(console, table, self.title)
+        print_table(console, self.on_screen(table) if self.on_screen else table, self.title)
         figure = ", .png" if self.draw is not None else ""
         console.print(f"Table, rows, provenance: {plain(out / self.name)}.csv, .json{figure}, "
                       f"{ROWS}")  # fmt: skip
@@ -363,9 +365,16 @@ def swept(
 
     --full: five seeds.
     """
-    study = GridStudy(name, title, summarise)
+    study = GridStudy(name, title, summarise, on_screen=_released)
     # Its folder is the sweep's: 'fl-sim sweep' goes on with it, and the other way round.
     return study.study(cells, tables, part="", out=Path("runs") / grid)
+
+
+def _released(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Return what a terminal shows of a sweep's means and intervals: those at release."""
+    shown = columns_shown("sweep", summary["metric"])
+    rows = summary[(summary["stage"] == "release") & summary["metric"].isin(shown)]
+    return headed(presented(rows, short=True).drop(columns="stage"))
 
 
 def transpose(images: int, **settings: Any) -> Values:

@@ -11,7 +11,7 @@ from cli_kit import fl_sim
 
 from experiments.studies import published
 from experiments.studies import rows as keeping
-from experiments.studies.base import STUDIES, GridStudy, How, Values
+from experiments.studies.base import STUDIES, GridStudy, How, Values, swept
 from experiments.studies.plan import narrowed
 from experiments.studies.rows import (
     ROWS,
@@ -285,6 +285,25 @@ def test_every_study_by_grids_knows_its_cells_without_data(monkeypatch: pytest.M
         assert study.by_grids is not None
         assert study.by_grids.name == name
         assert len(study.known(True, []).labels) > 3, name
+
+
+def test_a_swept_study_keeps_rows_and_shows_what_left(
+    tmp_path: Path, _ran: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.studies.base.find", lambda name, kind: Path(name))
+    monkeypatch.setattr("experiments.studies.base.read_toml", lambda path, kind: _cells())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ROWS).write_bytes((_ran / ROWS).read_bytes())
+    study = swept(NAME, "a-grid", "Swept")
+    command: Any = study.commands
+    command(out=out, workers=0, changes=["seeds=[0]"])
+    said = capsys.readouterr().out
+    assert "2 of 2 cells are kept" in said
+    assert "upload" not in said
+    frame = pd.read_csv(out / f"{NAME}.csv", keep_default_na=False)
+    assert set(frame["defense"]) == {"none", "noise, 0.1"}
+    assert set(frame["stage"]) == {"upload", "release"}
 
 
 def test_files_of_rows_are_small() -> None:

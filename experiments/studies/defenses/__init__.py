@@ -276,7 +276,7 @@ def grids() -> dict[str, dict[str, Any]]:
 
 STUDY = GridStudy(
     "defenses", "Defences at release: what is still identified, and what the model is worth",
-    tabulate, draw, {"planned": planned},
+    tabulate, draw, further={"planned": planned},
 )  # fmt: skip
 
 
