@@ -5,6 +5,7 @@ model itself; so defences are compared in pairs, and a comparison of runs that d
 refused. What cannot be said is ``nan``: one seed has a mean and no interval.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 Method = Literal["t", "bootstrap"]
 Floats = NDArray[np.float64]
 RESAMPLES = 9999
+MARGIN = 0.005
+"""Differences within it are taken for none, where that can be shown; meant for AUC."""
+ENDLESS = (-math.inf, math.inf)
+TESTS = ("p_t", "p_wilcoxon", "p_permutation")
+Verdict = Literal["better", "worse", "equivalent", "not told apart"]
+_EXACT = 14
+"""Pairs up to which all assignments of signs are counted out."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,12 @@ class Interval:
     n: int
     missing: int = 0
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether its ends are as far from the mean, as those of Student's interval are."""
+        below, above = self.mean - self.low, self.high - self.mean
+        return math.isclose(below, above, rel_tol=1e-6, abs_tol=1e-12)
+
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -50,34 +64,58 @@ class PairedComparison:
     Args:
         shift: mean of the differences, ``treated - baseline``.
         low, high: its t-based confidence interval.
+        low_90, high_90: its t-based 90 % confidence interval. Where it lies inside a margin, two
+            one-sided tests at 5 % (TOST; Schuirmann 1987) both say that the shift does.
         n: pairs in which both values are there.
         missing: pairs in which one is not.
         p_t: two-sided p-value of the paired t-test.
         p_wilcoxon: two-sided p-value of Wilcoxon's signed-rank test. With n pairs it is never
             below ``2 ** (1 - n)``: five seeds cannot reach 0.05.
+        p_permutation: two-sided p-value of the permutation test of the mean that turns the signs of
+            differences round (Fisher 1935): exact for up to 14 pairs, else of 9,999 resamples. It
+            takes nothing for normal, and is never below ``2 ** (1 - n)`` either.
     """
 
     shift: float
     low: float
     high: float
+    low_90: float
+    high_90: float
     n: int
     missing: int
     p_t: float
     p_wilcoxon: float
+    p_permutation: float
 
 
 def mean_interval(
-    values: ArrayLike, level: float = 0.95, method: Method = "t", seed: int = 0
+    values: ArrayLike,
+    level: float = 0.95,
+    method: Method = "t",
+    seed: int = 0,
+    limits: tuple[float, float] = ENDLESS,
+    trials: float | None = None,
+    error: float = 0.0,
 ) -> Interval:
-    """Return the mean over seeds and its confidence interval.
+    """Return the mean over seeds and its confidence interval, which stays within its limits.
+
+    With ``"t"`` and without limits it is Student's. Where both limits are finite, Student's
+    interval of the logit of the mean is carried back, and where only the lower one is, that of its
+    logarithm (delta method). Shares of images have Wilson's score interval (JASA 1927), with as
+    many trials as the spread between seeds is worth, ``p (1 - p) / se^2``, if these are fewer than
+    there were, and with Student's quantile: it has a width where all seeds are at an end.
 
     Args:
         values: one a seed; those that are not a number are left out and counted.
         level: of confidence, in (0, 1).
-        method: ``"t"``, Student's interval, which takes the values for normal, or
-            ``"bootstrap"``, bias-corrected and accelerated (BCa; Efron, JASA 1987), which needs
-            some ten values to be worth its name.
+        method: ``"t"``, as above, which takes the values for normal, or ``"bootstrap"``,
+            bias-corrected and accelerated (BCa; Efron, JASA 1987), which needs some ten values to
+            be worth its name, and never leaves what was measured.
         seed: of the bootstrap's resampling.
+        limits: lowest and highest value that there can be.
+        trials: of shares of images, or counts of them: how many images each seed has.
+        error: standard error of each value that all seeds share, as of test images: it is added
+            (squared) to the variance of the mean and does not shrink with more seeds.
 
     Returns:
         Without an interval where there are fewer than two values, where one is infinite (the PSNR
@@ -97,8 +135,37 @@ def mean_interval(
     mean = _mean(there)
     low = high = math.nan
     if len(there) > 1 and np.isfinite(there).all():
-        low, high = (_student if method == "t" else _bootstrap)(there, level, seed)
+        if method == "bootstrap":
+            low, high = _bootstrap(there, level, seed)
+        else:
+            low, high = _spread(there, level, limits, trials, error)
     return Interval(mean, low, high, len(there), missing)
+
+
+def within(mean: float, half: float, limits: tuple[float, float]) -> tuple[float, float]:
+    """Carry the ends of an interval, half its width from the mean, over to where values can be.
+
+    With two finite limits by the logit, with a lower one alone by the logarithm (delta method):
+    a narrow interval stays what it was, a wide one does not leave the limits.
+
+    Args:
+        mean: within the limits.
+        half: half the width on the scale of the mean, at least 0.
+        limits: lowest and highest value that there can be.
+    """
+    low, high = limits
+    above = mean - low
+    if half == 0 or not math.isfinite(low) or above <= 0:
+        return mean - half, mean + half
+    if not math.isfinite(high):
+        factor = math.exp(min(half / above, 700.0))
+        return low + above / factor, low + above * factor
+    below = high - mean
+    if below <= 0:
+        return mean - half, mean + half
+    odds, factor = above / below, math.exp(min(half * (1 / above + 1 / below), 300.0))
+    ends = (odds / factor, odds * factor)
+    return (low + (high - low) * ends[0] / (1 + ends[0]), high - (high - low) / (1 + ends[1]))
 
 
 def compare_paired(
@@ -131,16 +198,54 @@ def compare_paired(
         differences = first - second
         # Two infinite values that are equal do not differ.
         differences[(first == second) & np.isinf(first)] = 0.0
-    interval = mean_interval(differences, level)
+    interval, narrow = mean_interval(differences, level), mean_interval(differences, 0.9)
     there = differences[~np.isnan(differences)]
-    p_t = p_wilcoxon = math.nan
+    p_t = p_wilcoxon = p_permutation = math.nan
     if len(there) > 1 and np.isfinite(there).all():
         if np.ptp(there) > 0:
             p_t = float(stats.ttest_1samp(there, 0.0).pvalue)
         p_wilcoxon = float(stats.wilcoxon(there).pvalue) if np.any(there) else 1.0
+        p_permutation = _sign_flips(there)
     return PairedComparison(
-        interval.mean, interval.low, interval.high, interval.n, interval.missing, p_t, p_wilcoxon
+        shift=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        low_90=narrow.low,
+        high_90=narrow.high,
+        n=interval.n,
+        missing=interval.missing,
+        p_t=p_t,
+        p_wilcoxon=p_wilcoxon,
+        p_permutation=p_permutation,
     )
+
+
+def verdict(
+    compared: PairedComparison,
+    p: float,
+    margin: float = MARGIN,
+    alpha: float = 0.05,
+    lower_is_better: bool = False,
+) -> Verdict:
+    """Tell in a word what a comparison says.
+
+    Args:
+        compared: of two treatments.
+        p: its p-value, corrected for how many were compared; ``nan`` tells nothing.
+        margin: differences within it are taken for none.
+        alpha: what p must be below.
+        lower_is_better: whether lower values are better, or leak less.
+
+    Returns:
+        ``"better"`` or ``"worse"`` than the baseline; ``"equivalent"``, where the 90 % interval
+        lies inside the margin (two one-sided tests at 5 %); or ``"not told apart"``, which makes
+        nothing equal.
+    """
+    if p < alpha and compared.shift != 0:
+        return "better" if (compared.shift > 0) != lower_is_better else "worse"
+    if -margin < compared.low_90 and compared.high_90 < margin:
+        return "equivalent"
+    return "not told apart"
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -188,6 +293,9 @@ def compare_treatments(
     value: str,
     baseline: str,
     level: float = 0.95,
+    planned: Sequence[str] | None = None,
+    margin: float = MARGIN,
+    lower_is_better: bool = False,
 ) -> "pd.DataFrame":
     """Compare every treatment with a baseline on the same units, corrected for many tests.
 
@@ -199,15 +307,18 @@ def compare_treatments(
         value: column of the metric.
         baseline: the treatment that the others are compared with.
         level: of confidence of each interval by itself, in (0, 1).
+        planned: treatments whose tests were planned beforehand: only they count in the
+            corrections, and the others' adjusted p-values are ``nan``. By default all.
+        margin, lower_is_better: of :func:`verdict`.
 
     Returns:
-        A row a treatment but the baseline, with the fields of :class:`PairedComparison` and
-        ``p_t_holm``, ``p_t_fdr``, ``p_wilcoxon_holm`` and ``p_wilcoxon_fdr``, adjusted over the
-        rows.
+        A row a treatment but the baseline, with the fields of :class:`PairedComparison`, for each
+        test ``<p>_holm`` and ``<p>_fdr``, adjusted over the planned rows, and ``verdict``, by
+        ``p_permutation_holm`` (not planned: never better or worse).
 
     Raises:
-        FlSimError: if a column or the baseline is unknown, a unit has two values of one
-            treatment, or the treatments do not have the same units.
+        FlSimError: if a column, the baseline or a planned treatment is unknown, a unit has two
+            values of one treatment, or the treatments do not have the same units.
     """
     import pandas as pd
 
@@ -228,10 +339,45 @@ def compare_treatments(
     for name in others:
         compared = compare_paired(paired[name], paired[baseline], level)
         rows.append({treatment: name, "baseline": baseline, **vars(compared)})
+    for name in planned or ():
+        if name not in others:
+            raise FlSimError(
+                f"There is no treatment '{name}' in the column '{treatment}' to plan for."
+                f"{did_you_mean(str(name), [str(c) for c in others])}"
+            )
     result = pd.DataFrame(rows)
-    for test in ("p_t", "p_wilcoxon") if rows else ():
-        result[f"{test}_holm"] = holm(result[test])
-        result[f"{test}_fdr"] = false_discovery_rate(result[test])
+    if rows:
+        counted = None if planned is None else result[treatment].isin(planned).to_numpy()
+        result = adjusted(result, margin, lower_is_better, counted)
+    return result
+
+
+def adjusted(
+    compared: "pd.DataFrame",
+    margin: float = MARGIN,
+    lower_is_better: bool = False,
+    counted: NDArray[np.bool_] | None = None,
+) -> "pd.DataFrame":
+    """Correct comparisons for being many, and judge each; see :func:`compare_treatments`.
+
+    Args:
+        compared: a row a comparison, with the fields of :class:`PairedComparison`.
+        margin, lower_is_better: of :func:`verdict`.
+        counted: ``[rows]``, which of them count; by default all.
+    """
+    result = compared.copy()
+    count = np.ones(len(result), dtype=np.bool_) if counted is None else counted
+    for test in TESTS:
+        given = np.where(count, result[test], np.nan)
+        result[f"{test}_holm"] = holm(given)
+        result[f"{test}_fdr"] = false_discovery_rate(given)
+    fields = [field.name for field in dataclasses.fields(PairedComparison)]
+    result["verdict"] = [
+        verdict(PairedComparison(*line), p, margin, lower_is_better=lower_is_better)
+        for line, p in zip(
+            result[fields].itertuples(index=False), result["p_permutation_holm"], strict=True
+        )
+    ]
     return result
 
 
@@ -291,6 +437,24 @@ def _paired(
     return wide[order]
 
 
+def _sign_flips(differences: Floats) -> float:
+    """Return the two-sided p-value of the sign-flip permutation test of a mean of 0."""
+    from scipy import stats
+
+    if not np.any(differences):
+        return 1.0
+    exact = len(differences) <= _EXACT
+    found = stats.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=np.inf if exact else RESAMPLES,
+        vectorized=True,
+        random_state=None if exact else numpy_generator(0, "sign flips"),
+    )
+    return float(found.pvalue)
+
+
 def _said(row: "pd.Series[Any]", columns: Sequence[str]) -> str:
     return ", ".join(f"{column} {row[column]}" for column in columns)
 
@@ -302,13 +466,33 @@ def _mean(values: Floats) -> float:
         return float(values.mean())
 
 
-def _student(values: Floats, level: float, seed: int) -> tuple[float, float]:
+def _spread(
+    values: Floats, level: float, limits: tuple[float, float], trials: float | None, error: float
+) -> tuple[float, float]:
+    """Return the ends of the interval of a mean: Wilson's or Student's, within limits."""
     from scipy import stats
 
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
-    mean = float(values.mean())
-    return mean - half, mean + half
+    mean, seeds = float(values.mean()), len(values)
+    deviation = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
+    se = math.hypot(deviation / math.sqrt(seeds), error)
+    quantile = float(stats.t.ppf((1 + level) / 2, seeds - 1))
+    if trials is not None and trials > 0:
+        most = limits[1] if math.isfinite(limits[1]) else trials  # of shares 1, of counts all
+        if limits[0] <= mean <= most:
+            low, high = _wilson(mean / most, se / most, seeds * trials, quantile)
+            return most * low, most * high
+    if not limits[0] <= mean <= limits[1]:  # a table from elsewhere may say anything
+        limits = ENDLESS
+    return within(mean, quantile * se, limits)
+
+
+def _wilson(share: float, se: float, trials: float, quantile: float) -> tuple[float, float]:
+    worth = share * (1 - share) / se**2 if se > 0 else math.inf
+    # Two seeds, one at each end, are worth as little as one image.
+    n = max(1.0, min(trials, worth))
+    middle, wide = share + quantile**2 / (2 * n), 1 + quantile**2 / n
+    half = quantile * math.sqrt(share * (1 - share) / n + (quantile / (2 * n)) ** 2)
+    return max(0.0, (middle - half) / wide), min(1.0, (middle + half) / wide)
 
 
 def _bootstrap(values: Floats, level: float, seed: int) -> tuple[float, float]:

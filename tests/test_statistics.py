@@ -9,12 +9,15 @@ from scipy import stats
 
 from fl_sim.errors import FlSimError
 from fl_sim.statistics import (
+    PairedComparison,
     compare_paired,
     compare_treatments,
     false_discovery_rate,
     holm,
     mean_interval,
     pareto_front,
+    verdict,
+    within,
 )
 
 VALUES = np.array([0.61, 0.72, 0.55, 0.80, 0.66])
@@ -162,3 +165,116 @@ def test_impossible_requests_are_sentences() -> None:
         mean_interval(VALUES, 95)
     with pytest.raises(FlSimError, match="Did you mean 'bootstrap'"):
         mean_interval(VALUES, method="bootstrp")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ([0.97, 1.0, 0.95], (0.0, 1.0)),
+        ([0.01, 0.0, 0.08], (0.0, 1.0)),
+        ([-0.9, 0.9], (-1.0, 1.0)),
+        ([1.0, 90.0, 2.0], (0.0, math.inf)),
+    ],
+)
+def test_intervals_stay_where_values_can_be(
+    values: list[float], limits: tuple[float, float]
+) -> None:
+    plain, bound = mean_interval(values), mean_interval(values, limits=limits)
+    assert plain.low < limits[0] or plain.high > limits[1]
+    assert limits[0] <= bound.low < bound.mean < bound.high <= limits[1]
+
+
+def test_the_logit_interval_by_hand() -> None:
+    # Mean 0.8: logit log 4, slope 1 / (0.8 * 0.2); Student's half on that scale.
+    interval = mean_interval([0.7, 0.8, 0.9], limits=(0.0, 1.0))
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3) / 0.16
+    expected = [1 / (1 + math.exp(-(math.log(4) + sign * half))) for sign in (-1, 1)]
+    assert [interval.low, interval.high] == pytest.approx(expected)
+    # A narrow one is Student's, on any scale.
+    near, student = (
+        mean_interval([0.80, 0.801], limits=to) for to in ((-1, 1), (-math.inf, math.inf))
+    )
+    assert (near.low, near.high) == pytest.approx((student.low, student.high), abs=2e-4)
+    assert student.symmetric and not interval.symmetric
+    assert within(3.0, 0.0, (0.0, 10.0)) == (3.0, 3.0)
+    assert within(1.0, 0.2, (0.0, 1.0)) == (0.8, 1.2)  # of a mean at the limit nothing is known
+
+
+def test_shares_of_images_have_wilsons_interval() -> None:
+    equal = mean_interval([1.0, 1.0, 1.0], limits=(0.0, 1.0), trials=64)
+    quantile = stats.t.ppf(0.975, 2)
+    assert equal.low == pytest.approx(192 / (192 + quantile**2)) and equal.high == pytest.approx(
+        1.0
+    )
+    none = mean_interval([0.0, 0.0, 0.0], limits=(0.0, 1.0), trials=64)
+    assert none.low == pytest.approx(0.0) and none.high == pytest.approx(1 - equal.low)
+    counts = mean_interval([64.0, 64.0, 64.0], limits=(0.0, math.inf), trials=64)
+    assert (counts.low, counts.high) == pytest.approx((64 * equal.low, 64.0))
+    # As statsmodels and R have it, with the quantile of as many seeds that t is normal.
+    many = mean_interval([0.3] * 10_000, limits=(0.0, 1.0), trials=0.01)  # a hundred images
+    known = stats.binomtest(30, 100).proportion_ci(method="wilson")
+    assert (many.low, many.high) == pytest.approx((known.low, known.high), abs=1e-4)
+    # Seeds that differ by more than their images explain are worth fewer images.
+    spread = mean_interval([0.1, 0.5, 0.9], limits=(0.0, 1.0), trials=64)
+    assert spread.low < 0.12 and spread.high > 0.88
+    one = mean_interval([1.0], limits=(0.0, 1.0), trials=64)
+    assert math.isnan(one.low)
+
+
+def test_the_error_that_seeds_share_does_not_shrink_with_their_number() -> None:
+    values = [0.9, 0.9001] * 200
+    alone, shared = mean_interval(values), mean_interval(values, error=0.01)
+    assert alone.high - alone.low < 1e-4
+    assert shared.high - shared.low == pytest.approx(2 * 1.966 * 0.01, rel=1e-3)
+
+
+def test_the_permutation_test_counts_out_all_signs() -> None:
+    # All of five differences have one sign: 2 of the 2^5 assignments of signs are as extreme.
+    five = compare_paired([1.1, 2.3, 3.2, 4.6, 5.5], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert five.p_permutation == pytest.approx(2 / 32)
+    # By hand: of the means of +-1 +-2 +-4, |mean| >= |1 + 2 - 4| / 3 in all but none; 8 of 8.
+    assert compare_paired([1.0, 2.0, -4.0], [0.0] * 3).p_permutation == pytest.approx(1.0)
+    # +-1 +-2 +3: sums +-6, +-4, +-2, 0, 0; as extreme as 4 are four of eight.
+    assert compare_paired([-1.0, 2.0, 3.0], [0.0] * 3).p_permutation == pytest.approx(4 / 8)
+    assert compare_paired([1.0, 2.0], [1.0, 2.0]).p_permutation == 1.0
+    many = np.random.default_rng(0).normal(0.3, 1.0, 40)
+    first, again = (compare_paired(many, np.zeros(40)) for _ in range(2))
+    assert first.p_permutation == again.p_permutation
+    assert first.p_permutation == pytest.approx(first.p_t, abs=0.02)
+
+
+def _compared(shift: float, half_90: float) -> PairedComparison:
+    ends = (shift - half_90, shift + half_90)
+    return PairedComparison(shift, *ends, *ends, 9, 0, 0.5, 0.5, 0.5)
+
+
+def test_a_verdict_says_equivalent_only_inside_the_margin() -> None:
+    assert verdict(_compared(0.1, 0.05), 0.01) == "better"
+    assert verdict(_compared(0.1, 0.05), 0.01, lower_is_better=True) == "worse"
+    assert verdict(_compared(-0.1, 0.05), 0.01) == "worse"
+    assert verdict(_compared(0.001, 0.003), 0.5) == "equivalent"
+    assert verdict(_compared(0.001, 0.0041), 0.5) == "not told apart"
+    assert verdict(_compared(0.1, 0.2), math.nan) == "not told apart"
+    assert verdict(_compared(0.001, math.nan), 0.5) == "not told apart"
+
+
+def test_only_planned_tests_count() -> None:
+    rows = [
+        {"defense": defense, "seed": seed, "auc": 0.8 + shift * (1 + 0.1 * seed)}
+        for seed in range(8)
+        for defense, shift in (("none", 0.0), ("a", 0.1), ("b", -0.1), ("c", 0.0), ("d", 0.05))
+    ]
+    frame = pd.DataFrame(rows)
+    every = compare_treatments(frame, "defense", ["seed"], "auc", "none").set_index("defense")
+    some = compare_treatments(
+        frame, "defense", ["seed"], "auc", "none", planned=["a", "b"]
+    ).set_index("defense")
+    smallest = 2 / 2**8
+    assert every.loc["a", "p_permutation_holm"] == pytest.approx(4 * smallest)
+    assert some.loc["a", "p_permutation_holm"] == pytest.approx(2 * smallest)
+    assert math.isnan(some.loc["d", "p_permutation_holm"])
+    assert some.loc["d", "p_permutation"] == pytest.approx(smallest)
+    assert list(every["verdict"]) == ["better", "worse", "equivalent", "better"]
+    assert list(some["verdict"]) == ["better", "worse", "equivalent", "not told apart"]
+    with pytest.raises(FlSimError, match="no treatment 'e'"):
+        compare_treatments(frame, "defense", ["seed"], "auc", "none", planned=["e"])

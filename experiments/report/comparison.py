@@ -1,5 +1,6 @@
 """Tables that put several scenarios side by side."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from experiments.report.runs import Group, Sources
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH
 from fl_sim.metrics.vocabulary import column_label, known, split_column
-from fl_sim.statistics import Interval
+from fl_sim.statistics import MARGIN, Interval, PairedComparison
 from fl_sim.words import STRONGEST
 
 _GUESSES = (CHANCE, FLOOR, FLOOR_HIGH)
@@ -123,21 +124,30 @@ def paired_tables(sources: Sources, measured: Sequence[Measurements]) -> list[Ta
 
 
 def _paired_table(compared: Any, metric: str) -> Table:
-    fields = ("baseline", "shift", "low", "high", "n", "missing", "p_t", "p_wilcoxon")
+    fields = {
+        "baseline",
+        "verdict",
+        *(field.name for field in dataclasses.fields(PairedComparison)),
+    }
     axes = [c for c in compared.columns if c not in fields and not str(c).startswith("p_")]
     blocks: dict[str, list[Row]] = {}
     for line in compared.to_dict("records"):
         shift = Interval(line["shift"], line["low"], line["high"], line["n"], line["missing"])
         sign = "+" if shift.mean > 0 else ""
         cells = [Cell(f"{sign}{number(shift.mean)}", shift, range_text(shift))]
-        for value in (line["p_t_holm"], line["p_wilcoxon_holm"], float(line["n"])):
+        for value in (line["p_t_holm"], line["p_permutation_holm"], float(line["n"])):
             cells.append(Cell(number(value), Interval(value, math.nan, math.nan, 1)))
+        cells.append(Cell(line["verdict"]))
         name = ", ".join(str(line[axis]) for axis in axes if axis != "defense")
         blocks.setdefault(name, []).append(Row(str(line["defense"]), cells))
     return Table(
         f"pairs-{split_column(metric)[0]}",
         f"{column_label(metric)}, at release: change against no defence",
         "Defence",
-        ["Change", "p, paired t-test", "p, Wilcoxon", "Pairs"],
+        ["Change", "p, paired t-test", "p, sign flips", "Pairs", "Verdict"],
         [Block(name, rows) for name, rows in blocks.items()],
+        text=(4,),
+        note="P-values are corrected for many tests (Holm). Verdict: better or worse where the "
+        "test by sign flips says so at 5 %; equivalent where the 90 % interval of the change lies "
+        f"within {MARGIN:g}; not told apart makes nothing equal.",
     )

@@ -28,9 +28,9 @@ def leakage_table(measured: Measurements, words: Words) -> Table | None:
         columns,
         blocks,
         note="Chosen: what an attacker would choose without a true image. Best: picked with the "
-        "true images, metric by metric, an upper end that no attacker can pick himself. A line in a bar "
-        "is the floor: the mean of public images for SSIM; for identification what the best of "
-        f"as many guesses finds as there are extractions.{turned(measured.leaks)}",
+        "true images, metric by metric, an upper end that no attacker can pick himself. A line in "
+        "a bar is the floor: the mean of public images for SSIM; for identification what the best "
+        f"of as many guesses finds as there are extractions.{turned(measured.leaks)}",
     )
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.runs import IDENTIFIED, Group
 from fl_sim.metrics.guessing import FLOOR, FLOOR_HIGH, MOST_IMAGES, blind_guessing
+from fl_sim.metrics.intervals import metric_interval
 from fl_sim.metrics.vocabulary import describe, known, names_of
 from fl_sim.results import STAGES
 from fl_sim.statistics import Interval, mean_interval
-from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import CHOSEN, NO_EXTRACTION, RAW, STRONGEST, SUMMED_UP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,12 @@ class Measurements:
             server_round = self._last_rounds.get((stage, extraction, metric), -1)
         key = (server_round, stage, extraction, metric)
         if key not in self._intervals and key in self._values:
-            self._intervals[key] = mean_interval(self._values[key])
+            column = metric if extraction not in SUMMED_UP else f"{metric} {extraction}"
+            self._intervals[key] = metric_interval(
+                column,
+                self._values[key],
+                lambda name: self._values.get((server_round, stage, NO_EXTRACTION, name), []),
+            )
         return self._intervals.get(key)
 
     def mean(self, stage: str, metric: str, extraction: str = NO_EXTRACTION) -> float:

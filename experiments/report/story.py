@@ -220,6 +220,8 @@ class Story:
         luck, tries = self.measured.luck(stage), self.measured.tries(stage)
         if math.isnan(luck):
             return "it is not known what guessing finds"
+        if tries == 1:
+            return f"one guess finds {self.count(luck)}"
         of = f"the best of {tries} guesses, as many as there are ways to look,"
         return f"{of} finds {self.count(luck)}"
 

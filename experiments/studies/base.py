@@ -184,12 +184,14 @@ class GridStudy:
         tabulate: the study's table from a long table, see
             :func:`experiments.studies.rows.long_of`.
         draw: draws that table into a PNG file; ``None`` for no figure.
+        further: more tables from the long one, by the name of their file.
     """
 
     name: str
     title: str
     tabulate: Callable[["pd.DataFrame"], "pd.DataFrame"]
     draw: Callable[[Path, "pd.DataFrame", str], Path] | None = None
+    further: Mapping[str, Callable[["pd.DataFrame"], "pd.DataFrame"]] = field(default_factory=dict)
 
     def plan(self, grids: Mapping[str, Values], out: Path, how: How | None = None) -> Plan:
         """Return which cells have to be run, and the rows of those that do not.
@@ -275,14 +277,22 @@ class GridStudy:
         from experiments.tables.figures import write_table
 
         write_rows(folder / ROWS, rows)
-        table = self.tabulate(long_of(rounded(rows)))
-        write_table(folder / f"{self.name}.csv", table)
+        tables = self.made_of(rounded(rows))
+        for name, made in tables.items():
+            write_table(folder / f"{name}.csv", made)
+        table = tables[self.name]
         content = {**origin, **counted(rows, origin)}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(folder / f"{self.name}.json", text.encode())
         if self.draw is not None:
             self.draw(folder / f"{self.name}.png", table, self.title)
         return table
+
+    def made_of(self, rows: "pd.DataFrame") -> dict[str, "pd.DataFrame"]:
+        """Return the tables that are made of rows, by the name of their file; its own first."""
+        long = long_of(rows)
+        makers = {self.name: self.tabulate, **self.further}
+        return {name: make(long) for name, make in makers.items()}
 
     def show(self, grids: Mapping[str, Values], out: Path, how: How) -> None:
         """Do what :meth:`run` does on a terminal, and print the table."""

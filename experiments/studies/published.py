@@ -5,7 +5,6 @@ files, columns, headings and formats it has. ``fl-sim study tables`` (or ``make 
 them anew. Results come in with ``--take``; see :mod:`experiments.studies.taking`.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from experiments.studies.base import RESULTS, STUDIES, Study
 from experiments.studies.origin import read_origin
 from experiments.studies.published_tables import Column, PublishedTable
-from experiments.studies.rows import ROWS, long_of, read_rows, stale_cells
-from experiments.tables.summary import to_csv, to_markdown
+from experiments.studies.rows import ROWS, read_rows, stale_cells
+from experiments.tables.summary import to_csv, to_markdown, with_interval
 from fl_sim.errors import FlSimError, did_you_mean, unknown_name
 from fl_sim.files import write_atomically
+from fl_sim.statistics import Interval, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,14 +101,14 @@ def refresh(results: Path = RESULTS, check: bool = False) -> list[Path]:
     for folder in sorted(path.parent for path in results.glob(f"*/{ROWS}")):
         study = STUDIES.get(folder.name)
         if study.by_grids is not None:
-            path = folder / f"{study.by_grids.name}.csv"
-            fresh = to_csv(study.by_grids.tabulate(long_of(_fitting_rows(study, folder)))).encode()
-            same = path.is_file() and path.read_bytes() == fresh
-            if check and not same:
-                raise FlSimError(f"{path} is not what its {ROWS} says; run make tables.")
-            if not same:
-                write_atomically(path, fresh)
-            written.append(path)
+            for name, table in study.by_grids.made_of(_fitting_rows(study, folder)).items():
+                path, fresh = folder / f"{name}.csv", to_csv(table).encode()
+                same = path.is_file() and path.read_bytes() == fresh
+                if check and not same:
+                    raise FlSimError(f"{path} is not what its {ROWS} says; run make tables.")
+                if not same:
+                    write_atomically(path, fresh)
+                written.append(path)
     return written
 
 
@@ -210,7 +210,7 @@ def _widened(summary: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _cell(group: "pd.DataFrame", column: Column) -> str:
-    """Return the mean of a group's rows, with half of its interval or the range of several."""
+    """Return the mean of a group's rows, with its interval or the range of several."""
     rows = group if column.stage is None else group[group["stage"] == column.stage]
     if column.column not in rows or rows[column.column].isna().all():
         return ""
@@ -219,20 +219,21 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
     ends = [f"{column.column} low", f"{column.column} high"]
     if set(ends) <= set(rows.columns):
         low, high = (float(rows[end].mean()) for end in ends)
-        return written(mean) + _interval(low, high, column)
+        return with_interval(_inside(Interval(mean, low, high, len(values)), column), written)
     shown = [written(float(end)) for end in (values.min(), values.max())]
     return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
 
 
-def _interval(low: float, high: float, column: Column) -> str:
-    """Return half of an interval; of one beyond what there can be, its ends cut off there."""
-    written, (least, most) = _text(column), column.bounds or column.about.range
-    if math.isnan(low) or high == low:
-        return ""
-    if least <= low and high <= most:
-        return f" ±{written((high - low) / 2)}"
-    ends = [written(max(low, least)), written(min(high, most))]
-    return f" ({ends[0]}-{ends[1]}, cut)" if ends[0] != ends[1] else ""
+def _inside(interval: Interval, column: Column) -> Interval:
+    """Return an interval that stays where values can be.
+
+    Results of earlier versions have Student's intervals, which do not.
+    """
+    limits = column.bounds or column.about.range
+    if not (interval.low < limits[0] or interval.high > limits[1]):
+        return interval
+    low, high = within(interval.mean, (interval.high - interval.low) / 2, limits)
+    return replace(interval, low=max(low, limits[0]), high=min(high, limits[1]))
 
 
 def _text(column: Column) -> Callable[[float], str]:

@@ -18,9 +18,7 @@ class Column:
         column: of the CSV; or a metric, of a sweep's summary.
         format: ``"number"``, ``"count"`` or ``"percent"``; by default the metric's.
         stage: of the rows that it is taken from; all where not given.
-        bounds: smallest and largest value that there can be; by default the metric's range. An
-            interval that goes beyond is shown by its ends, cut off there, with the word "cut": it
-            was made for values without bounds.
+        bounds: smallest and largest value that there can be; by default the metric's range.
         metric: whose digits, format and range it has; by default the one that the column's name
             says: ``ssim`` of ``"Transpose: ssim strongest"``.
     """
@@ -42,8 +40,8 @@ class Column:
 class PublishedTable:
     """A table of a page: a row a group of the keys, means over what else differs (seeds).
 
-    Behind a mean of several seeds stands half of its interval where the CSV has one, else their
-    range.
+    Behind a mean of several seeds stands its interval where the CSV has one (half of it where it is
+    symmetric), else their range.
 
     Args:
         files: CSVs in the folder of results, one below the other.

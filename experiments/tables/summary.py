@@ -3,14 +3,22 @@
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fl_sim.cells import each_text, guarded
 from fl_sim.errors import FlSimError, did_you_mean, printable
-from fl_sim.metrics.vocabulary import column_order, columns_shown, metric_of
+from fl_sim.metrics.intervals import Beside, metric_interval
+from fl_sim.metrics.vocabulary import (
+    HIGHER_LEAKS,
+    LOWER_BETTER,
+    column_order,
+    columns_shown,
+    metric_of,
+)
 from fl_sim.results import STAGES
-from fl_sim.statistics import Interval, Method, compare_treatments, mean_interval
+from fl_sim.statistics import MARGIN, Interval, Method, adjusted, compare_treatments
 from fl_sim.words import NO_EXTRACTION, SUMMED_UP
 
 if TYPE_CHECKING:
@@ -73,7 +81,7 @@ def summarise(
             (:mod:`fl_sim.metrics.vocabulary`) that there are.
         stages: by default all.
         level: of confidence.
-        method: ``"t"`` or ``"bootstrap"``; see :func:`fl_sim.statistics.mean_interval`.
+        method: ``"t"`` or ``"bootstrap"``; see :func:`fl_sim.metrics.intervals.metric_interval`.
 
     Returns:
         The columns ``rows``, ``stage``, ``metric``, ``n``, ``missing``, ``mean``, ``low`` and
@@ -96,7 +104,7 @@ def summarise(
     lines = []
     for names, group in frame.groupby([*groups, "stage"], sort=False):
         for metric in shown:
-            interval = mean_interval(group[metric], level, method)
+            interval = metric_interval(metric, group[metric], _beside(group), level, method)
             if interval.n:
                 keys = dict(zip([*groups, "stage"], names, strict=True))
                 lines.append({**keys, "metric": metric, **vars(interval)})
@@ -111,6 +119,8 @@ def compare(
     metric: str,
     stage: str = "release",
     level: float = 0.95,
+    planned: Sequence[str] | None = None,
+    margin: float = MARGIN,
 ) -> "pd.DataFrame":
     """Compare the labels of one axis in pairs: same seed, same labels on all other axes.
 
@@ -124,6 +134,10 @@ def compare(
         metric: a name as in :func:`wide`.
         stage: where it was measured.
         level: of confidence.
+        planned: labels of the axis whose tests were planned beforehand, and count in corrections;
+            by default all.
+        margin: within which a difference is none; see :func:`fl_sim.statistics.verdict`. Where
+            more leaks, ``"worse"`` is said.
 
     Returns:
         A row a group of the other axes' labels and a label of this one; see
@@ -133,8 +147,6 @@ def compare(
         FlSimError: if a name is unknown, or the cells do not pair.
     """
     import pandas as pd
-
-    from fl_sim.statistics import false_discovery_rate, holm
 
     frame = wide(table)
     frame = frame[frame["stage"] == stage]
@@ -156,28 +168,32 @@ def compare(
     if not parts:
         raise FlSimError(f"No cells differ in '{treatment}' alone; there is nothing to compare.")
     result = pd.concat(parts, ignore_index=True)
-    for test in ("p_t", "p_wilcoxon"):
-        result[f"{test}_holm"] = holm(result[test])
-        result[f"{test}_fdr"] = false_discovery_rate(result[test])
-    return result
+    for name in planned or ():
+        _known(name, [str(label) for label in result[treatment].unique()], f"{treatment} to plan")
+    counted = None if planned is None else result[treatment].isin(planned).to_numpy()
+    lower = metric_of(metric).direction in (HIGHER_LEAKS, LOWER_BETTER)
+    return adjusted(result, margin, lower, counted)
 
 
 def presented(summary: "pd.DataFrame", short: bool = False) -> "pd.DataFrame":
     """Return a summary for people: a row a group and stage, a column a metric, of text.
 
-    A cell is ``mean [low, high]``, or the mean alone where there is no interval; ``n`` is the
-    number of seeds, the smallest where metrics differ.
+    A cell is ``mean (low-high)``, ``mean ±half`` where the interval is as wide on both sides, or
+    the mean alone where there is none; ``n`` is the number of seeds, the smallest where metrics
+    differ.
 
     Args:
         summary: as :func:`summarise` returns it.
-        short: write ``mean ±half`` instead, with as few digits as on a page; for t-based
-            intervals, which are symmetric.
+        short: with as few digits as on a page.
     """
     keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
     numbers = ["mean", "low", "high", "n", "missing"]
     intervals = [Interval(*row) for row in summary[numbers].itertuples(index=False)]
     digits = [_digits(str(column), short) for column in summary["metric"]]
-    cells = [_said(*one, short) for one in zip(intervals, digits, strict=True)]
+    cells = [
+        with_interval(interval, partial(_number, digits=places))
+        for interval, places in zip(intervals, digits, strict=True)
+    ]
     said = summary.assign(text=cells)
     order = sorted(dict.fromkeys(said["metric"]), key=column_order)
     index = list(dict.fromkeys(said[keys].itertuples(index=False, name=None)))
@@ -237,14 +253,25 @@ def _digits(column: str, short: bool) -> int:
     return metric_of(column).places(brief=short)
 
 
-def _said(interval: Interval, digits: int, short: bool) -> str:
-    mean, low, high = interval.mean, interval.low, interval.high
-    text = _number(mean, digits)
-    if math.isnan(low):
+def with_interval(interval: Interval, number: Callable[[float], str]) -> str:
+    """Return a mean with its interval: ``±`` half of it where it is symmetric, else its ends.
+
+    Args:
+        interval: the mean and its ends, perhaps ``nan``.
+        number: writes one.
+    """
+    text = number(interval.mean)
+    if math.isnan(interval.low) or interval.low == interval.high:
         return text
-    if short:
-        return f"{text} ±{_number((high - low) / 2, digits)}"
-    return f"{text} [{_number(low, digits)}, {_number(high, digits)}]"
+    low, high = number(interval.low), number(interval.high)
+    if interval.symmetric:
+        return f"{text} ±{number((interval.high - interval.low) / 2)}"
+    dash = " to " if low.startswith("-") or high.startswith("-") else "-"
+    return f"{text} ({low}{dash}{high})" if low != high else text
+
+
+def _beside(group: "pd.DataFrame") -> Beside:
+    return lambda name: group.get(name, [])
 
 
 def _number(value: float, digits: int) -> str:

@@ -394,6 +394,7 @@ METRICS.register("identified", "the better of identification by distance and by 
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
+        trials="stolen_images",
         floors=(
             "identification_floor",
             "identification_floor_high",
@@ -410,6 +411,7 @@ METRICS.register("identification_distance", "share of images whose nearest origi
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
+        trials="stolen_images",
         floors=(
             "identification_floor",
             "identification_floor_high",
@@ -431,6 +433,7 @@ METRICS.register(
         "leakage",
         HIGHER_LEAKS,
         range=(0.0, 1.0),
+        trials="stolen_images",
         floors=(
             "identification_floor",
             "identification_floor_high",
@@ -490,5 +493,15 @@ METRICS.register("non_finite", "recovered images with a value that is no number"
         range=(0.0, math.inf),
         shown=(),
         order=40,
+    )
+)
+METRICS.register("stolen_images", "images that an attacker is measured on")(
+    Metric(
+        "Stolen images",
+        "leakage",
+        format="count",
+        range=(0.0, math.inf),
+        shown=(),
+        order=42,
     )
 )

@@ -141,6 +141,7 @@ def measure_leakage(
     rows.append(Measured(NO_EXTRACTION, FLOOR, luck.expected))
     rows.append(Measured(NO_EXTRACTION, FLOOR_HIGH, luck.high))
     rows.append(Measured(NO_EXTRACTION, "identification_chance", identification_chance(originals)))
+    rows.append(Measured(NO_EXTRACTION, "stolen_images", float(len(originals))))
     rows.append(Measured(NO_EXTRACTION, "non_finite", float((~finite(values)).sum())))
     if len(public):
         for metric, about in metrics:

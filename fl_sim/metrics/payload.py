@@ -146,6 +146,7 @@ METRICS.register("images_intact", "hidden images that arrived bit for bit")(
         HIGHER_LEAKS,
         format="count",
         range=(0.0, math.inf),
+        trials="stolen_images",
         heading="images\nintact",
         order=10,
     )
@@ -156,6 +157,7 @@ METRICS.register("images_damaged", "hidden images that arrived with errors")(
         "payload",
         format="count",
         range=(0.0, math.inf),
+        trials="stolen_images",
         heading="\ndamaged",
         shown=("run",),
         order=11,
@@ -168,6 +170,7 @@ METRICS.register("images_lost", "hidden images that did not arrive")(
         LOWER_LEAKS,
         format="count",
         range=(0.0, math.inf),
+        trials="stolen_images",
         heading="\nlost",
         shown=("run",),
         order=12,

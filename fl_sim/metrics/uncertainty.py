@@ -5,6 +5,7 @@ standard error of a metric over test images: the deviation of the metric over re
 set (bootstrap; Efron 1979), in which each class keeps its number of images.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from fl_sim.data.base import Task
 from fl_sim.metrics.utility import dice_by_volume, settled_scores
+from fl_sim.metrics.vocabulary import METRICS, Metric
 from fl_sim.randomness import numpy_generator
 
 RESAMPLES = 500
@@ -41,7 +43,8 @@ def utility_errors(
             in multi-label tasks of all; of a segmentation volumes, as far as patients are known.
 
     Returns:
-        ``auc_error`` and ``accuracy_error``, or for a segmentation ``dice_error``.
+        ``auc_error`` and ``accuracy_error``, or for a segmentation ``dice_error``; and
+        ``test_images``, how many images or volumes were drawn each time.
     """
     if task.is_segmentation:
         dice = dice_by_volume(scores, labels, task, patients)
@@ -59,7 +62,8 @@ def utility_errors(
     for weights in resampled(strata, resamples):
         for name, metric in metrics.items():
             found[name].append(metric(weights))
-    return {f"{name}_error": float(np.std(np.concatenate(v), ddof=1)) for name, v in found.items()}
+    errors = {f"{n}_error": float(np.std(np.concatenate(v), ddof=1)) for n, v in found.items()}
+    return {**errors, "test_images": float(len(strata))}
 
 
 def resampled(
@@ -146,3 +150,8 @@ def weighted_dice(dice: Floats) -> Weighted:
         return np.asarray(of_classes.mean(axis=1), dtype=np.float64)
 
     return mean
+
+
+METRICS.register(
+    "test_images", "images, or volumes of a segmentation, that utility is measured on"
+)(Metric("Test images", "other", format="count", range=(0.0, math.inf), shown=(), order=20))

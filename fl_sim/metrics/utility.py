@@ -279,6 +279,7 @@ METRICS.register("accuracy", "share of right answers")(
         brief=3,
         range=(0.0, 1.0),
         floors=("accuracy_floor_scratch",),
+        trials="test_images",
         shown=(),
         order=30,
     )

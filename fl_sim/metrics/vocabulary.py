@@ -92,6 +92,7 @@ class Metric:
         numbered: what is counted by a number at the end of the name, for example ``"scales"``:
             ``ms_ssim_3``. Such values are not comparable to each other.
         name_by_size: its name for images of a height and width, where it is numbered.
+        trials: of a share of images, or a count of them: the metric that tells how many there were.
         best_of: metrics whose stronger value it is; it is computed from them.
     """
 
@@ -116,6 +117,7 @@ class Metric:
     broken: float | None = None
     numbered: str = ""
     name_by_size: Callable[[int, int], str] | None = None
+    trials: str = ""
     best_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

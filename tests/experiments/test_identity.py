@@ -164,6 +164,19 @@ def test_what_is_measured_depends_on_the_held_out_images_where_a_part_of_them_is
     assert identity.upload(fewer) != identity.upload(_built(tuned))
 
 
+def test_dropped_duplicates_are_those_near_training_images_and_counting_them_changes_nothing() -> (
+    None
+):
+    lake = Scenario.create(**LAKE)
+    quiet = Scenario.create(**LAKE, data={"duplicates": "keep"})
+    assert quiet.identity == lake.identity
+    dropped = [
+        Scenario.create(**LAKE, data={"duplicates": "drop", "public_images": images})
+        for images in (20, 30)
+    ]
+    assert identity.floor(dropped[0]) != identity.floor(dropped[1])
+
+
 def test_every_field_of_a_scenario_is_accounted_for() -> None:
     assert set(FIELDS) >= set(_fields(Scenario)) - {"attack", "defense"}
 

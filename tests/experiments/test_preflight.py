@@ -10,7 +10,7 @@ from cli_kit import fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
-from experiments.run.preflight import remarks
+from experiments.run.preflight import duplicates_record, remarks
 from experiments.run.scenario import Scenario
 from experiments.run.start import run
 from fl_sim.case import open_case
@@ -79,6 +79,27 @@ def test_without_public_images_a_run_ends_and_says_what_it_left_out(tmp_path: Pa
     assert any("No public images" in text for text in said)
     asked = scenario(npz(tmp_path / "e.npz"), data={"public_images": 0})
     assert set(run(asked, tmp_path / "none").table["extraction"]) == extractions
+
+
+def test_near_duplicates_are_told_in_a_line_and_noted(tmp_path: Path) -> None:
+    data = npz(tmp_path / "d.npz")
+    arrays = dict(np.load(data))
+    arrays["test_images"][0] = arrays["train_images"][0]
+    np.savez(data, **arrays)
+    said: dict[str, list[str]] = {}
+    noted: dict[str, Any] = {}
+    for choice in ("warn", "drop", "keep"):
+        content = scenario(data, data={"duplicates": choice, "public_images": 0})
+        parsed = Scenario.create(**content)
+        case = open_case(parsed.case, None)
+        lines = [text for text in remarks(parsed, case) if "uplicate" in text]
+        said[choice], noted[choice] = lines, duplicates_record(parsed, case)
+    assert "1 of " in said["warn"][0] and "test near train" in said["warn"][0]
+    assert '[data] duplicates = "drop" leaves them out' in said["warn"][0]
+    assert "are left out: 1 of" in said["drop"][0]
+    assert said["keep"] == [] and noted["keep"] is None
+    assert noted["warn"] is not None and noted["warn"]["test near train"] == 1
+    assert [noted[choice]["dropped"] for choice in ("warn", "drop")] == [False, True]
 
 
 NEEDS_PUBLIC = {

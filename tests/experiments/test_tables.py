@@ -81,7 +81,7 @@ def test_a_summary_has_means_and_intervals_over_seeds(table: pd.DataFrame) -> No
         "high",
     ]
     row = summary[(summary["defense"] == "lwlrd") & (summary["metric"] == "ssim raw")].iloc[0]
-    expected = mean_interval([0.9 - 0.4, 0.85 - 0.41, 0.8 - 0.42])
+    expected = mean_interval([0.9 - 0.4, 0.85 - 0.41, 0.8 - 0.42], limits=(-1, 1))
     assert (row["mean"], row["low"], row["high"]) == pytest.approx(
         (expected.mean, expected.low, expected.high)
     )
@@ -133,12 +133,14 @@ def test_a_misspelt_name_is_a_sentence(table: pd.DataFrame) -> None:
 def test_tables_for_people(table: pd.DataFrame) -> None:
     summary = summarise(table, stages=["release"])
     shown = presented(summary)
-    interval = mean_interval([0.9, 0.85, 0.8])
-    text = f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    interval = mean_interval([0.9, 0.85, 0.8], limits=(-1, 1))
+    text = f"{interval.mean:.3f} ({interval.low:.3f}-{interval.high:.3f})"
     assert list(shown.columns) == ["attack", "defense", "stage", "n", "ssim raw", "auc"]
     assert shown["ssim raw"].iloc[0] == text
-    half = (interval.high - interval.low) / 2
-    assert presented(summary, short=True)["ssim raw"].iloc[0] == f"0.85 ±{half:.2f}"
+    brief = f"0.85 ({interval.low:.2f}-{interval.high:.2f})"
+    assert presented(summary, short=True)["ssim raw"].iloc[0] == brief
+    even = summary.assign(low=summary["mean"] - 0.05, high=summary["mean"] + 0.05)
+    assert presented(even, short=True)["ssim raw"].iloc[0] == "0.85 ±0.05"
 
     markdown = to_markdown(shown).splitlines()
     assert markdown[0] == "| attack | defense | stage | n | ssim raw | auc |"

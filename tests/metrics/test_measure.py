@@ -23,6 +23,7 @@ ONCE = {
     "identification_floor",
     "identification_floor_high",
     "non_finite",
+    "stolen_images",
     "ssim_floor_mean",
     "ssim_floor_random",
     *(f"attacker_chooses[{name}]" for name in ("raw", *RESTORATIONS.names())),

@@ -74,9 +74,10 @@ def test_more_images_tell_more_and_the_same_images_the_same() -> None:
     assert utility_errors(perfect, torch.arange(40) % 4, kind) == {
         "auc_error": 0.0,
         "accuracy_error": 0.0,
+        "test_images": 40.0,
     }
     broken = utility_errors(perfect * torch.nan, torch.arange(40) % 4, kind)
-    assert broken == {"auc_error": 0.0, "accuracy_error": 0.0}  # all guesses
+    assert broken["auc_error"] == broken["accuracy_error"] == 0.0  # all guesses
 
 
 def test_dice_is_resampled_by_volume() -> None:

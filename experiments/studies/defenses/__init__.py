@@ -32,6 +32,7 @@ from experiments.studies.base import (
     Out,
     Study,
     Workers,
+    by_seed,
 )
 from experiments.studies.published_tables import (
     FOUND,
@@ -44,7 +45,7 @@ from experiments.tables.pictures import draw_blocks
 from experiments.tables.summary import summarise
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
-from fl_sim.statistics import pareto_front
+from fl_sim.statistics import compare_treatments, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,19 @@ PICTURED = {
     "consistent distillation": "consistent distillation",
 }
 """Defences in the picture, by their labels in the grid."""
+STUDENT = "consistent distillation"
+PLANNED = (
+    "none",
+    "none, same views",
+    "none, not attacked",
+    "fine-tuning, SGD 1e-4",
+    "fine-tuning, same views",
+    "LWLRD, SGD 1e-2 to 1e-4",
+    "LWLRD, same views",
+    "from scratch, same views",
+    "trusted training, same views",
+)
+"""What consistent distillation is tested against, in AUC; chosen before the rows were there."""
 FLOORS = (
     "ssim_floor_mean",
     "ssim_floor_random",
@@ -115,6 +129,29 @@ def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
         own_mean = frame.groupby("model")[floor].transform("mean")
         frame[floor] = frame[floor].fillna(own_mean)
     return frame
+
+
+def planned(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the planned tests: AUC of consistent distillation's controls less its own, by seed.
+
+    A row a network and control; only these tests count in Holm's correction, a network at a time.
+    """
+    import pandas as pd
+
+    frame = by_seed(table, ["auc"], ["release"]).dropna(subset=["auc"])
+    frame = frame[frame["attack"].isin([MEMORY, HONEST])]
+    parts = []
+    for model, own in frame.groupby("model", sort=False):
+        known = own[own["defense"].isin([STUDENT, *PLANNED])]
+        seeds = known.groupby("seed")["defense"].nunique()
+        whole = seeds[seeds == seeds.max()].index
+        known = known[known["seed"].isin(whole)]
+        there = [name for name in PLANNED if name in set(known["defense"])]
+        if there and STUDENT in set(known["defense"]):
+            part = compare_treatments(known, "defense", ["seed"], "auc", STUDENT, planned=there)
+            part.insert(0, "model", model)
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
@@ -239,7 +276,7 @@ def grids() -> dict[str, dict[str, Any]]:
 
 STUDY = GridStudy(
     "defenses", "Defences at release: what is still identified, and what the model is worth",
-    tabulate, draw,
+    tabulate, draw, {"planned": planned},
 )  # fmt: skip
 
 
