@@ -141,7 +141,7 @@ def floor(scenario: "Scenario") -> Plain:
     training = scenario.training.differing()
     for other in ("epochs", "dp"):  # its own epochs, and not privately, as defences are not either
         training.pop(other, None)
-    return {
+    content = {
         "dataset": data(scenario)["dataset"],
         "model": _model(scenario.model),
         "held_out": scenario.data.images,
@@ -151,12 +151,15 @@ def floor(scenario: "Scenario") -> Plain:
         "plugins": list(scenario.plugins),
         **_divided(scenario),
     }
+    if scenario.data.validation_share is not None:
+        content["validation_share"] = scenario.data.validation_share
+    return content
 
 
 def _divided(scenario: "Scenario") -> Plain:
     """Return what else held-out and test images depend on, where they are not as published."""
     told = data(scenario)["data"]
-    keys = [key for key in ("split", "validation_share") if key in told]
+    keys = ["split"] if "split" in told else []
     if "duplicates" in told:  # those near training images are dropped, which public ones are not
         keys += ["duplicates", *(["public_images"] if "public_images" in told else [])]
     return {key: told[key] for key in keys}

@@ -29,25 +29,25 @@ class HeldOutSettings(Settings):
             out of the train split, at most a tenth of it.
         train_images: train on only so many images.
         test_images: test on only so many images.
-        validation_share: to choose settings by: this share of the held-out images (of the
-            patients, where these are known) is set aside, each class in proportion; utility is
-            measured on it, and the test set stays closed, to ``duplicates`` too. The defence has
-            the others. Where not given, it has all, and utility is measured on the test set.
         split: ``"published"``, or ``"patient"``: all images are dealt out anew, a patient's to one
             of the three splits, which have nearly the published sizes; where patients are known.
         duplicates: images of another use that show the same photograph (see
             :mod:`fl_sim.data.duplicates`): ``"warn"`` counts them, among 20,000 images at most;
             ``"drop"`` leaves out test images near training images, and held-out and public images
             near either, before any are drawn; ``"keep"`` does not look.
+        validation_share: to choose settings by: this share of the held-out images (of the
+            patients, where these are known) is set aside, each class in proportion; utility is
+            measured on it, and the test set stays closed, to ``duplicates`` too. The defence has
+            the others. Where not given, it has all, and utility is measured on the test set.
     """
 
     images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     public_images: int = Field(256, ge=0, le=MOST_IMAGES)
     train_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     test_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
-    validation_share: float | None = Field(None, gt=0, lt=1)
     split: Literal["published", "patient"] = "published"
     duplicates: Literal["warn", "drop", "keep"] = "warn"
+    validation_share: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _one_set_to_test_on(self) -> Self:
@@ -104,7 +104,9 @@ def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
         dataset = by_patient(dataset, seed)
     public_rows, rest = _public(dataset.train, settings.public_images, seed)
     train, public = _without(dataset.train, rest), dataset.train.subset(public_rows)
-    test = dataset.test if settings.validation_share is None else _none_of(dataset.test)
+    test = dataset.test
+    if settings.validation_share is not None:
+        test = test.subset(np.arange(0))  # closed
     uses = {"train": train, "held-out": dataset.validation, "public": public, "test": test}
     dropped, less = None, ""
     if settings.duplicates == "drop":
@@ -112,21 +114,17 @@ def divide(dataset: Dataset, settings: HeldOutSettings, seed: int) -> Divided:
         less = " without near-duplicates"
     held_out, test = uses["held-out"], uses["test"]
     _require("[data] images", settings.images, len(held_out), f"validation split{less}")
-    _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
+    if settings.validation_share is None:
+        _require("[data] test_images", settings.test_images, len(test), f"test split{less}")
     where = "train split without the public images"
     _require("[data] train_images", settings.train_images, len(train), where)
     task = dataset.task
-    owned = _draw(held_out, task, settings.images, seed, "held-out")
-    if settings.validation_share is None:
-        measured = _draw(test, task, settings.test_images, seed, "test")
-    else:
-        part = _validation_part(owned, task, settings.validation_share, seed)
-        owned, measured = owned.subset(np.flatnonzero(~part)), owned.subset(np.flatnonzero(part))
+    held_out, test = _owners(held_out, test, task, settings, seed)
     return Divided(
         train=_draw(train, task, settings.train_images, seed, "train"),
-        held_out=owned,
+        held_out=held_out,
         public=uses["public"],
-        test=measured,
+        test=test,
         dropped=dropped,
     )
 
@@ -205,9 +203,15 @@ def _without(train: Split, rest: NDArray[np.int64]) -> Split:
     return train if len(rest) == len(train) else train.subset(rest)
 
 
-def _none_of(split: Split) -> Split:
-    """Return a split without its images."""
-    return split.subset(np.zeros(0, dtype=np.int64))
+def _owners(
+    held_out: Split, test: Split, task: Task, settings: HeldOutSettings, seed: int
+) -> tuple[Split, Split]:
+    """Return the images of the owner's defence, and those that utility is measured on."""
+    held_out = _draw(held_out, task, settings.images, seed, "held-out")
+    if settings.validation_share is None:
+        return held_out, _draw(test, task, settings.test_images, seed, "test")
+    part = _validation_part(held_out, task, settings.validation_share, seed)
+    return held_out.subset(np.flatnonzero(~part)), held_out.subset(np.flatnonzero(part))
 
 
 def _validation_part(held_out: Split, task: Task, share: float, seed: int) -> NDArray[np.bool_]:
