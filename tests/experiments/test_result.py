@@ -15,9 +15,12 @@ from experiments.run.folder import load_pictures
 from experiments.run.result import Result
 from experiments.run.start import run
 from experiments.sweep.start import sweep
+from fl_sim.data.base import Task
 from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
+from fl_sim.metrics.answers import read_answers
 from fl_sim.metrics.leakage import ssim
+from fl_sim.metrics.utility import utility
 from fl_sim.results import FACTS
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -183,3 +186,16 @@ def test_a_sweep_is_a_line_and_a_page(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "no &lt;b&gt;disk" in result._repr_html_()
     shutil.rmtree(tmp_path / "out" / "jobs")
     assert "0 of 2 cells ended" in result._repr_html_()
+
+
+@pytest.mark.parametrize("stage", ["upload", "release"])
+def test_the_answers_of_each_stage_are_kept(lake: Result, stage: str) -> None:
+    kept = read_answers(lake.out / "answers" / f"{stage}.npz")
+    task = Task("multi-class", tuple(map(str, range(kept.scores.shape[1]))))
+    again = utility(torch.tensor(kept.scores), torch.tensor(kept.labels), task)
+    row = lake.summary().set_index("stage").loc[stage]
+    assert again["auc"] == pytest.approx(row["auc"], abs=1e-6)
+    assert 0 < row["auc_error"] < 0.2 and row["test_images"] == len(kept.scores)
+    assert row["stolen_images"] == len(lake.originals)
+    assert row["identification_floor"] <= row["identification_floor_high"]
+    assert row["ssim chosen"] <= row["ssim strongest"]
