@@ -22,7 +22,7 @@ from fl_sim.errors import FlSimError, printable
 from fl_sim.files import write_atomically
 from fl_sim.metrics.vocabulary import column_order, describe, known
 from fl_sim.results import in_order, read_table
-from fl_sim.words import NO_EXTRACTION, RAW, STRONGEST
+from fl_sim.words import NO_EXTRACTION, SUMMED_UP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ ROWS = "rows.csv"
 MOST_COLUMNS, MOST_BYTES = 70, 2**20
 """Metrics and bytes that a file of rows that is kept has at most."""
 
-EXTRACTIONS = (RAW, STRONGEST, "chosen")
+EXTRACTIONS = SUMMED_UP
 """Of the extractions of one model these are kept, and not every restoration."""
 
 _KEYS = (CELL, "seed", "round", "stage")
