@@ -22,6 +22,7 @@ def measure(
     public: Any = None,
     labels: Any = None,
     public_labels: Any = None,
+    key_labels: Any = None,
     seed: int = 0,
 ) -> "pd.DataFrame":
     """Measure what recovered images leak of the originals, raw and restored, beside the floors.
@@ -32,12 +33,15 @@ def measure(
         public: images of the same kind that an attacker may have; he restores with them, and the
             floors are made of them. Without any, there are no restorations and no SSIM floors.
         labels, public_labels: classes of the originals and the public images, for one more floor.
+        key_labels: classes of the originals where the attacker's key tells them, as Transpose's
+            does: then the floor of guessing knows them, too.
         seed: of the random floor.
 
     Returns:
-        A row for each way of extracting (``raw``, each restoration, and ``strongest``, the one of
-        them that leaks most, column by column), then one for each floor: what an attacker reaches
-        who knows only public images. Columns: mean SSIM, PSNR in dB, the shares of images whose
+        A row for each way of extracting: ``raw``, each restoration, ``chosen``, the one of them that
+        an attacker would choose without a true image, and ``strongest``, the one that leaks most,
+        column by column, which takes the true images to pick. Then one for each floor: what an
+        attacker reaches who knows only public images, or guesses. Columns: mean SSIM, PSNR in dB, the shares of images whose
         nearest original is their own, by distance and by correlation, from 0 to 1, and other
         metrics by their names.
 
@@ -52,7 +56,13 @@ def measure(
     if float(true.min()) < 0 or float(true.max()) > 1:
         raise FlSimError("The originals leave [0, 1]; give pixels between 0 and 1.")
     measured = measure_leakage(
-        out, true, outside, seed, labels=_classes(labels), public_labels=_classes(public_labels)
+        out,
+        true,
+        outside,
+        seed,
+        labels=_classes(labels),
+        public_labels=_classes(public_labels),
+        key_labels=_classes(key_labels),
     )
     rows: dict[str, dict[str, float]] = {}
     for extraction, metric, value in measured.rows:

@@ -85,7 +85,7 @@ def test_a_sweeps_summary_is_shown_with_half_of_its_interval(results: Path) -> N
     assert lines[2:] == ["| none | 0.900 ±0.020 |", "| lwlrd | 0.850 |"]
 
 
-def test_an_interval_beyond_what_there_can_be_is_cut_and_says_so(
+def test_an_interval_stays_where_values_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     column = Column("found", "found", bounds=(0, 1))
@@ -99,9 +99,9 @@ def test_an_interval_beyond_what_there_can_be_is_cut_and_says_so(
         "wide,0.48,-0.26,1.22\nfits,0.5,0.4,0.6\nclose,0.001,-0.001,0.003\n"
     )
     assert markdown("b", tmp_path).splitlines()[2:] == [
-        "| wide | 0.48 (0.00-1.00, cut) |",
+        "| wide | 0.48 (0.05-0.95) |",
         "| fits | 0.50 ±0.10 |",
-        "| close | 0.00 |",
+        "| close | 0.00 (0.00-0.01) |",
     ]
 
 

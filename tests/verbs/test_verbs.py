@@ -201,7 +201,11 @@ def test_too_few_outputs_for_the_labels() -> None:
 
 def test_measure_without_public_images_has_no_ssim_floors(attacked: Attacked) -> None:
     leak = fl_sim.measure(attacked.originals, attacked.originals)
-    assert list(leak.index) == ["raw", "strongest", "floor: guessing"]
+    ways, floors = ["raw", "chosen", "strongest"], ["best guess", "luckiest guess", "guessing"]
+    assert list(leak.index) == [*ways, *(f"floor: {floor}" for floor in floors)]
+    known = range(len(attacked.originals))  # who knows each one's class here knows each one
+    told = fl_sim.measure(attacked.originals, attacked.originals, key_labels=known)
+    assert told.loc["floor: best guess", "found by distance"] == 1
     assert leak.loc["raw", "ssim"] == pytest.approx(1) and leak.loc["raw", "found by distance"] == 1
 
 

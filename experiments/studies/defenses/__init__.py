@@ -324,7 +324,7 @@ def table_of(model: str) -> PublishedTable:
     )
 
 
-TABLES = {"defenses": table_of("ResNet18"), "defenses-cnn": table_of("CNN")}
+TABLES = {"defenses": table_of("ResNet18"), "defenses_cnn": table_of("CNN")}
 
 STUDIES.register("defenses", "every defence against memorised images and payloads in three places")(
     Study(main, TABLES, STUDY, lambda full: grids())
