@@ -38,12 +38,12 @@ def measure(
         seed: of the random floor.
 
     Returns:
-        A row for each way of extracting: ``raw``, each restoration, ``chosen``, the one of them that
-        an attacker would choose without a true image, and ``strongest``, the one that leaks most,
-        column by column, which takes the true images to pick. Then one for each floor: what an
-        attacker reaches who knows only public images, or guesses. Columns: mean SSIM, PSNR in dB, the shares of images whose
-        nearest original is their own, by distance and by correlation, from 0 to 1, and other
-        metrics by their names.
+        A row for each way of extracting: ``raw``, each restoration, ``chosen``, the one of them
+        that an attacker would choose without a true image, and ``strongest``, the one that leaks
+        most, column by column, which takes the true images to pick. Then one for each floor: what
+        an attacker reaches who knows only public images, or guesses. Columns: mean SSIM, PSNR in
+        dB, the shares of images whose nearest original is their own, by distance and by
+        correlation, from 0 to 1, and other metrics by their names.
 
     Raises:
         FlSimError: if shapes do not fit.
