@@ -12,6 +12,7 @@ Run ``fl-sim study weight_changes --help``.
 """
 
 import io
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ import typer
 from rich.console import Console
 
 from experiments.run.result import Result
+from experiments.run.standing import is_finished
 from experiments.run.start import run
 from experiments.studies.base import STUDIES, Study
 from experiments.studies.published_tables import RELEASED, PublishedTable
@@ -26,6 +28,7 @@ from experiments.tables.console import print_table
 from experiments.tables.figures import write_table
 from fl_sim.artifact import read_artifact
 from fl_sim.bars import make_progress
+from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
 from fl_sim.metrics.weights import MANTISSA_BITS, weight_change
 from fl_sim.models import build, layers
@@ -43,6 +46,15 @@ FINE_TUNINGS: dict[str, dict[str, Any]] = {
 RANDOMISED: dict[str, dict[str, Any]] = {
     "18 random low bits": {"name": "random_bits", "bits": 18},
 }
+COMPARED = (
+    "none",
+    "fine-tuning, SGD 1e-4",
+    "high-rate fine-tuning, SGD 1e-2",
+    "LWLRD, SGD 1e-2 to 1e-4",
+    "16 random low bits",
+    "consistent distillation",
+)
+"""Defences of the study ``defenses`` whose cells can be compared in place of runs of its own."""
 LEAKS = (
     ("ssim", "raw"),
     ("ssim", "strongest"),
@@ -94,6 +106,56 @@ def study(
     frame = pd.DataFrame(weights)
     draw_bit_planes(out / "weights_after_fine_tuning.png", frame)
     return pd.DataFrame(leaks), frame
+
+
+def of_sweep(folder: Path, out: Path) -> tuple[Any, Any]:
+    """Compare the cells of a sweep instead: those of :data:`COMPARED` that ended.
+
+    Args:
+        folder: of the sweep: the part of ResNet18 of the study ``defenses``.
+        out: of the tables and the figure.
+
+    Returns:
+        As :func:`study`.
+
+    Raises:
+        FlSimError: if the folder has no such cell.
+    """
+    import pandas as pd
+
+    leaks: list[dict[str, Any]] = []
+    weights: list[dict[str, Any]] = []
+    for label, cell in _cells(folder):
+        result = Result(None, cell)
+        row = {"defence": label, "seed": int(result.settings["seed"])}
+        leaks.append(row | _leak(result))
+        if label != "none":
+            weights += [row | change for change in _weights(cell)]
+    if not leaks:
+        raise FlSimError(
+            f"The sweep in {folder} has no finished cell of {', '.join(COMPARED)}; give the folder "
+            f"'resnet18' of the study defenses."
+        )
+    frame = pd.DataFrame(weights)
+    write_table(out / "leaks_after_fine_tuning.csv", pd.DataFrame(leaks))
+    write_table(out / "weights_after_fine_tuning.csv", frame)
+    draw_bit_planes(out / "weights_after_fine_tuning.png", frame)
+    return pd.DataFrame(leaks), frame
+
+
+def _cells(folder: Path) -> list[tuple[str, Path]]:
+    """Return finished cells with Transpose by their defence, in the order of :data:`COMPARED`."""
+    try:
+        written = json.loads((folder / "grid.json").read_bytes())["cells"]
+        cells = [(c["labels"]["defense"], c["labels"]["attack"], c["name"]) for c in written]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise FlSimError(f"{folder} is no folder of a sweep of defences and attacks.") from None
+    found = [
+        (label, folder / "cells" / name)
+        for label, attack, name in cells
+        if label in COMPARED and attack == "Transpose" and is_finished(folder / "cells" / name)
+    ]
+    return sorted(found, key=lambda cell: COMPARED.index(cell[0]))
 
 
 def draw_bit_planes(path: Path, frame: Any) -> Path:
@@ -165,9 +227,16 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/weight-changes"),
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 3,
     data_root: Annotated[Path | None, typer.Option(help="Folder of data files.")] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Part resnet18 of the study defenses: compare its cells, run nothing."),
+    ] = None,
 ) -> None:
     """Memorise skin images in a ResNet18, fine-tune it in three ways, and look at what is left."""
     console = Console()
+    if runs is not None:
+        _show(console, *of_sweep(runs, out), out)
+        return
     base = {
         "mode": "centralized",
         "dataset": "dermamnist",
@@ -179,6 +248,10 @@ def main(
     leaks, weights = study(
         base, FINE_TUNINGS | RANDOMISED, out, tuple(range(seeds)), data_root, make_progress(console)
     )
+    _show(console, leaks, weights, out)
+
+
+def _show(console: Console, leaks: Any, weights: Any, out: Path) -> None:
     print_table(console, leaks, "What can be extracted")
     shown = ["defence", "seed", "stage", "unchanged", "bit 16", "bit 18", "sign"]
     print_table(console, weights[shown], "What became of the weights")
