@@ -34,13 +34,30 @@ ATTACKS: tuple[dict[str, Any], ...] = (
     {"name": "correlated", "images": 2},
     {"name": "sign_encoding", "images": 2},
     {"name": "dec", "images": 2, "codec": "png"},
-    {"name": "dec", "images": 3, "codec": "gzip", "carrier": "entries",
-     "coding": "reed_solomon", "erasure": {"data": 2, "parity": 1}},
-    {"name": "dec", "images": 2, "codec": "png", "carrier": "sign", "canonical": True,
-     "coding": "ldpc"},
-    {"name": "combined", "parts": {"one": {"name": "transpose", "images": 2},
-                                   "two": {"name": "dec", "images": 2, "codec": "png"}}},
-)  # fmt: skip
+    {
+        "name": "dec",
+        "images": 3,
+        "codec": "gzip",
+        "carrier": "entries",
+        "coding": "reed_solomon",
+        "erasure": {"data": 2, "parity": 1},
+    },
+    {
+        "name": "dec",
+        "images": 2,
+        "codec": "png",
+        "carrier": "sign",
+        "canonical": True,
+        "coding": "ldpc",
+    },
+    {
+        "name": "combined",
+        "parts": {
+            "one": {"name": "transpose", "images": 2},
+            "two": {"name": "dec", "images": 2, "codec": "png"},
+        },
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +119,9 @@ def keys(folder: Path) -> Kind:
         images = extract(models[str(content[0])], key).images
         write_images(folder / "recovered", images[:4])
 
-    return Kind([bytes([i]) + seed for i, seed in enumerate(seeds)], mutate, read,
-                folder / "mutant.bin")  # fmt: skip
+    return Kind(
+        [bytes([i]) + seed for i, seed in enumerate(seeds)], mutate, read, folder / "mutant.bin"
+    )
 
 
 def results_tables(folder: Path) -> Kind:

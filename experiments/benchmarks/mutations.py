@@ -59,8 +59,10 @@ def main() -> None:
     print("| kind | mutations | accepted | refused | traceback | longest, characters | s | MB |")
     print("|---|---|---|---|---|---|---|---|")
     seconds = time.perf_counter() - began
-    print(f"| {arguments.kind} | {len(outcomes)} | {counts[ACCEPTED]} | {counts[REFUSED]} | "
-          f"{counts[TRACEBACK]} | {longest} | {seconds:.0f} | {peak:.0f} |")  # fmt: skip
+    print(
+        f"| {arguments.kind} | {len(outcomes)} | {counts[ACCEPTED]} | {counts[REFUSED]} | "
+        f"{counts[TRACEBACK]} | {longest} | {seconds:.0f} | {peak:.0f} |"
+    )
 
 
 def mutate(kind: str, mutations: int, seed: int, out: Path) -> list[Outcome]:

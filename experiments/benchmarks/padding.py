@@ -22,10 +22,15 @@ from fl_sim.models import ModelSpec, build, reachable
 from fl_sim.views import label_shares
 
 NETWORKS = (
-    ("resnet18", "default", 28), ("resnet50", "default", 28), ("mobilenet_v3_small", "default", 32),
-    ("efficientnet_b0", "default", 28), ("cnn", "default", 28), ("vgg11", "small", 28),
-    ("densenet121", "small", 28), ("unet", "default", 32),
-)  # fmt: skip
+    ("resnet18", "default", 28),
+    ("resnet50", "default", 28),
+    ("mobilenet_v3_small", "default", 32),
+    ("efficientnet_b0", "default", 28),
+    ("cnn", "default", 28),
+    ("vgg11", "small", 28),
+    ("densenet121", "small", 28),
+    ("unet", "default", 32),
+)
 
 
 def main() -> None:

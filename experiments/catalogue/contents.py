@@ -84,11 +84,18 @@ class Kind:
 
 KINDS = (
     Kind(
-        "dataset", "Datasets", "fl_sim.data.base", "DATASETS",
+        "dataset",
+        "Datasets",
+        "fl_sim.data.base",
+        "DATASETS",
         further=(("<file>.npz", "any file in MedMNIST's 2-D format, by its path"),),
     ),
     Kind(
-        "model", "Models", "fl_sim.models.base", "MODELS", settings=_of_model,
+        "model",
+        "Models",
+        "fl_sim.models.base",
+        "MODELS",
+        settings=_of_model,
         further=(
             ("<torchvision's name>", "any classifier of torchvision, for example resnet50"),
             ("timm/<name>", "any network of timm, where that is installed: timm/resnet10t"),
@@ -103,19 +110,29 @@ KINDS = (
     Kind("restoration", "Restorations", "fl_sim.restorations.base", "RESTORATIONS"),
     Kind("strategy", "Strategies", "strategies.base", "STRATEGIES"),
     Kind(
-        "partition", "Partitions", "fl_sim.data.partitions", "SCHEMES",
+        "partition",
+        "Partitions",
+        "fl_sim.data.partitions",
+        "SCHEMES",
         settings=_common("fl_sim.data.partitions", "PartitionSettings"),
     ),
     Kind(
-        "engine", "Engines", "fl_sim.engine.base", "ENGINES",
+        "engine",
+        "Engines",
+        "fl_sim.engine.base",
+        "ENGINES",
         settings=_common("fl_sim.engine.base", "EngineSettings"),
     ),
     Kind(
-        "metric", "Metrics", "fl_sim.metrics.vocabulary", "METRICS", settings=_none,
+        "metric",
+        "Metrics",
+        "fl_sim.metrics.vocabulary",
+        "METRICS",
+        settings=_none,
         further=tuple((f"<metric>{ending}", form.about) for ending, form in FORMS.items()),
         about=_of_metric,
     ),
-)  # fmt: skip
+)
 """Every kind of component, in the order of a scenario's way."""
 
 TABLES = {

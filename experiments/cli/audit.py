@@ -96,10 +96,16 @@ def gate(
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     artifact, known, task = opened.artifact, opened.known, opened.dataset.task
     report, state = pass_gate(
-        artifact, opened.held_out, task, settings, Stream(seed),
-        declared=Declaration(declared or task.kind), progress=make_progress(console),
-        found=(*opened.checkpoint.findings, *known.findings), training=opened.dataset.train,
-    )  # fmt: skip
+        artifact,
+        opened.held_out,
+        task,
+        settings,
+        Stream(seed),
+        declared=Declaration(declared or task.kind),
+        progress=make_progress(console),
+        found=(*opened.checkpoint.findings, *known.findings),
+        training=opened.dataset.train,
+    )
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
     console.print(f"Network: {plain(known.words)}")
@@ -205,10 +211,13 @@ def _print_gated(console: Console, report: "GateReport") -> None:
     table = _table("Tensors", "tensor ", "elements ", "change ", "unmoved ", "dead ", "refused")
     for row in report.tensors:
         table.add_row(
-            f"{plain(row.name)} ", f"{row.elements} ", f"{_number(row.relative_change, '.2g')} ",
-            f"{_number(row.unmoved, '.1%')} ", f"{row.dead or ''} ",
+            f"{plain(row.name)} ",
+            f"{row.elements} ",
+            f"{_number(row.relative_change, '.2g')} ",
+            f"{_number(row.unmoved, '.1%')} ",
+            f"{row.dead or ''} ",
             plain("; ".join(row.reasons)),
-        )  # fmt: skip
+        )
     console.print(table)
 
 
@@ -238,9 +247,14 @@ def _print_tensors(console: Console, rows: "list[TensorSummary]", everything: bo
     for row in rows:
         unchanged = "" if row.unchanged is None else f"{row.unchanged:.1%}"
         table.add_row(
-            f"{plain(row.name)} ", f"{'x'.join(map(str, row.shape))} ", f"{row.dtype} ",
-            f"{row.deviation:.3g} ", f"{row.dead or ''} ", f"{unchanged} ", row.level or "",
-        )  # fmt: skip
+            f"{plain(row.name)} ",
+            f"{'x'.join(map(str, row.shape))} ",
+            f"{row.dtype} ",
+            f"{row.deviation:.3g} ",
+            f"{row.dead or ''} ",
+            f"{unchanged} ",
+            row.level or "",
+        )
     console.print(table)
 
 

@@ -88,10 +88,15 @@ def clean(
     before = _worth(built, test, opened)
     entries = further_entries(opened.artifact.state, built)
     release = Release(
-        built, opened.artifact.spec, opened.held_out, opened.dataset.task,
-        Stream(seed, ("release", 0)), progress=make_progress(console),
-        entries={n: v.clone() for n, v in entries.items()}, training=opened.dataset.train,
-    )  # fmt: skip
+        built,
+        opened.artifact.spec,
+        opened.held_out,
+        opened.dataset.task,
+        Stream(seed, ("release", 0)),
+        progress=make_progress(console),
+        entries={n: v.clone() for n, v in entries.items()},
+        training=opened.dataset.train,
+    )
     state, report = cleaned_release(chosen, name, release, opened.artifact.state)
     after = _worth(built, test, opened)
     write_model(out, opened.artifact.spec, opened.known.in_file(state))
@@ -143,9 +148,13 @@ def _worth(network: "nn.Module", test: "Split", opened: Opened) -> dict[str, flo
 
 
 def _say(
-    console: Any, name: str, report: "DefenseReport", before: dict[str, float],
-    after: dict[str, float], images: int,
-) -> None:  # fmt: skip
+    console: Any,
+    name: str,
+    report: "DefenseReport",
+    before: dict[str, float],
+    after: dict[str, float],
+    images: int,
+) -> None:
     changed = report.relative_change
     moved = sum(changed.values()) / len(changed) if changed else 0.0
     console.print(

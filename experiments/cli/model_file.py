@@ -103,9 +103,13 @@ class Opened:
 
 
 def open_model_file(
-    file: Path, network: "Statement", dataset: str, data_root: Path | None, images: int | None,
+    file: Path,
+    network: "Statement",
+    dataset: str,
+    data_root: Path | None,
+    images: int | None,
     seed: int,
-) -> Opened:  # fmt: skip
+) -> Opened:
     """Read a model file that anybody may have made, and the images to clean it with.
 
     Args:

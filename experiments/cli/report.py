@@ -32,7 +32,7 @@ def report(
 
     Of one run: the result in words, the images, leakage beside its floors, utility, cost. Several
     seeds give means with intervals, several scenarios and sweeps a comparison.
-    """  # fmt: skip
+    """
     from experiments.report import write_report
     from experiments.tables.console import make_console, plain
 

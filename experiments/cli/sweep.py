@@ -120,5 +120,7 @@ def _print(console: Console, result: "SweepResult") -> None:
     for _, row in failed.iterrows():
         console.print(f"Failed  {plain(row['cell'])}: {plain(row['error'])}", soft_wrap=True)
     if len(failed):
-        console.print(f"{len(failed)} of {len(result.grid.cells)} cells failed; the same command "
-                      f"tries them again. List: {plain(result.out / 'failed.csv')}")  # fmt: skip
+        console.print(
+            f"{len(failed)} of {len(result.grid.cells)} cells failed; the same command "
+            f"tries them again. List: {plain(result.out / 'failed.csv')}"
+        )

@@ -17,9 +17,14 @@ def trained(path: Path, data: Dataset, images: int) -> None:
     """Write what the stranger leaves: a state dictionary as everybody saves one."""
     network = resnet18(num_classes=4)
     attacked = fl_sim.attack(
-        "dec", network, data.train, images=images, codec="png", training={"epochs": 0.1},
+        "dec",
+        network,
+        data.train,
+        images=images,
+        codec="png",
+        training={"epochs": 0.1},
         progress=False,
-    )  # fmt: skip
+    )
     torch.save(attacked.model.state_dict(), path)
 
 
@@ -33,9 +38,13 @@ def example(out: Path, images: int = 64, steps: int = 30) -> tuple[AuditReport, 
     before = fl_sim.audit(came, model=resnet18(num_classes=4), size=32, progress=False)
     state = torch.load(came, weights_only=True)
     cleaned = fl_sim.clean(
-        resnet18(num_classes=4), data.validation, state=state, progress=False,
-        defense="consistent_distillation", steps=steps,
-    )  # fmt: skip
+        resnet18(num_classes=4),
+        data.validation,
+        state=state,
+        progress=False,
+        defense="consistent_distillation",
+        steps=steps,
+    )
     torch.save(cleaned.model.state_dict(), leaves)
     return before, fl_sim.audit(leaves, model=resnet18(num_classes=4), size=32, progress=False)
 

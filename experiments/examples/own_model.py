@@ -43,9 +43,14 @@ def verbs() -> pd.DataFrame:
     """Hide images in a network with the verb, and read them back from what it becomes."""
     data = fl_sim.load_dataset("phantoms", {"size": 16})
     attacked = fl_sim.attack(
-        "transpose", Net(), data.train, images=8, memory_steps=8, training={"epochs": 2},
+        "transpose",
+        Net(),
+        data.train,
+        images=8,
+        memory_steps=8,
+        training={"epochs": 2},
         progress=False,
-    )  # fmt: skip
+    )
     stolen = fl_sim.extract(attacked.model, attacked.key)
     return fl_sim.measure(stolen, attacked.originals, public=data.test)
 

@@ -81,8 +81,10 @@ def _of_duplicates(scenario: Scenario, case: Case) -> list[str]:
         return []
     found = case.near_duplicates
     if found is None:
-        return ["Near-duplicates were not looked for among so many images; [data] duplicates = "
-                '"drop" does.']  # fmt: skip
+        return [
+            "Near-duplicates were not looked for among so many images; [data] duplicates = "
+            '"drop" does.'
+        ]
     if not any(found.counts.values()):
         return []
     end = "are left out" if found.dropped else 'stay ([data] duplicates = "drop" leaves them out)'

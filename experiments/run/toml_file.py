@@ -65,8 +65,9 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise FlSimError(f"{name} cannot be read: {printable(str(error))}.{_hint(text, error)}") \
-            from None  # fmt: skip
+        raise FlSimError(
+            f"{name} cannot be read: {printable(str(error))}.{_hint(text, error)}"
+        ) from None
     except RecursionError:
         raise FlSimError(f"{name} has too many lists or tables inside each other.") from None
     except ValueError as error:

@@ -307,8 +307,9 @@ class GridStudy:
         table = self.carry_out(plan, out, replace(how, progress=progress))
         print_table(console, self.on_screen(table) if self.on_screen else table, self.title)
         figure = ", .png" if self.draw is not None else ""
-        console.print(f"Table, rows, provenance: {plain(out / self.name)}.csv, .json{figure}, "
-                      f"{ROWS}")  # fmt: skip
+        console.print(
+            f"Table, rows, provenance: {plain(out / self.name)}.csv, .json{figure}, {ROWS}"
+        )
 
     def study(
         self,
@@ -337,8 +338,15 @@ class GridStudy:
             only: Only = None,
             again: Again = False,
         ) -> None:
-            how = How(data_root, workers, gpus_per_cell, changes or (), full=full,
-                      only=only or (), again=again)  # fmt: skip
+            how = How(
+                data_root,
+                workers,
+                gpus_per_cell,
+                changes or (),
+                full=full,
+                only=only or (),
+                again=again,
+            )
             self.show({part: cells(full)}, out, how)
 
         command.__doc__ = cells.__doc__
@@ -397,10 +405,14 @@ def settings_of(value: Mapping[str, Any]) -> Values:
 def leak_columns() -> list[str]:
     """Return the columns of leaks in studies' tables: each metric and its floor, as declared."""
     metrics = [(name, about) for name, about in measured_on_images() if not about.numbered]
-    values = [f"{name} {how}" for name, about in metrics
-              for how in ((RAW, STRONGEST) if about.raw else (STRONGEST,))]  # fmt: skip
-    floors = [floor for name, about in metrics for floor in about.floors[:1]
-              if floor.startswith(name)]  # fmt: skip
+    values = [
+        f"{name} {how}"
+        for name, about in metrics
+        for how in ((RAW, STRONGEST) if about.raw else (STRONGEST,))
+    ]
+    floors = [
+        floor for name, about in metrics for floor in about.floors[:1] if floor.startswith(name)
+    ]
     return values + floors
 
 

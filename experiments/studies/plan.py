@@ -34,8 +34,9 @@ class Plan:
     stale: Mapping[str, str]
 
     def __str__(self) -> str:
-        asked, to_run = (sum(len(grid.cells) for grid in grids.values())
-                         for grids in (self.asked, self.open))  # fmt: skip
+        asked, to_run = (
+            sum(len(grid.cells) for grid in grids.values()) for grids in (self.asked, self.open)
+        )
         said = f"{asked - to_run} of {asked} cells are kept in rows.csv; {to_run} to run."
         if not self.stale:
             return said
@@ -94,12 +95,16 @@ def narrowed(grids: Mapping[str, Grid], only: Iterable[str]) -> dict[str, Grid]:
         axis, _, label = (part.strip() for part in text.partition("="))
         wanted.setdefault(axis, set()).update(_meant(axis, label, grids))
     left = {
-        part: replace(grid, cells=tuple(
-            cell for cell in grid.cells
-            if all(cell.labels.get(axis) in labels for axis, labels in wanted.items())
-        ))
+        part: replace(
+            grid,
+            cells=tuple(
+                cell
+                for cell in grid.cells
+                if all(cell.labels.get(axis) in labels for axis, labels in wanted.items())
+            ),
+        )
         for part, grid in grids.items()
-    }  # fmt: skip
+    }
     if not any(grid.cells for grid in left.values()):
         raise FlSimError(f"No cell of the study is left by --only {', '.join(only)}.")
     return left

@@ -283,8 +283,9 @@ def _folders(source: Source) -> tuple[list[Path], list[Path]]:
     folders = [folder for folder in within if folder.is_dir()]
     finished = [folder for folder in folders if _is_done(folder)]
     if not finished:
-        raise FlSimError(f"There is no finished run in {name}; fl-sim run and fl-sim sweep make "
-                         f"some.")  # fmt: skip
+        raise FlSimError(
+            f"There is no finished run in {name}; fl-sim run and fl-sim sweep make some."
+        )
     return finished, [folder for folder in folders if folder not in finished]
 
 

@@ -200,8 +200,10 @@ class SweepResult:
         parts = []
         if "ended" in self._states():
             shown = headed(self.released())
-            parts = [table_html(shown), note("At release: mean over n seeds, ± half of its 95 % "
-                                             "confidence interval.")]  # fmt: skip
+            parts = [
+                table_html(shown),
+                note("At release: mean over n seeds, ± half of its 95 % confidence interval."),
+            ]
         if len(failed := self.failed):
             parts += [note("Failed:"), table_html(failed)]
         return page(repr(self), *parts)

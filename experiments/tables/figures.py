@@ -54,9 +54,13 @@ def draw_lines(
             mean = values.mean()
             positions = mean.index.to_numpy()
             line = panel.plot(
-                positions, mean, marker=MARKERS[number % len(MARKERS)], markersize=4,
-                linewidth=1.2, label=str(name),
-            )  # fmt: skip
+                positions,
+                mean,
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=4,
+                linewidth=1.2,
+                label=str(name),
+            )
             panel.fill_between(
                 positions, values.min(), values.max(), alpha=0.15, color=line[0].get_color()
             )
@@ -126,10 +130,14 @@ def draw_bars(
             high = rows[ends[1]].max().reindex(categories)
             places = [place + number / (len(kinds) + 1) for place in range(len(categories))]
             panel.barh(
-                places, mean, height=1 / (len(kinds) + 1), label=str(kind), alpha=0.85,
+                places,
+                mean,
+                height=1 / (len(kinds) + 1),
+                label=str(kind),
+                alpha=0.85,
                 xerr=[(mean - low).fillna(0).clip(lower=0), (high - mean).fillna(0).clip(lower=0)],
                 error_kw={"elinewidth": 0.8},
-            )  # fmt: skip
+            )
         panel.set_xlabel((labels or {}).get(metric, column_label(metric)))
         panel.grid(axis="x", alpha=0.3)
     middle = (len(kinds) - 1) / (len(kinds) + 1) / 2

@@ -127,10 +127,19 @@ def draw_blocks(
         # A narrow column between two modes.
         widths = ([1.0] * columns + [0.25]) * len(modes)
         grid = band.subplots(
-            len(rows[attacker]), len(widths) - 1, squeeze=False, width_ratios=widths[:-1],
-            gridspec_kw={"left": 0.15, "right": 0.99, "top": 0.86, "bottom": 0.01,
-                         "wspace": 0.06, "hspace": 0.06},
-        )  # fmt: skip
+            len(rows[attacker]),
+            len(widths) - 1,
+            squeeze=False,
+            width_ratios=widths[:-1],
+            gridspec_kw={
+                "left": 0.15,
+                "right": 0.99,
+                "top": 0.86,
+                "bottom": 0.01,
+                "wspace": 0.06,
+                "hspace": 0.06,
+            },
+        )
         for line, place in np.ndindex(len(rows[attacker]), len(modes) - 1):
             grid[line][columns + place * (columns + 1)].set_axis_off()
         band.text(0.01, 0.93, attacker, fontsize=11, weight="bold", va="center")

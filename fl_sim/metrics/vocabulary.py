@@ -35,8 +35,15 @@ came, perhaps outside [0, 1] or not finite; public images as the attacker has th
 
 Family = Literal["leakage", "payload", "sent", "utility", "privacy", "cost", "file", "other"]
 FAMILIES: tuple[Family, ...] = (
-    "leakage", "payload", "sent", "utility", "privacy", "cost", "file", "other",
-)  # fmt: skip
+    "leakage",
+    "payload",
+    "sent",
+    "utility",
+    "privacy",
+    "cost",
+    "file",
+    "other",
+)
 """What metrics are about, in the order that tables have them in."""
 
 Direction = Literal[
@@ -185,22 +192,33 @@ class Form:
 
 FORMS = {
     "_floor_mean": Form(
-        "Mean of public images", "floor: the mean public image in place of the recovered ones",
-        "{heading}\nfloor", ("run",), "mean public image", "mean image",
+        "Mean of public images",
+        "floor: the mean public image in place of the recovered ones",
+        "{heading}\nfloor",
+        ("run",),
+        "mean public image",
+        "mean image",
     ),
     "_floor_class_mean": Form(
-        "Mean of the class's public images", "floor: the mean public image of the same class",
+        "Mean of the class's public images",
+        "floor: the mean public image of the same class",
         word="mean public image of the class",
     ),
     "_floor_random": Form(
-        "Another public image", "floor: public images drawn at random", word="random public image",
+        "Another public image",
+        "floor: public images drawn at random",
+        word="random public image",
     ),
     "_floor_scratch": Form(
-        "{title} from scratch", "floor: the same network trained on held-out images alone",
-        "{heading}\nscratch", ("run", "summary"), mark="from scratch",
+        "{title} from scratch",
+        "floor: the same network trained on held-out images alone",
+        "{heading}\nscratch",
+        ("run", "summary"),
+        mark="from scratch",
     ),
     "_error": Form(
-        "{title}, standard error over test images", "deviation over resamples of the test images",
+        "{title}, standard error over test images",
+        "deviation over resamples of the test images",
         direction=NEUTRAL,
     ),
     "_before_embedding": Form(
@@ -218,7 +236,7 @@ FORMS = {
     "_trained_on_shuffled": Form(
         "{title} trained on shuffled labels", "floor of what stolen images are worth"
     ),
-}  # fmt: skip
+}
 """Endings of names, the longer ones before those that they end in."""
 
 METRICS: Registry[Metric] = Registry("metric", "fl_sim.metrics")

@@ -51,8 +51,12 @@ def dataset(patients: bool = False) -> Dataset:
 
 
 def uses(parts: Divided) -> dict[str, Split]:
-    return {"train": parts.train, "held-out": parts.held_out, "public": parts.public,
-            "test": parts.test}  # fmt: skip
+    return {
+        "train": parts.train,
+        "held-out": parts.held_out,
+        "public": parts.public,
+        "test": parts.test,
+    }
 
 
 def test_the_same_photograph_is_found_and_pictures_of_a_kind_are_not() -> None:

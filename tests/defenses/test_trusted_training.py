@@ -105,8 +105,10 @@ def test_late_noise_turns_signs_at_the_end_only() -> None:
     before = state_of(model)
     given = Release(model, spec, held_out(4, 28), TASK, release_of().stream)
     report, _ = apply("late_noise", given, share=0.4, sigma=0.2)
-    turned = {n: float((t.signbit() != before[n].signbit()).float().mean())
-              for n, t in model.named_parameters()}  # fmt: skip
+    turned = {
+        n: float((t.signbit() != before[n].signbit()).float().mean())
+        for n, t in model.named_parameters()
+    }
     assert turned["conv1.weight"] == 0 == turned["layer2.0.conv1.weight"]
     assert turned["layer4.1.conv2.weight"] == pytest.approx(np.arctan(0.2) / np.pi, rel=0.05)
     assert report.figures["signs_turned"] == pytest.approx(np.arctan(0.2) / np.pi, rel=0.05)

@@ -89,8 +89,11 @@ def test_it_stands_in_a_runs_summary_and_on_the_terminal(runs: list[Path]) -> No
     assert columns.index("psnr raw") < columns.index("gap raw") < columns.index("gap strongest")
     assert columns.index("gap strongest") < columns.index("gap_floor_mean") < columns.index("auc")
     shown = compact(view)
-    for column, name in (("gap raw", "Gap\nraw"), ("gap strongest", "Gap\nbest"),
-                         ("gap_floor_mean", "Gap\nfloor")):  # fmt: skip
+    for column, name in (
+        ("gap raw", "Gap\nraw"),
+        ("gap strongest", "Gap\nbest"),
+        ("gap_floor_mean", "Gap\nfloor"),
+    ):
         assert list(shown[name]) == [f"{value:.4f}" for value in view[column]]
     assert explained(view).endswith(" Gap: lower leaks more.")
     assert "lower leaks more" not in explained(view.drop(columns="gap strongest"))
@@ -153,11 +156,13 @@ def test_a_pareto_plot_of_it_runs_the_other_way() -> None:
 @pytest.mark.parametrize(
     "scenario",
     [
-        DEC, MASKS, {**FEDERATED, **PRIVATE},
+        DEC,
+        MASKS,
+        {**FEDERATED, **PRIVATE},
         {**CENTRALIZED, "defense": "channel_permutation", **PRIVATE},
     ],
     ids=["dec", "masks", "federation", "private"],
-)  # fmt: skip
+)
 def test_every_metric_that_a_run_writes_is_declared(
     scenario: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

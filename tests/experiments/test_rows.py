@@ -216,8 +216,19 @@ def test_an_interrupted_sweep_is_taken_with_the_cells_that_ended(
 
 def test_the_later_run_of_a_cell_wins_whichever_is_merged() -> None:
     base = {name: "" for name in keeping.ORIGIN}
-    old = pd.DataFrame([{"cell": "a-seed0", "seed": 0, "round": 0, "stage": "release", **base,
-                         "began": "2026-01-01T00:00:00Z", "auc": 0.1}])  # fmt: skip
+    old = pd.DataFrame(
+        [
+            {
+                "cell": "a-seed0",
+                "seed": 0,
+                "round": 0,
+                "stage": "release",
+                **base,
+                "began": "2026-01-01T00:00:00Z",
+                "auc": 0.1,
+            }
+        ]
+    )
     new = old.assign(began="2026-02-01T00:00:00Z", auc=0.2)
     other = old.assign(cell="b-seed0", auc=0.3)
     for pair in ((old, new), (new, old)):
@@ -230,10 +241,22 @@ def test_the_later_run_of_a_cell_wins_whichever_is_merged() -> None:
 
 def test_rows_are_written_with_six_digits_and_read_back_as_they_are(tmp_path: Path) -> None:
     base = {name: "x" for name in keeping.ORIGIN} | {"identity_version": 1}
-    rows = pd.DataFrame([{"cell": "a-seed0", "grid.defense": "=1+1", "seed": 0, "round": 2,
-                          "stage": "release:hospital-0", "ssim chosen": 0.123456789,
-                          "file_bytes": 44823123.0, "psnr raw": float("inf"),
-                          "auc": float("nan"), **base}])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {
+                "cell": "a-seed0",
+                "grid.defense": "=1+1",
+                "seed": 0,
+                "round": 2,
+                "stage": "release:hospital-0",
+                "ssim chosen": 0.123456789,
+                "file_bytes": 44823123.0,
+                "psnr raw": float("inf"),
+                "auc": float("nan"),
+                **base,
+            }
+        ]
+    )
     path = write_rows(tmp_path / ROWS, rows)
     back = read_rows(path)
     assert back["ssim chosen"][0] == 0.123457

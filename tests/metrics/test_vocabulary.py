@@ -26,15 +26,23 @@ from fl_sim.metrics.vocabulary import (
         ("images_intact[lattices]", "images_intact", "", "lattices", "Intact, lattices"),
         ("auc_before_embedding", "auc", "_before_embedding", "", "AUC before embedding"),
         (
-            "auc_trained_on_stolen_raw", "auc", "_trained_on_stolen_raw", "",
+            "auc_trained_on_stolen_raw",
+            "auc",
+            "_trained_on_stolen_raw",
+            "",
             "AUC trained on what was stolen, raw",
         ),
-        ("dice[left lung]_floor_scratch", "dice", "_floor_scratch", "left lung",
-         "Dice from scratch, left lung"),
+        (
+            "dice[left lung]_floor_scratch",
+            "dice",
+            "_floor_scratch",
+            "left lung",
+            "Dice from scratch, left lung",
+        ),
         ("ssim_floor_mean", "ssim", "_floor_mean", "", "Mean of public images"),
         ("ms_ssim_3", "ms_ssim", "", "", "MS-SSIM, 3 scales"),
     ],
-)  # fmt: skip
+)
 def test_a_form_of_a_metric_is_known_by_its_metric(
     name: str, base: str, form: str, part: str, title: str
 ) -> None:
@@ -63,8 +71,12 @@ def test_floors_are_metrics_of_the_same_scale() -> None:
 
 def test_leaks_are_measured_in_the_order_of_the_table() -> None:
     assert [name for name, _ in measured_on_images()] == [
-        "ssim", "psnr", "ms_ssim", "identification_distance", "identification_correlation",
-    ]  # fmt: skip
+        "ssim",
+        "psnr",
+        "ms_ssim",
+        "identification_distance",
+        "identification_correlation",
+    ]
 
 
 def test_a_metric_of_images_says_its_direction_and_what_a_broken_image_counts() -> None:
@@ -85,16 +97,22 @@ def test_where_lower_leaks_more_the_strongest_is_the_lowest_and_a_broken_image_n
     monkeypatch.setattr(METRICS, "_entries", {e.name: e for e in METRICS.entries()})
     METRICS.register("gap", "mean difference of pixels")(
         Metric(
-            "Gap", "leakage", LOWER_LEAKS, range=(0.0, 1.0), floors=("gap_floor_random",),
+            "Gap",
+            "leakage",
+            LOWER_LEAKS,
+            range=(0.0, 1.0),
+            floors=("gap_floor_random",),
             pairwise=lambda a, b: (a - b).abs().flatten(1).mean(dim=1),
         )
-    )  # fmt: skip
+    )
     METRICS.register("farthest", "largest difference of any two pixels")(
         Metric(
-            "Farthest", "leakage", LOWER_LEAKS,
+            "Farthest",
+            "leakage",
+            LOWER_LEAKS,
             batchwise=lambda recovered, originals, public: (recovered - originals).abs().max(),
         )
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(0)
     originals, public = (torch.rand(n, 1, 28, 28, generator=generator) for n in (6, 9))
     shifted = 0.3 * originals + 0.2

@@ -119,22 +119,27 @@ def attackers(images: int, hospitals: int = 1) -> dict[str, dict[str, Any]]:
         "low bits": {**codes, "carrier": "lsb"},
         "low bits of dead weights": {**codes, "carrier": {"name": "lsb", "elements": "dead"}},
         "signs of dead weights": {
-            **codes, "carrier": {"name": "sign", "elements": "dead"},
+            **codes,
+            "carrier": {"name": "sign", "elements": "dead"},
         },
         "lattices in dead weights": {
-            **codes, "carrier": {"name": "qim", "elements": "dead"},
+            **codes,
+            "carrier": {"name": "qim", "elements": "dead"},
         },
         BEST: {**codes, "carrier": {"name": "qim", "elements": "dead", "step": 0.02}},
         "late signs, LDPC": {
-            **codes, "coding": coding, "carrier": {"name": "sign", "order": "late"},
+            **codes,
+            "coding": coding,
+            "carrier": {"name": "sign", "order": "late"},
         },
         "lattices, LDPC": {**codes, "coding": coding, "carrier": {"name": "qim", "order": "late"}},
         "spread spectrum, LDPC": {
-            **few, "carrier": {"name": "spread_spectrum", "order": "late"},
+            **few,
+            "carrier": {"name": "spread_spectrum", "order": "late"},
         },
         "correlated values": {"name": "correlated", "images": images},
         "Transpose": {"name": "transpose", "images": images, "memory_steps": memory_steps},
-    }  # fmt: skip
+    }
 
 
 def comparison(images: int, hospitals: int = 1, rounds: int = 2) -> list[Cell]:
@@ -238,17 +243,17 @@ def against_aggregation(images: int, hospitals: int = 16, rounds: int = 2) -> li
 
 def with_accomplices(images: int, hospitals: int = 16, rounds: int = 2) -> list[Cell]:
     """Return plain FedAvg with a quarter of the hospitals malicious, in each kind of collusion."""
-    several = {
-        "hospitals": hospitals, "rounds": rounds, "malicious": tuple(range(hospitals // 4))
-    }  # fmt: skip
+    several = {"hospitals": hospitals, "rounds": rounds, "malicious": tuple(range(hospitals // 4))}
     return [
         Cell(
-            name, attackers(images, hospitals)[name], {**several, "collusion": kind},
+            name,
+            attackers(images, hospitals)[name],
+            {**several, "collusion": kind},
             f"{hospitals // 4} {kind}",
         )
         for name in (BEST, "late signs, LDPC", "spread spectrum, LDPC")
         for kind in ("none", "repeat", "split")
-    ]  # fmt: skip
+    ]
 
 
 def in_chosen_rounds(images: int, hospitals: int = 16, rounds: int = 3) -> list[Cell]:
@@ -269,9 +274,12 @@ def grid(cells: Sequence[Cell], seeds: Sequence[int] = (0,), **base: Any) -> Val
     """Return the cells as a grid; ``base`` has the keys that they share."""
     variants = {cell.label: cell.as_variant() for cell in cells}
     scenario = {
-        "dataset": "dermamnist", "model": "resnet18", "defense": "lwlrd",
-        "measure": {"scratch_epochs": 0, "keep": "release"}, **base,
-    }  # fmt: skip
+        "dataset": "dermamnist",
+        "model": "resnet18",
+        "defense": "lwlrd",
+        "measure": {"scratch_epochs": 0, "keep": "release"},
+        **base,
+    }
     return {
         "seeds": list(seeds),
         "scenario": scenario,
@@ -397,9 +405,12 @@ def grids(full: bool = False, lake: bool = True, federated: bool = True) -> dict
     if federated:
         few = 64 if full else 32
         cells = [
-            *against_aggregation(few), *with_accomplices(few), *in_chosen_rounds(few),
-            *comparison(few, 16), *comparison(few, 4),
-        ]  # fmt: skip
+            *against_aggregation(few),
+            *with_accomplices(few),
+            *in_chosen_rounds(few),
+            *comparison(few, 16),
+            *comparison(few, 4),
+        ]
         small: Values = {"data": {"train_images": 1024, "images": 128, "test_images": 300}}
         base = {"training": {"epochs": 1.0}, **({} if full else small)}
         found["federated"] = grid(cells, seeds, **base)

@@ -88,13 +88,14 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 TRAINED: dict[str, tuple[dict[str, Any], float]] = {
     "frozen latents": (
-        {**_LEARNED, "images": 32, "contents": "latents", "carrier": "frozen"}, 2,
+        {**_LEARNED, "images": 32, "contents": "latents", "carrier": "frozen"},
+        2,
     ),
     "Transpose": ({"name": "transpose", "images": 32}, 8),
     "correlated values": ({"name": "correlated", "images": 32}, 8),
     "sign encoding": ({"name": "sign_encoding", "images": 8}, 8),
     "memory backdoor": ({"name": "memory_backdoor", "images": 4}, 8),
-}  # fmt: skip
+}
 """Attacks that act in training, with its epochs."""
 
 INTERNAL = "second head (DEC internal)"
@@ -352,9 +353,15 @@ def draw(path: Path, table: "pd.DataFrame") -> Path:
             places = [attacks.index(a) + 0.22 * (number - 1) for a in rows["attack"]]
             errors = [rows["rate"] - rows["low"], rows["high"] - rows["rate"]]
             panel.errorbar(
-                rows["rate"], places, xerr=[e.clip(lower=0) for e in errors], fmt=MARKERS[number],
-                markersize=4, linewidth=1, capsize=2, label=str(name),
-            )  # fmt: skip
+                rows["rate"],
+                places,
+                xerr=[e.clip(lower=0) for e in errors],
+                fmt=MARKERS[number],
+                markersize=4,
+                linewidth=1,
+                capsize=2,
+                label=str(name),
+            )
         sizes = own.drop_duplicates("attack")["models"]
         words = [
             f"{'clean' if a == CLEAN else a} ({n})" for a, n in zip(attacks, sizes, strict=True)

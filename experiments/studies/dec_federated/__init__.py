@@ -72,8 +72,11 @@ def grid(
         for boost in boosts
     ]
     scenario = {
-        "mode": "federated", "federation": federation, "measure": {"scratch_epochs": 0}, **base,
-    }  # fmt: skip
+        "mode": "federated",
+        "federation": federation,
+        "measure": {"scratch_epochs": 0},
+        **base,
+    }
     return {"seeds": list(seeds), "scenario": scenario, "grid": {"variant": variants}}
 
 

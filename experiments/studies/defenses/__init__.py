@@ -275,9 +275,12 @@ def grids() -> dict[str, dict[str, Any]]:
 
 
 STUDY = GridStudy(
-    "defenses", "Defences at release: what is still identified, and what the model is worth",
-    tabulate, draw, further={"planned": planned},
-)  # fmt: skip
+    "defenses",
+    "Defences at release: what is still identified, and what the model is worth",
+    tabulate,
+    draw,
+    further={"planned": planned},
+)
 
 
 def main(

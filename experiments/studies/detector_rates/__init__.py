@@ -141,11 +141,17 @@ def _row(member: Member, folder: Path, data: Path, detector: str) -> dict[str, A
     except FlSimError as error:
         verdict, checks = UNREAD, str(error).replace(str(path), path.name)
     return {
-        "name": member.name, "kind": member.kind, "attack": member.attack,
-        "architecture": member.architecture, "dataset": member.dataset,
-        "training": member.training, "bytes": path.stat().st_size, "verdict": verdict,
-        "checks": checks, "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+        "name": member.name,
+        "kind": member.kind,
+        "attack": member.attack,
+        "architecture": member.architecture,
+        "dataset": member.dataset,
+        "training": member.training,
+        "bytes": path.stat().st_size,
+        "verdict": verdict,
+        "checks": checks,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
 def _audited(path: Path, spec: "ModelSpec | None") -> tuple[str, str]:
@@ -233,10 +239,16 @@ def _rate(
 
     interval = binomtest(alarms, networks).proportion_ci(method="wilson")
     return {
-        "population": group, "networks are": state, "kind": kind, "detector": detector,
-        "networks": networks, "flagged": alarms, "rate": alarms / networks,
-        "low": interval.low, "high": interval.high,
-    }  # fmt: skip
+        "population": group,
+        "networks are": state,
+        "kind": kind,
+        "detector": detector,
+        "networks": networks,
+        "flagged": alarms,
+        "rate": alarms / networks,
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 def errors(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -257,11 +269,17 @@ def errors(rows: "pd.DataFrame") -> "pd.DataFrame":
         if attack == CLEAN:  # which checks raised the alarm
             fired = own.loc[own["verdict"] != UNREAD, "checks"]
             said = said & {UNREAD} | {check for checks in fired for check in checks.split(", ")}
-        found.append({
-            "kind": kind, "attack": attack, "detector": detector,
-            "networks": sizes[kind, attack, detector], "wrong": len(own),
-            "said": ", ".join(sorted(said)), "which": ", ".join(own["name"]),
-        })  # fmt: skip
+        found.append(
+            {
+                "kind": kind,
+                "attack": attack,
+                "detector": detector,
+                "networks": sizes[kind, attack, detector],
+                "wrong": len(own),
+                "said": ", ".join(sorted(said)),
+                "which": ", ".join(own["name"]),
+            }
+        )
     return pd.DataFrame(found, columns=[*keys, "networks", "wrong", "said", "which"])
 
 

@@ -141,9 +141,11 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 
 
 STUDY = GridStudy(
-    "federated_vs_centralized", "The same images stolen from a data lake and from one hospital",
-    tabulate, draw,
-)  # fmt: skip
+    "federated_vs_centralized",
+    "The same images stolen from a data lake and from one hospital",
+    tabulate,
+    draw,
+)
 
 
 def cells(full: bool) -> Values:

@@ -121,13 +121,11 @@ def every_case(full: bool) -> list[PaperCase]:
     few = tuple(range(5 if full else 3))
     subset = f"ChestMNIST ({CHEST_SUBSET}, 1,000-image subset)"
     return [
-        PaperCase(
-            "DermaMNIST", {"name": "dermamnist"}, resnet, STEPS_OF_PAPER, tuple(range(5))
-        ),
+        PaperCase("DermaMNIST", {"name": "dermamnist"}, resnet, STEPS_OF_PAPER, tuple(range(5))),
         PaperCase(subset, {"name": CHEST_SUBSET}, chest, {"epochs": 62.5}, few),
         PaperCase("ChestMNIST", {"name": "chestmnist"}, chest, STEPS_OF_PAPER, few),
         PaperCase("MIMIC-CXR", {"name": "mimic_cxr"}, {"name": "densenet121"}, STEPS_OF_PAPER, few),
-    ]  # fmt: skip
+    ]
 
 
 def grids(full: bool) -> dict[str, Values]:
@@ -211,9 +209,11 @@ def _there(file: str, root: Path | None) -> bool:
 
 
 STUDY = GridStudy(
-    "paper_tables", "What leaves, and what the model is worth, beside what is published",
-    tabulate, draw,
-)  # fmt: skip
+    "paper_tables",
+    "What leaves, and what the model is worth, beside what is published",
+    tabulate,
+    draw,
+)
 
 
 def main(
@@ -234,9 +234,15 @@ def main(
     roots = {_folder(case): case.data_root for case in chosen if case.data_root}
     found = {_folder(case): grid(case) for case in chosen}
     how = How(
-        data_root, workers, gpus_per_cell, changes or (), roots, full=full, only=only or (),
+        data_root,
+        workers,
+        gpus_per_cell,
+        changes or (),
+        roots,
+        full=full,
+        only=only or (),
         again=again,
-    )  # fmt: skip
+    )
     STUDY.show(found, out, how)
 
 

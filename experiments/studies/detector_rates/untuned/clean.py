@@ -43,14 +43,17 @@ PLANS = (
     Plan("cnn", 12, 2000, (3, 10, 20, 40)),
     Plan("mlp", 9, 2000, (10, 40, 3, 20)),
     Plan(
-        "resnet18", 12, 1500, (10, 3, 20, 5, 10, 3, 8, 5, 6, 3, 5, 3),
+        "resnet18",
+        12,
+        1500,
+        (10, 3, 20, 5, 10, 3, 8, 5, 6, 3, 5, 3),
         ("dermamnist", "dermamnist", "pneumoniamnist", "pneumoniamnist"),
     ),
     Plan("resnet18-small", 3, 400, (3,)),
     Plan("mobilenet", 3, 1000, (5,)),
     Plan("resnet34", 4, 700, (4, 3), ("dermamnist", "pneumoniamnist")),
     Plan("densenet121-small", 3, 250, (3,), ("pneumoniamnist", "dermamnist")),
-)  # fmt: skip
+)
 
 
 def clean_members(data: Path) -> list[Member]:
@@ -82,9 +85,13 @@ def _trained(plan: Plan, data: Path) -> Iterator[Member]:
     for number in range(plan.count):
         optimizer, decays, augment = WAYS[(offset + 7 * number) % len(WAYS)]
         training = Training(
-            optimizer, DECAYS[optimizer] if decays else 0.0, augment,
-            next(epochs), plan.images, seed=number,
-        )  # fmt: skip
+            optimizer,
+            DECAYS[optimizer] if decays else 0.0,
+            augment,
+            next(epochs),
+            plan.images,
+            seed=number,
+        )
         name = f"{plan.architecture}-{number}"
         yield trained(name, "trained", plan.architecture, next(datasets), training, data)
 
@@ -119,9 +126,13 @@ def _averages(data: Path) -> Iterator[Member]:
     places = (("cnn", "dermamnist"), ("mlp", "pneumoniamnist"), ("resnet18", "dermamnist"))
     for (architecture, dataset), average in product(places, ("ema", "swa")):
         member = trained(
-            f"{average}-{architecture}", "averaged", architecture, dataset,
-            replace(base, average=average), data,
-        )  # fmt: skip
+            f"{average}-{architecture}",
+            "averaged",
+            architecture,
+            dataset,
+            replace(base, average=average),
+            data,
+        )
         yield replace(member, training=f"{average.upper()} of {base}")
 
 
@@ -138,16 +149,25 @@ def _fine_tuned(data: Path) -> Iterator[Member]:
         architecture = host.rpartition("-")[0]
         channels = 1 if host in ("cnn-1", "mlp-1") else 3
         yield Member(
-            f"tuned-{host}", "fine-tuned", "none", architecture, dataset,
+            f"tuned-{host}",
+            "fine-tuned",
+            "none",
+            architecture,
+            dataset,
             f"{training}, from another dataset",
             partial(_tuned, host, architecture, channels, dataset, training, data),
-        )  # fmt: skip
+        )
 
 
 def _tuned(
-    host: str, architecture: str, channels: int, dataset: str, training: Training, data: Path,
+    host: str,
+    architecture: str,
+    channels: int,
+    dataset: str,
+    training: Training,
+    data: Path,
     folder: Path,
-) -> State:  # fmt: skip
+) -> State:
     before = load(folder, host)
     network = build(architecture, channels, CLASSES[dataset], training.seed)
     own = network.state_dict()
@@ -169,10 +189,12 @@ def _pruned(host: Member, index: int) -> Iterator[Member]:
         number = (2 * index + turn) % len(ways)
         words, way = ways[number]
         yield replace(
-            host, name=f"pruned-{number}-{host.name}", kind="pruned",
+            host,
+            name=f"pruned-{number}-{host.name}",
+            kind="pruned",
             training=f"{host.training}; pruned: {words}",
             make=partial(_prune, host, way),
-        )  # fmt: skip
+        )
 
 
 def _prune(host: Member, way: Callable[[nn.Module], None], folder: Path) -> State:
@@ -218,10 +240,12 @@ def _cast(hosts: list[Member]) -> Iterator[Member]:
         dtype = kinds[number % 2]
         word = str(dtype).removeprefix("torch.")
         yield replace(
-            host, name=f"{word}-{host.name}", kind="half precision",
+            host,
+            name=f"{word}-{host.name}",
+            kind="half precision",
             training=f"{host.training}; saved as {word}",
             make=partial(_as, host.name, dtype),
-        )  # fmt: skip
+        )
 
 
 def _as(host: str, dtype: torch.dtype, folder: Path) -> State:

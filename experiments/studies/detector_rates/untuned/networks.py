@@ -19,9 +19,12 @@ class SmallConvNet(nn.Module):
         self.layer4 = self._block(64, 64)
         self.layer5 = nn.Sequential(self._block(64, 64, padding=1), nn.MaxPool2d(2))
         self.fc = nn.Sequential(
-            nn.Linear(64 * 4 * 4, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(),
+            nn.Linear(64 * 4 * 4, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
             nn.Linear(128, classes),
-        )  # fmt: skip
+        )
 
     @staticmethod
     def _block(inputs: int, outputs: int, padding: int = 0) -> nn.Sequential:

@@ -21,10 +21,18 @@ def shipped_members(folder: Path) -> list[Member]:
         if path.suffix not in SUFFIXES or not path.is_file() or path.stat().st_size < _SMALLEST:
             continue
         parts = path.relative_to(folder).with_suffix("").parts
-        found.append(Member(
-            "-".join(["shipped", *parts]), "shipped by a package", "none", parts[0], "",
-            "by others", partial(_copied, path), path.suffix,
-        ))  # fmt: skip
+        found.append(
+            Member(
+                "-".join(["shipped", *parts]),
+                "shipped by a package",
+                "none",
+                parts[0],
+                "",
+                "by others",
+                partial(_copied, path),
+                path.suffix,
+            )
+        )
     return found
 
 

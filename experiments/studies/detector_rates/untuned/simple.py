@@ -213,40 +213,92 @@ _LOW = "low bits, written simply"
 _SINGLE, _DOUBLE, _HALF = torch.float32, torch.float64, torch.float16
 WAYS: tuple[tuple[str, str, Way, str, tuple[str, ...]], ...] = (
     *(
-        (_LOW, f"{bits} low bit{'s' * (bits > 1)}", partial(low_bits, bits=bits, dtype=_SINGLE),
-         how, ("resnet18-2", "cnn-3"))
-        for bits in (1, 2, 4, 8, 16) for how in SECRETS
+        (
+            _LOW,
+            f"{bits} low bit{'s' * (bits > 1)}",
+            partial(low_bits, bits=bits, dtype=_SINGLE),
+            how,
+            ("resnet18-2", "cnn-3"),
+        )
+        for bits in (1, 2, 4, 8, 16)
+        for how in SECRETS
     ),
     *(
-        ("low bits, other types", f"{bits} low bits of {str(dtype)[6:]}",
-         partial(low_bits, bits=bits, dtype=dtype), how, ("mlp-3", "resnet18-4"))
-        for dtype, bits in ((_DOUBLE, 28), (_HALF, 3)) for how in ("gzip", "encrypted")
+        (
+            "low bits, other types",
+            f"{bits} low bits of {str(dtype)[6:]}",
+            partial(low_bits, bits=bits, dtype=dtype),
+            how,
+            ("mlp-3", "resnet18-4"),
+        )
+        for dtype, bits in ((_DOUBLE, 28), (_HALF, 3))
+        for how in ("gzip", "encrypted")
     ),
     ("beside the tensors", "bytes after the archive", trailing, "gzip", ("cnn-6", "mlp-4")),
     ("beside the tensors", "a record of its own", record, "encrypted", ("cnn-6", "resnet18-5")),
     ("beside the tensors", "a string of settings", settings, "gzip", ("cnn-6", "mlp-4")),
-    ("further entries, written simply", "an entry of bytes", partial(entry, name="images"),
-     "gzip", ("resnet18-3", "mlp-4")),
-    ("further entries, written simply", "an entry with a buffer's name",
-     partial(entry, name="running_stats"), "encrypted", ("cnn-7", "resnet18-5")),
-    ("further entries, written simply", "a second head", second_head, "raw pixels",
-     ("cnn-7", "resnet34-1")),
-    ("values written over", "pixel levels in a late layer", pixel_levels, "raw pixels",
-     ("resnet18-6", "cnn-9", "mlp-7")),
-    ("values written over", "Gaussian codes in a late layer", gaussian_codes, "encrypted",
-     ("resnet18-6", "cnn-9", "mlp-7")),
+    (
+        "further entries, written simply",
+        "an entry of bytes",
+        partial(entry, name="images"),
+        "gzip",
+        ("resnet18-3", "mlp-4"),
+    ),
+    (
+        "further entries, written simply",
+        "an entry with a buffer's name",
+        partial(entry, name="running_stats"),
+        "encrypted",
+        ("cnn-7", "resnet18-5"),
+    ),
+    (
+        "further entries, written simply",
+        "a second head",
+        second_head,
+        "raw pixels",
+        ("cnn-7", "resnet34-1"),
+    ),
+    (
+        "values written over",
+        "pixel levels in a late layer",
+        pixel_levels,
+        "raw pixels",
+        ("resnet18-6", "cnn-9", "mlp-7"),
+    ),
+    (
+        "values written over",
+        "Gaussian codes in a late layer",
+        gaussian_codes,
+        "encrypted",
+        ("resnet18-6", "cnn-9", "mlp-7"),
+    ),
     ("signs", "signs of the largest layer", signs, "raw pixels", ("resnet18-8", "mlp-7")),
     ("signs", "signs of the largest layer", signs, "encrypted", ("resnet18-8", "cnn-9")),
-    ("statistics and counters", "running means and variances", statistics, "raw pixels",
-     ("resnet18-9", "cnn-10")),
-    ("statistics and counters", "running means and variances", statistics, "encrypted",
-     ("resnet34-3", "resnet18-small-1")),
-    ("statistics and counters", "counts of batches", counters, "encrypted",
-     ("resnet18-9", "cnn-10")),
+    (
+        "statistics and counters",
+        "running means and variances",
+        statistics,
+        "raw pixels",
+        ("resnet18-9", "cnn-10"),
+    ),
+    (
+        "statistics and counters",
+        "running means and variances",
+        statistics,
+        "encrypted",
+        ("resnet34-3", "resnet18-small-1"),
+    ),
+    (
+        "statistics and counters",
+        "counts of batches",
+        counters,
+        "encrypted",
+        ("resnet18-9", "cnn-10"),
+    ),
     ("odd numbers", "NaN with a payload", not_numbers, "encrypted", ("resnet18-10", "cnn-10")),
     ("odd numbers", "denormal numbers", denormals, "gzip", ("resnet18-10", "mlp-0")),
     ("odd numbers", "signs of pruned zeros", signed_zeros, "encrypted", ("resnet18-11", "mlp-0")),
-)  # fmt: skip
+)
 """Kind, words, what is done, the secret, and the clean networks that it is written into."""
 
 
@@ -263,9 +315,14 @@ def simple_members(clean: list[Member], data: Path) -> Iterator[Member]:
             host = known[name]
             make = partial(_written, way, host, how, data)
             yield Member(
-                f"simple-{number}-{name}", kind, f"{words}: {how}", host.architecture,
-                host.dataset, host.training, make,
-            )  # fmt: skip
+                f"simple-{number}-{name}",
+                kind,
+                f"{words}: {how}",
+                host.architecture,
+                host.dataset,
+                host.training,
+                make,
+            )
 
 
 def _written(way: Way, host: Member, how: str, data: Path, folder: Path) -> Content:
