@@ -66,7 +66,7 @@ def _list_missing(console: "Console") -> None:
         for remark in found.missing:
             console.print(f"{plain(page)}:{remark.line}: {plain(remark.text)}", soft_wrap=True)
         if found.missing:
-            console.print(f"{plain(page)}: {len(found.missing)} numbers without a row")
+            console.print(f"{plain(page)}: numbers without a row: {len(found.missing)}")
 
 
 def _check_numbers(console: "Console") -> None:
@@ -80,7 +80,7 @@ def _check_numbers(console: "Console") -> None:
 
     examined = examine_pages()
     for page in OPEN:
-        console.print(f"{plain(page)}: {len(examined[page].missing)} numbers without a row")
+        console.print(f"{plain(page)}: numbers without a row: {len(examined[page].missing)}")
     said = failures(examined)
     for sentence in said:
         console.print(plain(sentence), soft_wrap=True)

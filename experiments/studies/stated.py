@@ -36,8 +36,8 @@ OPEN = {
     "experiments/studies/defenses/README.md": 16,
     "experiments/studies/federated_vs_centralized/README.md": 51,
 }
-"""Pages that are not marked throughout, and how many of their numbers may still lack a row: this may
-go down, never up. Every other page is marked throughout."""
+"""Pages that are not marked throughout, and how many of their numbers may still lack a row: a count
+may go down, never up. Every other page is marked throughout."""
 
 _GENERATED = re.compile(r"<!-- table: .+? -->.*?<!-- end -->", re.DOTALL)
 _COMMENT = re.compile(r"<!--\s*(?:=(?P<cells>.*?)|given:(?P<given>.*?))\s*-->", re.DOTALL)
@@ -64,6 +64,7 @@ class Number:
         place: of its first character in its passage.
         value: what it says; 0.83 where 83 % is written.
         step: the unit of its last digit.
+        power: of ten, by which what is written is multiplied; -2 where it is a percentage.
     """
 
     text: str
@@ -71,6 +72,7 @@ class Number:
     place: int
     value: Decimal
     step: Decimal
+    power: int
 
     def says(self, value: float) -> bool:
         """Return whether a value is this number at the digits that are written."""
@@ -79,9 +81,8 @@ class Number:
 
     def written(self, value: float) -> str:
         """Return a value with as many digits as this number has."""
-        power = _POWERS[re.sub(r"[^A-Za-z%]|e[-+]?\d+", "", self.text)]
         rounded = Decimal(value).quantize(self.step) if value == value else Decimal(value)
-        return f"{rounded.scaleb(-power):,f}"
+        return f"{rounded.scaleb(-self.power):,f}"
 
 
 @dataclass
@@ -172,7 +173,7 @@ def failures(examined: dict[str, Examined], allowed: dict[str, int] | None = Non
             said += [f"{page}:{remark.line}: {remark.said}" for remark in found.missing]
         elif count > allowed[page]:
             said.append(
-                f"{page}: {count} numbers without a row, where there were {allowed[page]}; list "
+                f"{page}: numbers without a row: {count}, where there were {allowed[page]}; list "
                 f"them with 'fl-sim study tables --missing' and mark what is new."
             )
     return said
@@ -275,6 +276,7 @@ def _numbers(passage: _Passage) -> Iterator[Number]:
                 found.start(),
                 written.scaleb(power),
                 Decimal(1).scaleb(exponent + power),
+                power,
             )
 
 

@@ -16,7 +16,7 @@ column without a word on how is a mean. ``A - B`` is a difference.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +131,7 @@ def _items(mark: str) -> Iterator[list[list[re.Match[str]]]]:
     yield item
 
 
-def _cells(parts: Iterable[re.Match[str]], before: Cells, mark: str) -> Cells:
+def _cells(parts: Sequence[re.Match[str]], before: Cells, mark: str) -> Cells:
     """Return what a term names; the rest is as before."""
     cells = before
     for part in parts:
@@ -142,8 +142,8 @@ def _cells(parts: Iterable[re.Match[str]], before: Cells, mark: str) -> Cells:
         elif part["word"] in HOWS:
             cells = replace(cells, how=part["word"])
         else:
-            cells = replace(cells, column=part["word"] or part["quoted"].strip('"'), how="mean")
-    if cells == before or not cells.file or not cells.column:
+            cells = replace(cells, column=part["word"] or _unquoted(part["quoted"]), how="mean")
+    if not (parts and cells.file and cells.column):
         raise FlSimError(
             f"the mark '{mark.strip()}' names no {'file' if not cells.file else 'column'} for one "
             f"of its numbers; write FILE.csv [key=value] column for each, with commas between"
@@ -158,13 +158,15 @@ def _conditions(text: str) -> dict[str, tuple[str, ...]]:
         found = _CONDITION.match(text, position)
         if found is None:
             raise FlSimError(f"the rows '[{text}]' are not 'key=value, key=value'")
-        values = re.findall(rf"({_QUOTED})|((?:(?!\sor\s)[^\"])+)", found["values"])
-        texts = (quoted.strip('"') or bare.strip().removeprefix("or ") for quoted, bare in values)
-        conditions[found["key"].strip('"')] = tuple(
-            text for text in texts if text not in ("", "or")
-        )
+        values = re.split(r"\s+or\s+(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)", found["values"].strip())
+        conditions[_unquoted(found["key"])] = tuple(_unquoted(value) for value in values)
         position = found.end()
     return conditions
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without quotes, and with one space where a line is broken."""
+    return " ".join(text.strip().strip('"').split())
 
 
 def _references(terms: list[Cells]) -> list[Reference]:
@@ -213,13 +215,13 @@ class Source:
         """Return the rows that fulfil all conditions."""
         rows = self._table(cells.file)
         for key, wanted in cells.rows.items():
-            column = rows[_column(rows, key, cells.file)].astype(str)
-            kept = column.map(lambda text, wanted=wanted: any(_fits(text, w) for w in wanted))
-            if not kept.any():
-                value = next((w for w in wanted if not column.map(lambda t, w=w: t == w).any()), "")
+            texts = [str(text) for text in rows[_column(rows, key, cells.file)]]
+            kept = [any(_fits(text, each) for each in wanted) for text in texts]
+            absent = [each for each in wanted if not any(_fits(text, each) for text in texts)]
+            if absent:
                 raise FlSimError(
-                    f"{cells.file} has no row with {key}={value}, among those of its other keys"
-                    f".{did_you_mean(value, column)}"
+                    f"{cells.file} has no row with {key}={absent[0]} among those that fit the "
+                    f"mark's other keys.{did_you_mean(absent[0], texts)}"
                 )
             rows = rows[kept]
         return rows
