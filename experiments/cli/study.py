@@ -137,4 +137,6 @@ app = program(
     no_args_is_help=True,
     help="Run a study: its cells, its table, its figure. 'fl-sim study NAME -h' says more.",
 )
-app.command("tables", short_help="Write the tables of all pages anew.")(tables)
+app.command(
+    "tables", short_help="Write the tables of all pages anew, and compare numbers with rows."
+)(tables)

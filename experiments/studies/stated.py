@@ -9,8 +9,9 @@ number since the mark before; and, at the end of a paragraph, list item or row o
 
     <!-- given: 64, 1,003, 28 x 28, 95 % -->
 
-lists the numbers in it that are settings, published figures or arithmetic, not results. A mark that
-begins a line ends its paragraph, as comments do in Markdown.
+lists the numbers in it that are settings, published figures or arithmetic, not results; wherever
+such a number stands in the paragraph, it needs no row. A mark that begins a line ends its
+paragraph, as comments do in Markdown.
 
 Looked at are paragraphs, list items and tables written by hand; not code, headings, links' targets,
 images, generated tables, years, versions (``1.2.3``), arXiv numbers and names (``ResNet18``).
@@ -181,15 +182,9 @@ def failures(examined: dict[str, Examined], allowed: dict[str, int] | None = Non
 
 def _examine(passage: _Passage, source: Source, found: Examined) -> None:
     """Compare one passage's numbers with its marks."""
-    given = [number for _, _, mark in passage.marks for number in _given(mark)]
+    given = {number for _, _, mark in passage.marks for number in _given(mark)}
     numbers = list(_numbers(passage))
-    for text in dict.fromkeys(given):
-        if text not in [number.text for number in numbers]:
-            said = f"{text} is listed as given and does not occur in its paragraph; take it out."
-            found.wrong.append(Remark(passage.marks[-1][1], text, said))
-    for line in passage.cut:
-        said = "a mark begins a line that text follows; move it to the end of the line before."
-        found.wrong.append(Remark(line, "", said))
+    found.wrong += _misplaced(passage, given - {number.text for number in numbers})
     numbers = [number for number in numbers if number.text not in given]
     for place, line, mark in passage.marks:
         cells = _cells(mark)
@@ -204,6 +199,16 @@ def _examine(passage: _Passage, source: Source, found: Examined) -> None:
             f"if it is a setting, <!-- given: {number.text} --> at the end of its paragraph."
         )
         found.missing.append(Remark(number.line, number.text, said))
+
+
+def _misplaced(passage: _Passage, unused: set[str]) -> Iterator[Remark]:
+    """Return what is wrong with a passage's marks themselves."""
+    for text in sorted(unused):
+        said = f"{text} is listed as given and does not occur in its paragraph; take it out."
+        yield Remark(passage.marks[-1][1], text, said)
+    for line in passage.cut:
+        said = "a mark begins a line that text follows; move it to the end of the line before."
+        yield Remark(line, "", said)
 
 
 def _compared(numbers: list[Number], cells: str, line: int, source: Source) -> Iterator[Remark]:

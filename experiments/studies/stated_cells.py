@@ -172,9 +172,11 @@ def _unquoted(text: str) -> str:
 def _references(terms: list[Cells]) -> list[Reference]:
     """Return the reference that an item's terms make; a range makes two."""
     first, *less = terms
-    if first.how != "range":
+    if "range" not in [term.how for term in terms]:
         return [Reference(first, tuple(less))]
-    return [Reference(replace(first, how=how), tuple(less)) for how in ("min", "max")]
+    if less:
+        raise FlSimError(f"a range is two numbers and cannot be part of a difference: {first}")
+    return [Reference(replace(first, how=how)) for how in ("min", "max")]
 
 
 class Source:

@@ -113,6 +113,8 @@ def test_numbers_that_are_what_their_rows_say_pass(folder: Path, text: str) -> N
         ("1 <!-- = [defense=none] auc -->", "names no file"),
         ("1 <!-- = t.csv [defense=none] -->", "names no column"),
         ("1 <!-- = t.csv auc, -->", "names no column for one"),
+        ("1 <!-- = t.csv auc range - auc -->", "a range is two numbers"),
+        ("1 <!-- = t.csv auc - auc range -->", "a range is two numbers"),
         ("1 <!-- = t.csv auc; max -->", "cannot be read from '; max'"),
         ("1, 2 <!-- = t.csv auc -->", r"1 references for 2 numbers \(1, 2\)"),
         ("1 <!-- = t.csv auc, auc -->", "2 references for 1 numbers"),
