@@ -60,7 +60,7 @@ format: setup ## Format the code and mend what lint can mend
 	@$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-tables: setup ## Write the tables of the README and of studies anew
+tables: setup ## Write the tables of all pages anew, and compare numbers in prose with their rows
 	@$(BIN)/fl-sim study tables
 
 wheel: setup ## Install the wheel outside the checkout, and run the demo there

@@ -167,8 +167,7 @@ def _read(path: Path, table: PublishedTable) -> "pd.DataFrame":
     frame = pd.read_csv(
         path, dtype=dict.fromkeys(table.keys, str), keep_default_na=False, na_values=_numbers(table)
     )
-    if {"metric", "mean", "low", "high"} <= set(frame.columns):
-        frame = _widened(frame)
+    frame = widened(frame)
     staged = ["stage"] if any(column.stage for column in table.columns) else []
     for column in [*table.keys, *table.where, *staged]:
         if column not in frame.columns:
@@ -195,10 +194,15 @@ def _numbers(table: PublishedTable) -> dict[str, list[str]]:
     return {name: ["", "nan"] for name in [*names, "mean", "low", "high"]}
 
 
-def _widened(summary: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a sweep's summary with the columns ``<metric>``, ``<metric> low`` and ``... high``."""
+def widened(summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a sweep's summary with the columns ``<metric>``, ``<metric> low`` and ``... high``.
+
+    Any other table stays as it is.
+    """
     import pandas as pd
 
+    if not {"metric", "mean", "low", "high"} <= set(summary.columns):
+        return summary
     keys = [str(c) for c in summary.columns[: list(summary.columns).index("metric")]]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in summary.to_dict("records"):
