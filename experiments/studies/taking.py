@@ -146,17 +146,28 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _copied(folder: Path, name: str | None, results: Path) -> Taken:
-    """Copy the table, provenance and figure of a finished study that keeps no rows."""
+    """Copy the tables, provenance and figure of a finished study that keeps no rows."""
     studies = _tables(folder)
     if len(studies) != 1:
         raise FlSimError(
             f"{folder} is neither the folder of a study (NAME.csv with NAME.json, or {STUDY_FILE}) "
             f"nor of a sweep ({_GRID})."
         )
+    called = name or studies[0].stem
     for suffix in (".json", ".png", ".csv"):
         source = studies[0].with_suffix(suffix)
         if source.is_file():
-            called = name or source.stem
             target = results / called / f"{called}{suffix}"
             write_atomically(target, source.read_bytes())
+    for further in _further(called):
+        if (folder / further).is_file():
+            write_atomically(results / called / further, (folder / further).read_bytes())
     return Taken(target, "copied.")
+
+
+def _further(name: str) -> set[str]:
+    """Return the files of a study's tables beside the one that has its name."""
+    if name not in STUDIES.names():
+        return set()
+    files = {file for table in STUDIES.get(name).tables.values() for file in table.files}
+    return files - {f"{name}.csv"}

@@ -64,6 +64,15 @@ def main(
 
 
 TABLES = {
+    "tuned_trials": PublishedTable(
+        ("trials.csv",),
+        {"defense": "defence", "settings": "settings tried"},
+        (
+            Column("AUC, validation", "auc"),
+            Column("found, validation", FOUND),
+            Column("seconds", "seconds"),
+        ),
+    ),
     NAME: PublishedTable(
         (f"{NAME}.csv",),
         {"defense": "defence", "choice": "settings"},
