@@ -45,7 +45,7 @@ from experiments.tables.pictures import draw_blocks
 from experiments.tables.summary import summarise
 from fl_sim.errors import FlSimError
 from fl_sim.files import write_atomically
-from fl_sim.statistics import compare_treatments, pareto_front
+from fl_sim.statistics import adjusted, compare_paired, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,8 @@ def tabulate(table: "pd.DataFrame") -> "pd.DataFrame":
 def planned(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return the planned tests: AUC of consistent distillation's controls less its own, by seed.
 
-    A row a network and control; only these tests count in Holm's correction, a network at a time.
+    A row a network and control, over the seeds that both have; Holm's correction counts these
+    tests, a network at a time.
     """
     import pandas as pd
 
@@ -141,17 +142,17 @@ def planned(table: "pd.DataFrame") -> "pd.DataFrame":
     frame = frame[frame["attack"] == MEMORY]
     parts = []
     for model, own in frame.groupby("model", sort=False):
-        known = own[own["defense"].isin([STUDENT, *PLANNED])]
-        seeds = known.groupby("seed")["defense"].nunique()
-        whole = seeds[seeds == seeds.max()].index
-        known = known[known["seed"].isin(whole)]
-        there = [name for name in PLANNED if name in set(known["defense"])]
-        if there and STUDENT in set(known["defense"]):
-            part = compare_treatments(known, "defense", ["seed"], "auc", STUDENT, planned=there)
-            part = part.rename(columns={"low": "shift low", "high": "shift high"})
-            part.insert(0, "model", model)
-            parts.append(part)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        by_defense = own.pivot(index="seed", columns="defense", values="auc")
+        if STUDENT not in by_defense:
+            continue
+        rows = []
+        for control in [name for name in PLANNED if name in by_defense]:
+            pairs = by_defense[[control, STUDENT]].dropna()
+            compared = vars(compare_paired(pairs[control], pairs[STUDENT]))
+            rows.append({"model": model, "defense": control, "baseline": STUDENT, **compared})
+        parts.append(adjusted(pd.DataFrame(rows)))
+    result = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return result.rename(columns={"low": "shift low", "high": "shift high"})
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
