@@ -156,7 +156,16 @@ def cells(full: bool) -> Values:
     return grid(**SMALL)
 
 
+EARLIER = PublishedTable(
+    ("federated_earlier.csv",),
+    {"where": "where", "partition": "images", "defense": "defence"},
+    (*RELEASED, FROM_SCRATCH),
+    {"stage": "release"},
+)
+"""Three seeds without the controls, with 100 steps of distillation also in the lake."""
+
 TABLES = {
+    "federated_earlier": EARLIER,
     "federated_vs_centralized": PublishedTable(
         ("federated_vs_centralized.csv",),
         {"where": "where", "partition": "images", "data.images": "held out", "defense": "defence"},
