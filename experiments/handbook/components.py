@@ -3,8 +3,16 @@
 import html
 from collections.abc import Iterator
 
-from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item, Kind
-from experiments.catalogue.contents import title_of
+from experiments.catalogue.contents import (
+    FILES,
+    KINDS,
+    TABLE,
+    TABLES,
+    Catalogue,
+    Item,
+    Kind,
+    title_of,
+)
 from experiments.catalogue.keys import WITHOUT, keys_of, prose
 from experiments.catalogue.sample import sample
 from experiments.handbook.markup import (
@@ -21,6 +29,10 @@ from fl_sim.settings import Settings
 
 Page = tuple[str, str]
 """A page's title and its text in Markdown."""
+
+
+_UNSEARCHED = "---\nsearch:\n  exclude: true\n---"
+"""Before pages of files: their keys are found where they are explained."""
 
 
 def component_pages(catalogue: Catalogue) -> dict[str, Page]:
@@ -58,7 +70,11 @@ def _of_tables(catalogue: Catalogue) -> str:
 
 def _of_files(kind: str) -> str:
     title, kind_of_file = FILES[kind]
-    parts = [f"# {title}", f"As they come along; `fl-sim show {kind} NAME` prints one."]
+    parts = [
+        _UNSEARCHED,
+        f"# {title}",
+        f"As they come along; `fl-sim show {kind} NAME` prints one.",
+    ]
     for name, file in shipped(kind_of_file).items():
         parts += [heading(2, name), fence("toml", file.read_text(encoding="utf-8"))]
     return "\n\n".join(parts) + "\n"

@@ -35,8 +35,8 @@ def contents(part: str, pages: dict[str, Page]) -> list[dict[str, str]]:
 def _index(components: dict[str, Page]) -> str:
     lines = [f"- [{title}]({path.rpartition('/')[2]})" for path, (title, _) in components.items()]
     return (
-        "# Reference\n\nMade from the code when this site was built; `fl-sim list` and `fl-sim show "
-        "NAME` say the same on a terminal, of the version that is installed.\n\n"
+        "# Reference\n\nMade from the code when this site was built; `fl-sim list` and `fl-sim "
+        "show NAME` say the same on a terminal, of the version that is installed.\n\n"
         "- [Command line](command-line.md)\n- [Python](python.md)\n"
         "- [Columns of the long table](columns.md)\n" + "\n".join(lines) + "\n"
     )

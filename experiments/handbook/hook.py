@@ -1,4 +1,4 @@
-"""Where MkDocs calls in: made pages join those that were written by hand (``mkdocs.yml``, hooks)."""
+"""Where MkDocs calls in: made pages join those that were written by hand."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from mkdocs.structure.pages import Page
 
 from experiments.handbook.components import Page as MadePage
 from experiments.handbook.contents import PARTS, contents, made_pages
-from experiments.handbook.studies import pictures
+from experiments.handbook.studies import first_picture, pictures
 from experiments.handbook.texts import with_texts
 
 _made: dict[str, MadePage] = {}
@@ -28,6 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for path, picture in pictures().items():
         files.append(File.generated(config, path, abs_src_path=str(picture)))
+    files.append(File.generated(config, "assets/headline.webp", content=first_picture()))
     return files
 
 
@@ -38,7 +39,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _filled(entry: Any) -> Any:
     if isinstance(entry, dict):
-        return {k: contents(v, _made) if v in PARTS else v for k, v in entry.items()} if all(
-            isinstance(v, str) for v in entry.values()
-        ) else entry
+        return (
+            {k: contents(v, _made) if v in PARTS else v for k, v in entry.items()}
+            if all(isinstance(v, str) for v in entry.values())
+            else entry
+        )
     return entry

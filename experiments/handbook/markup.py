@@ -35,7 +35,9 @@ def paragraphs(text: str) -> str:
 
 def definitions(terms: Iterable[tuple[str, str]]) -> str:
     """Return a list of terms, given as HTML, and what each means, given as text."""
-    lines = [f"<dt>{term}</dt><dd>{html.escape(' '.join(said.split()))}</dd>" for term, said in terms]
+    lines = [
+        f"<dt>{term}</dt><dd>{html.escape(' '.join(said.split()))}</dd>" for term, said in terms
+    ]
     return "\n".join(('<dl class="keys">', *lines, "</dl>"))
 
 

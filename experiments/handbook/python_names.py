@@ -22,7 +22,10 @@ def public_names() -> dict[str, str]:
 
 def python_page() -> str:
     """Return the page of the Python interface, before mkdocstrings fills it."""
-    parts = ["# Python", "Names that `import fl_sim` offers; each is imported when it is asked for."]
+    parts = [
+        "# Python",
+        "Names that `import fl_sim` offers; each is imported when it is asked for.",
+    ]
     for name, home in public_names().items():
         parts.append(_directive(home, f"fl_sim.{name}"))
     parts.append("## What the calls return { #returned }")

@@ -6,14 +6,14 @@ from typing import Any
 from griffe import Extension, Object
 
 _ROLE = re.compile(r":\w+:`~?([^`]*)`")
-_SHARED = re.compile(r"^(\s+)(\w+(?:, \w+)+): (.*(?:\n\1\s+\S.*)*)", re.MULTILINE)
+_SHARED = re.compile(r"^(\s+)(\w+(?:, \w+)+):(.*(?:\n\1[ ]+\S.*)*)", re.MULTILINE)
 
 
 def readable(docstring: str) -> str:
     """Return a docstring whose roles are code, and whose shared entries are one for each name."""
     text = _ROLE.sub(r"`\1`", docstring).replace("``", "`")
     return _SHARED.sub(
-        lambda found: "\n".join(f"{found[1]}{name}: {found[3]}" for name in found[2].split(", ")),
+        lambda found: "\n".join(f"{found[1]}{name}:{found[3]}" for name in found[2].split(", ")),
         text,
     )
 

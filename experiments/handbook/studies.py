@@ -1,5 +1,6 @@
 """The results: what the README measured, the index of studies, a page a study, their pictures."""
 
+import io
 from pathlib import Path
 
 from experiments.handbook.components import Page
@@ -26,6 +27,16 @@ def pictures() -> dict[str, Path]:
     files = sorted((ROOT / STUDIES).glob("*/*.png"))
     placed = ((place_of(file.relative_to(ROOT).as_posix()), file) for file in files)
     return {place: file for place, file in placed if place is not None}
+
+
+def first_picture() -> bytes:
+    """Return the picture of the first page, a WebP of a quarter of the PNG's size."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    with Image.open(ROOT / STUDIES / "defenses/headline.png") as picture:
+        picture.convert("RGB").save(small, "WEBP", quality=80)
+    return small.getvalue()
 
 
 def _raised(text: str) -> str:
