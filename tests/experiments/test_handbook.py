@@ -145,23 +145,9 @@ def test_docstrings_are_read_without_roles_and_shared_entries() -> None:
     pytest.importorskip("griffe", reason="needs the packages of the extra 'docs'")
     from experiments.handbook.roles import readable
 
-    said = readable("See :func:`~a.b`, ``c``.
-
-Args:
-    one, two:
-        both.
-    z: it.
-")
-    both = "    one:
-        both.
-    two:
-        both.
-"
-    assert said == f"See `a.b`, `c`.
-
-Args:
-{both}    z: it.
-"
+    said = readable("See :func:`~a.b`, ``c``.\n\nArgs:\n    one, two:\n        both.\n    z: it.\n")
+    both = "    one:\n        both.\n    two:\n        both.\n"
+    assert said == f"See `a.b`, `c`.\n\nArgs:\n{both}    z: it.\n"
 
 
 @pytest.fixture(scope="module")
