@@ -1,7 +1,8 @@
 """What pages of the documentation tell a reader to do: their fences, as a test can follow them.
 
 A comment above a fence says what a test does with it: ``<!-- run -->`` gives its commands, or runs
-its Python; ``<!-- run: exit 1 -->`` expects that exit status; ``<!-- write: NAME -->`` makes a file.
+its Python; ``<!-- run: exit 1 -->`` expects that exit status; ``<!-- write: NAME -->`` makes it a
+file.
 """
 
 import re
