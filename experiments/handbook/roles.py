@@ -11,7 +11,7 @@ _SHARED = re.compile(r"^(\s+)(\w+(?:, \w+)+):(.*(?:\n\1[ ]+\S.*)*)", re.MULTILIN
 
 def readable(docstring: str) -> str:
     """Return a docstring whose roles are code, and whose shared entries are one for each name."""
-    text = _ROLE.sub(r"`\1`", docstring).replace("``", "`")
+    text = _ROLE.sub(r"`\1`", docstring).replace("``", "`").replace("::\n", ":\n")
     return _SHARED.sub(
         lambda found: "\n".join(f"{found[1]}{name}:{found[3]}" for name in found[2].split(", ")),
         text,

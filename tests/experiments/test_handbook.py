@@ -1,5 +1,6 @@
 """The documentation site: everything stands in it, links lead somewhere, it can be built."""
 
+import functools
 import html
 import importlib
 import inspect
@@ -7,9 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from browser_kit import Browser, find_chromium
 from cli_kit import ROOT
 
 from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
@@ -145,9 +151,11 @@ def test_docstrings_are_read_without_roles_and_shared_entries() -> None:
     pytest.importorskip("griffe", reason="needs the packages of the extra 'docs'")
     from experiments.handbook.roles import readable
 
-    said = readable("See :func:`~a.b`, ``c``.\n\nArgs:\n    one, two:\n        both.\n    z: it.\n")
+    said = readable(
+        "See :func:`~a.b`, ``c``::\n\nArgs:\n    one, two:\n        both.\n    z: it.\n"
+    )
     both = "    one:\n        both.\n    two:\n        both.\n"
-    assert said == f"See `a.b`, `c`.\n\nArgs:\n{both}    z: it.\n"
+    assert said == f"See `a.b`, `c`:\n\nArgs:\n{both}    z: it.\n"
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +185,49 @@ def test_the_site_is_built_without_a_network_and_loads_nothing_from_elsewhere(si
         assert loads.findall(page.read_text(encoding="utf-8")) == [], page
     assert "[fl-sim" not in (site / "reference/python.html").read_text()
     assert "<svg" in (site / "concepts/stages.html").read_text()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+_LOADED = """performance.getEntries().filter(e => !e.name.includes("/search/"))
+    .reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)"""
+_LOOK_FOR = """document.querySelector("[data-md-toggle=search]").click();
+    var field = document.querySelector(".md-search__input");
+    field.focus(); field.value = "{}"; field.dispatchEvent(new Event("keyup", {{bubbles: true}}))"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+def test_the_site_in_a_browser(address: str, tmp_path: Path) -> None:
+    program = find_chromium()
+    assert program is not None
+    with Browser(program, tmp_path) as browser:
+        for page in ("index", "paths/clean", "concepts/leakage", "reference/defences", "compare"):
+            for width, dark in ((1280, False), (390, True)):
+                browser.open(f"{address}/{page}.html", width, dark)
+                assert browser.evaluate("document.documentElement.scrollWidth") == width
+                assert browser.complaints() == []
+                assert [url for url in browser.requests() if not url.startswith(address)] == []
+                scheme = browser.evaluate("document.body.dataset.mdColorScheme")
+                assert scheme == ("slate" if dark else "default")
+                assert page != "index" or browser.evaluate(_LOADED) < 500_000
+        browser.open(f"{address}/index.html", 1280)
+        browser.evaluate(_LOOK_FOR.format("lwlrd"))
+        for _ in range(60):
+            found = browser.evaluate("document.querySelector('.md-search-result').innerText")
+            if "LWLRD" in found:
+                break
+            time.sleep(0.5)
+        assert "LWLRD" in found
