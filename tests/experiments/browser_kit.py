@@ -81,7 +81,7 @@ class Browser:
             self._process.wait()
 
     def open(self, page: Path | str, width: int, dark: bool = False) -> None:
-        """Open a file or an address in a window of a width, in a colour scheme, and wait until it has loaded."""
+        """Open a file or an address at a width, in a colour scheme, and wait until it is loaded."""
         self._send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
