@@ -66,8 +66,9 @@ format: setup ## Format the code and mend what lint can mend
 tables: setup ## Write the tables of the README and of studies anew
 	@$(BIN)/fl-sim study tables
 
+# Not --quiet, which hides from --strict what it fails on.
 docs: setup ## Build the documentation site into site/, without a network
-	@PYTHONPATH=. $(BIN)/mkdocs build --quiet --strict
+	@PYTHONPATH=. $(BIN)/mkdocs build --strict
 	echo "The site is in site/; for the search, too: $(BIN)/python -m http.server --directory site"
 
 wheel: setup ## Install the wheel outside the checkout, and run the demo there

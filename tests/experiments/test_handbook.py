@@ -166,7 +166,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = "import runpy, socket; socket.socket.connect = None; "
     build += "runpy.run_module('mkdocs', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", build, "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-c", build, "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
