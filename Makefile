@@ -37,7 +37,10 @@ define fetch
 	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
 endef
 
-.PHONY: help setup demo test check format tables wheel oldest constraints clean distclean
+# MkDocs 1 is pinned; a note of its theme's makers on every build says nothing new.
+export NO_MKDOCS_2_WARNING ?= 1
+
+.PHONY: help setup demo test check format tables docs wheel oldest constraints clean distclean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
@@ -62,6 +65,11 @@ format: setup ## Format the code and mend what lint can mend
 
 tables: setup ## Write the tables of all pages anew, and compare numbers in prose with their rows
 	@$(BIN)/fl-sim study tables
+
+# Not --quiet, which hides from --strict what it fails on.
+docs: setup ## Build the documentation site into site/, without a network
+	@PYTHONPATH=. $(BIN)/mkdocs build --strict
+	echo "The site is in site/; for the search, too: $(BIN)/python -m http.server --directory site"
 
 wheel: setup ## Install the wheel outside the checkout, and run the demo there
 	@place=$$(mktemp -d)
@@ -129,13 +137,13 @@ $(STAMP): pyproject.toml constraints.txt
 		rm -rf $$wheels
 	fi
 	echo "Installing the versions of constraints.txt"
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 constraints: ## Bring constraints.txt up to date with pyproject.toml (UPGRADE=--upgrade for newer versions)
 	@compile() {
 		printf '%s\n' hatchling editables uv | $(BIN)/uv pip compile --quiet --no-annotate --only-binary :all: \
-			--python-platform x86_64-manylinux_2_34 --extra dev --custom-compile-command 'make constraints' \
+			--python-platform x86_64-manylinux_2_34 --extra dev --extra docs --custom-compile-command 'make constraints' \
 			"$$@" pyproject.toml -
 	}
 	compile --python-version 3.11 $(UPGRADE) --output-file constraints.txt >/dev/null
@@ -144,7 +152,7 @@ constraints: ## Bring constraints.txt up to date with pyproject.toml (UPGRADE=--
 	if [ -n "$$missing" ]; then echo "Python 3.12 also needs: $$missing" >&2; exit 1; fi
 
 clean: ## Remove caches and build output
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv too

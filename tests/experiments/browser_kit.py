@@ -80,8 +80,8 @@ class Browser:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def open(self, page: Path, width: int, dark: bool = False) -> None:
-        """Open a file in a window of a width, in a colour scheme, and wait until it has loaded."""
+    def open(self, page: Path | str, width: int, dark: bool = False) -> None:
+        """Open a file or an address at a width, in a colour scheme, and wait until it is loaded."""
         self._send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -92,7 +92,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._send("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self._send("Page.navigate", url=page.resolve().as_uri())
+        self._send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._read()
 

@@ -1,0 +1,1 @@
+"""The documentation site: pages made from the code, the results and the texts of the repository."""

@@ -1,0 +1,233 @@
+"""The documentation site: everything stands in it, links lead somewhere, it can be built."""
+
+import functools
+import html
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from browser_kit import Browser, find_chromium
+from cli_kit import ROOT
+
+from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
+from experiments.catalogue.keys import keys_of
+from experiments.catalogue.sample import sample
+from experiments.handbook.columns import MEANINGS
+from experiments.handbook.commands import command_page, commands
+from experiments.handbook.components import Page, path_of
+from experiments.handbook.contents import made_pages
+from experiments.handbook.markup import anchor, escaped, paragraphs
+from experiments.handbook.python_names import RETURNED, public_names, python_page
+from experiments.handbook.studies import pictures
+from experiments.handbook.texts import section_of, text_of, with_texts
+from experiments.run.shipped import shipped
+from fl_sim.errors import FlSimError
+from fl_sim.results import COLUMNS
+
+CATALOGUE = Catalogue()
+ITEMS = [Item(kind.name, name) for kind in KINDS for name in CATALOGUE.names(kind.name)]
+ITEMS += [Item(TABLE, name) for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, Page]:
+    return made_pages()
+
+
+def _entry(text: str, name: str) -> str:
+    """Return what a page says under the heading of a name."""
+    begin = text.index(f" {{ #{anchor(name)} }}\n")
+    end = re.search(r"^## ", text[begin:], re.MULTILINE)
+    return text[begin : begin + end.start()] if end else text[begin:]
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: f"{item.kind}-{item.name}")
+def test_every_component_has_an_entry_with_its_keys(item: Item, pages: dict[str, Page]) -> None:
+    text = pages[path_of(item.kind)][1]
+    entry, details = _entry(text, item.name), CATALOGUE.details(item)
+    assert text.count(f"(#{anchor(item.name)})") == 1
+    if lines := sample(item, details):
+        assert f"```toml\n{lines}\n```" in entry
+    shown = re.findall(r"<dt><code>([\w.]+)", entry)
+    assert shown == [key.name for key in keys_of(details.settings)] if details.settings else True
+
+
+def test_every_file_that_comes_along_is_shown(pages: dict[str, Page]) -> None:
+    for kind, (_, one) in FILES.items():
+        for name, file in shipped(one).items():
+            assert file.read_text().rstrip() in _entry(pages[path_of(kind)][1], name)
+
+
+def test_every_command_and_every_option_is_shown() -> None:
+    text = command_page()
+    for name, command in commands():
+        entry = _entry(text, name)
+        for parameter in command.params:
+            said = getattr(parameter, "help", None) or ""
+            option = max(parameter.opts, key=len)
+            assert option in entry or not option.startswith("-"), (name, option)
+            assert html.escape(" ".join(said.split())) in entry, (name, option)
+
+
+def test_every_column_has_a_meaning() -> None:
+    assert tuple(MEANINGS) == COLUMNS and all(MEANINGS.values())
+
+
+def test_every_public_name_is_on_the_page_and_says_what_it_does() -> None:
+    import fl_sim
+
+    text = python_page()
+    assert set(public_names()) == set(fl_sim.__all__)
+    for home in (*public_names().values(), *RETURNED):
+        assert f"::: {home}\n" in text
+        module, _, name = home.rpartition(".")
+        thing = getattr(importlib.import_module(module), name)
+        assert inspect.getdoc(thing), home
+        for member, value in vars(thing).items() if isinstance(thing, type) else ():
+            called = inspect.isfunction(value) or isinstance(value, property | classmethod)
+            if called and not member.startswith("_"):
+                assert inspect.getdoc(value), f"{home}.{member}"
+
+
+def test_links_and_pictures_of_made_pages_lead_to_pages(pages: dict[str, Page]) -> None:
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    there = {*pages, *pictures(), *written}
+    for path, (title, text) in pages.items():
+        assert title and re.search(r"^# \S", text, re.MULTILINE), path
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            place = Path(path).parent / target
+            resolved = place.resolve().relative_to(Path.cwd()).as_posix()
+            assert "://" in target or resolved in there, (path, target)
+
+
+def test_every_study_with_a_page_is_in_the_results(pages: dict[str, Page]) -> None:
+    for file in (ROOT / "experiments/studies").glob("*/README.md"):
+        assert f"results/{file.parent.name}.md" in pages
+    assert "defenses/headline.png" in " ".join(pictures())
+
+
+def test_nothing_of_a_text_is_taken_for_markup() -> None:
+    assert escaped("a_b <c> |d| [e](f) *g*\nh") == (
+        "a&#95;b &#60;c&#62; &#124;d&#124; &#91;e&#93;(f) &#42;g&#42; h"
+    )
+    assert paragraphs("One <x>.\n\nTwo:\n  a\n  b") == (
+        "<p>One &lt;x&gt;.</p>\n<p>Two:</p>\n<pre>  a\n  b</pre>"
+    )
+    assert 'href="https://arxiv.org/abs/2509.00027"' in paragraphs("From arXiv 2509.00027.")
+
+
+def test_a_text_is_taken_in_with_its_links_led_to_pages() -> None:
+    shown = with_texts("limits.md", "# Limits\n\n<!-- include: README.md#Limits -->\n")
+    assert "(results/worth_of_stolen.md)" in shown and "include" not in shown
+    index = text_of("experiments/studies/README.md", "results/index.md")
+    assert "[page](held_out.md)" in index
+    study = text_of("experiments/studies/defenses/README.md", "results/defenses.md")
+    assert "(defenses/defenses.png)" in study and "(measured.md#defences)" in study
+    assert "## a" not in section_of("## b\nx\n### c\ny\n## a\n", "b", "here")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("<!-- include: README.md#Limit -->", "has no section 'Limit'. Did you mean 'Limits'?"),
+        ("<!-- include: NOTHING.md -->", "takes in NOTHING.md, which is not there."),
+    ],
+)
+def test_a_text_that_is_not_there_is_one_sentence(line: str, said: str) -> None:
+    with pytest.raises(FlSimError, match=re.escape(said)):
+        with_texts("x.md", line)
+
+
+def test_docstrings_are_read_without_roles_and_shared_entries() -> None:
+    pytest.importorskip("griffe", reason="needs the packages of the extra 'docs'")
+    from experiments.handbook.roles import readable
+
+    said = readable(
+        "See :func:`~a.b`, ``c``::\n\nArgs:\n    one, two:\n        both.\n    z: it.\n"
+    )
+    both = "    one:\n        both.\n    two:\n        both.\n"
+    assert said == f"See `a.b`, `c`:\n\nArgs:\n{both}    z: it.\n"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="needs the packages of the extra 'docs'")
+    pytest.importorskip("material", reason="needs the packages of the extra 'docs'")
+    folder = tmp_path_factory.mktemp("site")
+    build = "import runpy, socket; socket.socket.connect = None; "
+    build += "runpy.run_module('mkdocs', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", build, "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_network_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    loads = re.compile(r"<(?:link|script|img|iframe)[^>]+(?:href|src)=\"?(https?:[^\" >]+)")
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 50
+    for page in pages:
+        assert loads.findall(page.read_text(encoding="utf-8")) == [], page
+    assert "[fl-sim" not in (site / "reference/python.html").read_text()
+    assert "<svg" in (site / "concepts/stages.html").read_text()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+_LOADED = """performance.getEntries().filter(e => !e.name.includes("/search/"))
+    .reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)"""
+_LOOK_FOR = """document.querySelector("[data-md-toggle=search]").click();
+    var field = document.querySelector(".md-search__input");
+    field.focus(); field.value = "{}"; field.dispatchEvent(new Event("keyup", {{bubbles: true}}))"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+def test_the_site_in_a_browser(address: str, tmp_path: Path) -> None:
+    program = find_chromium()
+    assert program is not None
+    with Browser(program, tmp_path) as browser:
+        for page in ("index", "paths/clean", "concepts/leakage", "reference/defences", "compare"):
+            for width, dark in ((1280, False), (390, True)):
+                browser.open(f"{address}/{page}.html", width, dark)
+                assert browser.evaluate("document.documentElement.scrollWidth") == width
+                assert browser.complaints() == []
+                assert [url for url in browser.requests() if not url.startswith(address)] == []
+                scheme = browser.evaluate("document.body.dataset.mdColorScheme")
+                assert scheme == ("slate" if dark else "default")
+                assert page != "index" or browser.evaluate(_LOADED) < 500_000
+        browser.open(f"{address}/index.html", 1280)
+        browser.evaluate(_LOOK_FOR.format("lwlrd"))
+        for _ in range(60):
+            found = browser.evaluate("document.querySelector('.md-search-result').innerText")
+            if "LWLRD" in found:
+                break
+            time.sleep(0.5)
+        assert "LWLRD" in found
