@@ -72,7 +72,7 @@ def test_without_public_images_a_run_ends_and_says_what_it_left_out(tmp_path: Pa
     data = npz(tmp_path / "d.npz", train=6)
     result = run(scenario(data), tmp_path / "out")
     extractions = set(result.table["extraction"])
-    assert extractions == {"-", "raw", "strongest"}
+    assert extractions == {"-", "raw", "chosen", "strongest"}
     assert not [m for m in result.table["metric"] if m.startswith("ssim_floor")]
     parsed = Scenario.create(**scenario(data))
     said = remarks(parsed, open_case(parsed.case, None))

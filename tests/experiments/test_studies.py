@@ -1,6 +1,7 @@
 """The studies that are grids: their cells, and each study as small as it goes."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -136,9 +137,11 @@ def test_intervals_of_the_paper_tables_are_over_seeds() -> None:
     row = frame.iloc[0]
     assert row["n"] == 3
     assert row["auc"] == pytest.approx(0.4)
-    # Student's t with two degrees of freedom: 4.3027 * 0.2 / sqrt(3)
-    assert row["auc high"] - row["auc"] == pytest.approx(0.49683, abs=1e-4)
-    assert row["auc"] - row["auc low"] == pytest.approx(0.49683, abs=1e-4)
+    # Student's t with two degrees of freedom, 4.3027 * 0.2 / sqrt(3) = 0.49683, on the logit.
+    half = 0.49683 / (0.4 * 0.6)
+    for end, sign in (("auc low", -1), ("auc high", 1)):
+        logit = math.log(0.4 / 0.6) + sign * half
+        assert row[end] == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
 
 
 def _long_table(auc: dict[int, float]) -> pd.DataFrame:
