@@ -14,6 +14,36 @@ if TYPE_CHECKING:
 FAILED = 1
 LOG_WIDTH = 160
 
+# Options of everything that is a sweep.
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder of data files; otherwise FL_SIM_DATA, then medmnist's own folder.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Cells at a time; otherwise one for each core. 0: in this process, without Ray.",
+        show_default=False,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="A running Ray cluster whose machines share the folders.",
+        show_default=False,
+    ),
+]
+GpusPerCell = Annotated[
+    float, typer.Option("--gpus-per-cell", min=0.0, help="GPUs, or a fraction, for each cell.")
+]
+
 
 def sweep(
     grid: Annotated[
@@ -33,40 +63,16 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root",
-            help="Folder of data files; otherwise FL_SIM_DATA, then medmnist's own folder.",
-            show_default=False,
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", help="Folder of the sweep; otherwise runs/<grid>.", show_default=False
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Cells at a time; otherwise one for each core. 0: in this process, without Ray.",
-            show_default=False,
-        ),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            help="A running Ray cluster whose machines share the folders.",
-            show_default=False,
-        ),
-    ] = None,
-    gpus_per_cell: Annotated[
-        float, typer.Option("--gpus-per-cell", min=0.0, help="GPUs, or a fraction, for each cell.")
-    ] = 0.0,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+    gpus_per_cell: GpusPerCell = 0.0,
 ) -> None:
     """Run every cell of a grid of scenarios, side by side, and summarise them over seeds.
 

@@ -7,7 +7,14 @@ import typer
 from rich.console import Console
 
 from experiments.cli.program import complete_tunings
-from experiments.cli.sweep import FAILED, LOG_WIDTH
+from experiments.cli.sweep import (
+    FAILED,
+    LOG_WIDTH,
+    DataRoot,
+    GpusPerCell,
+    RayAddress,
+    Workers,
+)
 
 if TYPE_CHECKING:
     from experiments.tuning.start import Tuning
@@ -38,40 +45,16 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root",
-            help="Folder of data files; otherwise FL_SIM_DATA, then medmnist's own folder.",
-            show_default=False,
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", help="Folder of the tuning; otherwise runs/<grid>.", show_default=False
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Cells at a time; otherwise one for each core. 0: in this process, without Ray.",
-            show_default=False,
-        ),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            help="A running Ray cluster whose machines share the folders.",
-            show_default=False,
-        ),
-    ] = None,
-    gpus_per_cell: Annotated[
-        float, typer.Option("--gpus-per-cell", min=0.0, help="GPUs, or a fraction, for each cell.")
-    ] = 0.0,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+    gpus_per_cell: GpusPerCell = 0.0,
     final: Annotated[
         bool,
         typer.Option(

@@ -80,7 +80,7 @@ ALONE: Values = {
     "start": "fresh",
 }
 """A control of distillation: as many steps on the same views, with labels and no teacher. On the
-held-out images alone; trusted training on all images that the owner has is still missing."""
+held-out images alone; trusted training, on all that the owner has, is a defence of that name."""
 
 SCRATCH = "auc_scratch"
 UTILITY = ("auc", SCRATCH)

@@ -31,6 +31,7 @@ from fl_sim.component import Component
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
 from fl_sim.defenses.loops.fine_tune import FineTuningSettings, LayerRate, fine_tune
+from fl_sim.defenses.loops.perturb import draw_anew
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.models import Layer, absorbed_biases, build, layers, state_of
 from fl_sim.models.base import ModelSpec
@@ -379,14 +380,9 @@ class _Gate:
         """Give elements fresh values of the deviation that the others of their tensor have."""
         parameters = dict(self.model.named_parameters())
         for name, mask in places.items():
-            tensor = parameters[name]
-            others = tensor.detach().cpu()[~mask].double()
-            usable = others.numel() > 1 and bool(others.isfinite().all())
-            deviation = float(others.std()) if usable else 0.0
             generator = self.stream.at("gate", name).torch_generator("fresh values")
-            fresh = torch.randn(int(mask.sum()), generator=generator) * deviation
-            tensor[mask.to(tensor.device)] = fresh.to(tensor.device, tensor.dtype)
-            self.report.overwritten += fresh.numel()
+            draw_anew(parameters[name], mask, generator)
+            self.report.overwritten += int(mask.sum())
 
     def _parameter(
         self, name: str, before: torch.Tensor, after: torch.Tensor, dead: torch.Tensor | None

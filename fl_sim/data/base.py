@@ -238,16 +238,17 @@ class Split:
         return self.batch(slice(None))
 
 
-def joined(first: Split, second: Split) -> Split:
-    """Return the images of two splits, one behind the other, in memory."""
-    patients = None
-    if first.patients is not None and second.patients is not None:
-        patients = np.concatenate([first.patients, second.patients])
-    images, labels = (
-        np.concatenate([np.asarray(part) for part in parts])
-        for parts in ((first.images, second.images), (first.labels, second.labels))
+def joined(*splits: Split) -> Split:
+    """Return the images of splits, one behind the other; memory-mapped ones stay on disk.
+
+    Patients are known where every split knows them.
+    """
+    patients = [split.patients for split in splits if split.patients is not None]
+    return Split(
+        stacked([split.images for split in splits]),
+        stacked([split.labels for split in splits]),
+        np.concatenate(patients) if len(patients) == len(splits) else None,
     )
-    return Split(images, labels, patients)
 
 
 @dataclass(frozen=True)

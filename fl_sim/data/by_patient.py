@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_sim.data.base import Dataset, Split, stacked
+from fl_sim.data.base import Dataset, joined
 from fl_sim.data.partitions import single_labels
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import numpy_generator
@@ -27,19 +27,14 @@ def by_patient(dataset: Dataset, seed: int) -> Dataset:
         FlSimError: if patients are not known, or are too few for three splits.
     """
     splits = (dataset.train, dataset.validation, dataset.test)
-    patients = [split.patients for split in splits if split.patients is not None]
-    if len(patients) < len(splits):
+    whole = joined(*splits)
+    if whole.patients is None:
         raise FlSimError(
             f'[data] split = "patient" needs to know the patient of each image, which '
             f"{dataset.name} does not say; give a table of patients (dataset key 'patients') or "
             f'leave split = "published".'
         )
-    names, of_image = np.unique(np.concatenate(patients), return_inverse=True)
-    whole = Split(
-        stacked([split.images for split in splits]),
-        stacked([split.labels for split in splits]),
-        np.concatenate(patients),
-    )
+    names, of_image = np.unique(whole.patients, return_inverse=True)
     classes = single_labels(whole.labels, dataset.task)
     sizes = [len(split) for split in splits]
     dealt = _dealt(_counts(of_image, classes), sizes, numpy_generator(seed, "split by patient"))

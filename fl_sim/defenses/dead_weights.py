@@ -6,11 +6,9 @@ defence that takes gradient steps leaves it there. The owner can draw them anew 
 needs neither images nor the attacker's key.
 """
 
-import torch
-
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
-from fl_sim.defenses.loops.perturb import perturbing
+from fl_sim.defenses.loops.perturb import draw_anew, perturbing
 from fl_sim.settings import Settings
 
 
@@ -32,15 +30,6 @@ class DeadWeights(Defense[Settings]):
             parameters = dict(release.model.named_parameters())
             for name, mask in dead.items():
                 generator = release.stream.at(name).torch_generator("dead weights")
-                _draw_anew(parameters[name], mask, generator)
+                draw_anew(parameters[name], mask, generator)
             report.figures["dead_weights_drawn"] = float(sum(int(m.sum()) for m in dead.values()))
         return report
-
-
-def _draw_anew(tensor: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> None:
-    """Redraw elements in place, about zero with the live elements' deviation."""
-    live = tensor.detach().cpu()[~mask].double()
-    usable = live.numel() > 1 and bool(live.isfinite().all())
-    deviation = float(live.std()) if usable else 0.0
-    fresh = torch.randn(int(mask.sum()), generator=generator) * deviation
-    tensor[mask.to(tensor.device)] = fresh.to(tensor.device, tensor.dtype)

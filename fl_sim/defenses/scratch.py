@@ -1,8 +1,8 @@
 """Training from scratch on the held-out set: the control that every defence has to beat.
 
 What leaves then has nothing of the suspect weights. A defence whose model is worth no more than
-this one has protected nothing worth having. (A stronger control is not here: trusted training, by
-the owner's own code on all images that he has.)
+this one has protected nothing worth having. (A stronger control is trusted training, by the
+owner's own code on all images that he has.)
 """
 
 from typing import Literal

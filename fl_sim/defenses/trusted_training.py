@@ -8,10 +8,9 @@ without the malicious hospital (``[federation] absent``).
 
 from pydantic import Field
 
-from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.base import DEFENSES
 from fl_sim.defenses.loops.fine_tune import OwnersImages
-from fl_sim.defenses.loops.retrain import retrain
-from fl_sim.defenses.scratch import RetrainingSettings
+from fl_sim.defenses.scratch import RetrainingSettings, Scratch
 from fl_sim.training import Schedule
 from fl_sim.views import Orientations
 
@@ -40,11 +39,7 @@ class TrustedTrainingSettings(RetrainingSettings):
 @DEFENSES.register(
     "trusted_training", "a fresh network trained by the owner on all his images (control)"
 )
-class TrustedTraining(Defense[TrustedTrainingSettings]):
+class TrustedTraining(Scratch):
     """Throw the model away, and train a fresh one on all images that the owner has."""
 
     Settings = TrustedTrainingSettings
-
-    def apply(self, release: Release) -> DefenseReport:
-        """Replace the model in place; see :class:`fl_sim.defenses.base.Defense`."""
-        return retrain(release, self.settings.learning_rate, self.settings)

@@ -17,7 +17,7 @@ from torch.nn.functional import kl_div, log_softmax, logsigmoid
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DefenseReport, Release
-from fl_sim.defenses.loops.fine_tune import relative_change
+from fl_sim.defenses.loops.fine_tune import log_utility, relative_change
 from fl_sim.errors import FlSimError
 from fl_sim.models import fresh, layers
 from fl_sim.progress import piece
@@ -160,7 +160,7 @@ def _learn(
             if (step + 1) % every == 0 or step + 1 == settings.steps:
                 report.epochs.append({"step": step + 1.0, "loss": float(np.mean(losses))})
                 losses.clear()
-                spent += _log_utility(student, release, report)
+                spent += log_utility(student, release, report)
     return spent
 
 
@@ -194,11 +194,3 @@ def _step(
     loss.backward()
     optimizer.step()
     return float(loss.detach())
-
-
-def _log_utility(student: nn.Module, release: Release, report: DefenseReport) -> float:
-    if release.evaluate is None:
-        return 0.0
-    began = time.perf_counter()
-    report.epochs[-1]["utility"] = release.evaluate(student)
-    return time.perf_counter() - began

@@ -172,16 +172,17 @@ def _take_steps(
             if (step + 1) % a_pass == 0 or step + 1 == steps:
                 report.epochs.append({"loss": float(np.mean(losses))})
                 losses.clear()
-                spent += _log_utility(release, report)
+                spent += log_utility(release.model, release, report)
                 _enter_training(release.model, settings)
     return spent
 
 
-def _log_utility(release: Release, report: DefenseReport) -> float:
+def log_utility(model: nn.Module, release: Release, report: DefenseReport) -> float:
+    """Note a network's utility in the report's last line; return the seconds that it took."""
     if release.evaluate is None:
         return 0.0
     began = time.perf_counter()
-    report.epochs[-1]["utility"] = release.evaluate(release.model)
+    report.epochs[-1]["utility"] = release.evaluate(model)
     return time.perf_counter() - began
 
 

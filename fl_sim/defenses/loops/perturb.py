@@ -34,6 +34,22 @@ def perturbing(release: Release) -> Iterator[DefenseReport]:
         yield report
 
 
+def draw_anew(tensor: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> None:
+    """Give elements of a tensor fresh normal values, in place, of the others' deviation.
+
+    Args:
+        tensor: of floats.
+        mask: which elements, a boolean tensor of its shape. Where the others are fewer than two,
+            or not finite, the elements become zero.
+        generator: on the CPU.
+    """
+    others = tensor.detach().cpu()[~mask].double()
+    usable = others.numel() > 1 and bool(others.isfinite().all())
+    deviation = float(others.std()) if usable else 0.0
+    fresh = torch.randn(int(mask.sum()), generator=generator) * deviation
+    tensor[mask.to(tensor.device)] = fresh.to(tensor.device, tensor.dtype)
+
+
 def float_entries(release: Release) -> dict[str, torch.Tensor]:
     """Return the floating-point entries of the model file that the network does not have."""
     return {n: entry for n, entry in release.entries.items() if entry.is_floating_point()}
