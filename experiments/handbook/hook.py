@@ -18,7 +18,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the pages, and put them into the contents where a part is named."""
     _made.clear()
     _made.update(made_pages())
-    config.nav = [_filled(entry) for entry in config.nav or []]
+    config.nav = _filled(config.nav or [])
     return config
 
 
@@ -38,10 +38,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _filled(entry: Any) -> Any:
+    """Return an entry of the contents, parts that are named in it replaced by their pages."""
+    if isinstance(entry, list):
+        return [_filled(one) for one in entry]
     if isinstance(entry, dict):
-        return (
-            {k: contents(v, _made) if v in PARTS else v for k, v in entry.items()}
-            if all(isinstance(v, str) for v in entry.values())
-            else entry
-        )
-    return entry
+        return {title: _filled(one) for title, one in entry.items()}
+    return contents(entry, _made) if entry in PARTS else entry

@@ -1,4 +1,4 @@
-"""The results: what the README measured, the index of studies, a page a study, their pictures."""
+"""The results: the index of studies, a page a study, and their pictures."""
 
 import io
 from pathlib import Path
@@ -6,15 +6,11 @@ from pathlib import Path
 from experiments.handbook.components import Page
 from experiments.handbook.texts import ROOT, STUDIES, place_of, text_of
 
-_MEASURED = "What was measured"
-
 
 def study_pages() -> dict[str, Page]:
     """Return the pages of results by their path; a study without a page of its own has none."""
-    index, measured = "results/index.md", "results/measured.md"
+    index = "results/index.md"
     pages = {index: ("Studies", text_of(f"{STUDIES}/README.md", index))}
-    text = text_of("README.md", measured, _MEASURED)
-    pages[measured] = (_MEASURED, f"# {_MEASURED}\n\n{_raised(text)}")
     for file in sorted((ROOT / STUDIES).glob("*/README.md")):
         path = f"results/{file.parent.name}.md"
         text = text_of(f"{STUDIES}/{file.parent.name}/README.md", path)
@@ -37,10 +33,3 @@ def first_picture() -> bytes:
     with Image.open(ROOT / STUDIES / "defenses/headline.png") as picture:
         picture.convert("RGB").save(small, "WEBP", quality=80)
     return small.getvalue()
-
-
-def _raised(text: str) -> str:
-    """Return a section of its own page: its headings a level higher."""
-    return "".join(
-        line[1:] if line.startswith("###") else line for line in text.splitlines(keepends=True)
-    )

@@ -1,6 +1,6 @@
 """Texts of the repository on pages of the site, with their links led to pages.
 
-A page written by hand takes a text in by a line of its own: ``<!-- include: README.md#Limits -->``,
+A page written by hand takes a text in by a line of its own: ``<!-- include: CONTRIBUTING.md#Style -->``,
 or the whole of a file without a section.
 """
 
@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDIES = "experiments/studies"
 _INCLUDE = re.compile(r"^<!-- include: ([^\s#]+)(?:#(.+?))? -->$", re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-_ANCHORS = {"defences": "results/measured.md#defences", "limits": "limits.md"}
-"""Where sections of the README stand that other texts link to."""
 _HOMES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -78,6 +76,8 @@ def place_of(path: str) -> str | None:
     """Return where on the site a file of the repository stands, if it does."""
     if path in _HOMES:
         return _HOMES[path]
+    if path.startswith("docs/") and (ROOT / path).is_file():
+        return path.removeprefix("docs/")
     study = re.fullmatch(rf"{STUDIES}/(\w+)/(.+)", path)
     if study is None or not (ROOT / path).is_file():
         return None
@@ -96,10 +96,6 @@ def _led(link: re.Match[str], source: str, page: str) -> str:
     if not (ROOT / path).exists():
         raise FlSimError(f"{source} links to {target}, which is not there.")
     place = place_of(path)
-    if path == "README.md" and anchor:
-        if anchor not in _ANCHORS:
-            raise FlSimError(f"{source} links to the README's '{anchor}', which is on no page.")
-        place, anchor = _ANCHORS[anchor], ""
     if place is None:
         return words if sign else f"{words} (`{path}`)" if words != path else f"`{path}`"
     relative = posixpath.relpath(place, posixpath.dirname(page) or ".")

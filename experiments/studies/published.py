@@ -1,4 +1,4 @@
-"""The tables of the README and of studies' pages, generated from the studies' results.
+"""The tables of the README, the documentation and studies' pages, generated from the studies' results.
 
 A table stands in a page between ``<!-- table: NAME -->`` and ``<!-- end -->``; its study says which
 files, columns, headings and formats it has. ``fl-sim study tables`` (or ``make tables``) writes
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 README = RESULTS.parents[1] / "README.md"
+DOCS = README.parent / "docs"
+"""Pages of the documentation that were written by hand."""
 
 INDEX = "studies"
 """The table of all studies."""
@@ -36,8 +38,9 @@ _END = "<!-- end -->"
 
 
 def pages() -> list[Path]:
-    """Return the pages that tables stand in: the README, and those of the studies."""
-    return [README, RESULTS / "README.md", *sorted(RESULTS.glob("*/README.md"))]
+    """Return the pages that tables stand in: README, documentation, and those of the studies."""
+    studies = [RESULTS / "README.md", *sorted(RESULTS.glob("*/README.md"))]
+    return [README, *sorted(DOCS.rglob("*.md")), *studies]
 
 
 def tables() -> dict[str, PublishedTable]:
@@ -70,6 +73,8 @@ def markdown(name: str, results: Path = RESULTS) -> str:
         frame = frame[frame[column] == value]
     for column, unwanted in table.without.items():
         frame = frame[~frame[column].isin(unwanted)]
+    for column, wanted in table.only.items():
+        frame = frame[frame[column].isin(wanted)]
     lines = []
     for values, group in frame.groupby([*table.keys], sort=False, dropna=False):
         texts = [_called(str(value), table.names) for value in values]

@@ -50,6 +50,7 @@ class PublishedTable:
         where: values that rows must have, by column.
         names: texts of keys that the page calls otherwise, up to a comma.
         without: values that rows must not have, by column.
+        only: values of which rows must have one, by column.
     """
 
     files: tuple[str, ...]
@@ -58,6 +59,7 @@ class PublishedTable:
     where: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 FOUND = "identification_correlation strongest"

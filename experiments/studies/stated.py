@@ -32,9 +32,7 @@ from fl_sim.errors import FlSimError
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-OPEN = {
-    "README.md": 26,
-}
+OPEN: dict[str, int] = {}
 """Pages that are not marked throughout, and how many of their numbers may still lack a row: a count
 may go down, never up. Every other page is marked throughout."""
 

@@ -1,4 +1,4 @@
-"""What pages of the documentation tell a reader to do: their fences, as a test can follow them.
+"""What the README and the documentation tell a reader to do: their fences, as a test follows them.
 
 A comment above a fence says what a test does with it: ``<!-- run -->`` gives its commands, or runs
 its Python; ``<!-- run: exit 1 -->`` expects that exit status; ``<!-- write: NAME -->`` makes it a
@@ -14,6 +14,7 @@ from pathlib import Path
 from cli_kit import ROOT
 
 PAGES = ROOT / "docs"
+README = ROOT / "README.md"
 _FENCE = re.compile(r"(?:^<!-- (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -22,7 +23,7 @@ class Fence:
     """A block of code on a page.
 
     Args:
-        page: its path in ``docs``.
+        page: its path in ``docs``, or ``README.md``.
         language: as the fence says.
         text: its lines.
         wish: what the comment above it says; empty where there is none.
@@ -40,17 +41,18 @@ class Fence:
 
     def commands(self) -> Iterator[list[str]]:
         """Yield the words of each command of ``fl-sim`` in it, without what the shell takes."""
-        for line in self.text.splitlines():
+        for line in self.text.splitlines() if self.language == "sh" else ():
             words = shlex.split(line.partition(" || ")[0], comments=True)
             if words and words[0] in ("fl-sim", ".venv/bin/fl-sim"):
                 yield words[1:]
 
 
 def fences() -> list[Fence]:
-    """Return every fence of every page that was written by hand."""
+    """Return every fence of every page that was written by hand, and of the README."""
+    files = {page.relative_to(PAGES).as_posix(): page for page in sorted(PAGES.rglob("*.md"))}
     return [
-        Fence(page.relative_to(PAGES).as_posix(), language, text, wish)
-        for page in sorted(PAGES.rglob("*.md"))
+        Fence(name, language, text, wish)
+        for name, page in {README.name: README, **files}.items()
         for wish, language, text in _FENCE.findall(page.read_text(encoding="utf-8"))
     ]
 

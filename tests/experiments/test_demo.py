@@ -1,5 +1,7 @@
 """The demo says what its tables hold, and shows what its pictures hold."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from experiments.cli import demo
 from experiments.cli import main as cli
 from experiments.run.scenario import Scenario
 from experiments.run.shipped import SCENARIOS
+from experiments.studies.published import README
 from fl_sim.results import COLUMNS, read_table
 
 HIDDEN = 20
@@ -86,6 +89,12 @@ def test_the_sentences_say_the_tables_numbers():
     assert "0.91 before the defence and 0.88 after it in the data lake" in worth
     assert "0.82 before the defence and 0.79 after it in the federation" in worth
     assert worth.endswith("has 0.61.")
+
+
+def test_the_readme_shows_what_the_demo_says():
+    shown = README.read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    number = re.compile(r"\d[\d.]*\d|\d")
+    assert number.sub("#", " ".join(shown.split())) == number.sub("#", " ".join(said(hospitals=3)))
 
 
 def test_other_tables_give_other_sentences():

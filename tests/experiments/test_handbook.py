@@ -126,8 +126,12 @@ def test_nothing_of_a_text_is_taken_for_markup() -> None:
 
 
 def test_a_text_is_taken_in_with_its_links_led_to_pages() -> None:
-    shown = with_texts("limits.md", "# Limits\n\n<!-- include: README.md#Limits -->\n")
-    assert "(results/worth_of_stolen.md)" in shown and "include" not in shown
+    shown = with_texts("add.md", "# Add\n\n<!-- include: CONTRIBUTING.md#Adding a component -->\n")
+    assert "is **one new file** in its folder" in shown and "include" not in shown
+    whole = text_of("CHANGELOG.md", "changelog.md")
+    assert whole.startswith("# Changelog")
+    first = text_of("README.md", "paths/x.md")
+    assert "(../limits.md)" in first and "(../results/measured.md)" in first
     index = text_of("experiments/studies/README.md", "results/index.md")
     assert "[page](held_out.md)" in index
     study = text_of("experiments/studies/defenses/README.md", "results/defenses.md")
@@ -138,7 +142,7 @@ def test_a_text_is_taken_in_with_its_links_led_to_pages() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("<!-- include: README.md#Limit -->", "has no section 'Limit'. Did you mean 'Limits'?"),
+        ("<!-- include: CONTRIBUTING.md#Stile -->", "no section 'Stile'. Did you mean 'Style'?"),
         ("<!-- include: NOTHING.md -->", "takes in NOTHING.md, which is not there."),
     ],
 )

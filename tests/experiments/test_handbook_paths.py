@@ -1,5 +1,6 @@
 """The documentation can be followed: its commands are given, its Python is run, in a new folder."""
 
+import ast
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import typer.main
 from cli_kit import fl_sim
 from page_kit import Fence, fences, followed, write
 
+import fl_sim as package
 from experiments.cli.main import app
 from experiments.run.scenario import Scenario
 
@@ -61,3 +63,14 @@ def test_every_scenario_on_a_page_is_one(fence: Fence) -> None:
         return
     mode = "federated" if "federation" in values else "centralized"
     Scenario.create(**{"mode": mode, "dataset": "phantoms", "model": "cnn", **values})
+
+
+@pytest.mark.parametrize("fence", fences(), ids=lambda fence: fence.page)
+def test_every_python_on_a_page_is_python_and_names_what_there_is(fence: Fence) -> None:
+    if fence.language != "python" or "<!-- include" in fence.text:
+        return
+    for node in ast.walk(ast.parse(fence.text)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id != "fl_sim" or node.attr in package.__all__, node.attr
+        if isinstance(node, ast.ImportFrom) and node.module == "fl_sim":
+            assert {name.name for name in node.names} <= set(package.__all__)
