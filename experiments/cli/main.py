@@ -19,6 +19,7 @@ from experiments.cli.clean import clean
 from experiments.cli.codec import app as codec_app
 from experiments.cli.demo import demo
 from experiments.cli.extract import extract
+from experiments.cli.leaderboard import app as leaderboard_app
 from experiments.cli.listing import list_components, show
 from experiments.cli.program import program
 from experiments.cli.report import report
@@ -79,6 +80,11 @@ for _name, _command, _line in (
 ):
     app.command(_name, short_help=_line)(_command)
 app.add_typer(codec_app, name="codec", short_help="Train and measure image codecs.")
+app.add_typer(
+    leaderboard_app,
+    name="leaderboard",
+    short_help="Show defences side by side, and measure another.",
+)
 app.add_typer(study_app, name="study", short_help="Run a study: its cells, its table, its figure.")
 
 

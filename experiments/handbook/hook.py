@@ -8,6 +8,7 @@ from mkdocs.structure.pages import Page
 
 from experiments.handbook.components import Page as MadePage
 from experiments.handbook.contents import PARTS, contents, made_pages
+from experiments.handbook.leaderboard import CSV, MARK, PATH, leaderboard
 from experiments.handbook.studies import first_picture, pictures
 from experiments.handbook.texts import with_texts
 
@@ -29,11 +30,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, picture in pictures().items():
         files.append(File.generated(config, path, abs_src_path=str(picture)))
     files.append(File.generated(config, "assets/headline.webp", content=first_picture()))
+    files.append(File.generated(config, CSV, content=leaderboard()[1]))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Take texts of the repository in."""
+    """Take texts of the repository in, and the leaderboard."""
+    if page.file.src_uri == PATH:
+        markdown = markdown.replace(MARK, leaderboard()[0])
     return with_texts(page.file.src_uri, markdown)
 
 

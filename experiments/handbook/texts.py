@@ -1,7 +1,8 @@
 """Texts of the repository on pages of the site, with their links led to pages.
 
-A page written by hand takes a text in by a line of its own: ``<!-- include: CONTRIBUTING.md#Style -->``,
-or the whole of a file without a section.
+A page written by hand takes a text in by a line of its own, of a section or a whole file::
+
+    <!-- include: CONTRIBUTING.md#Style -->
 """
 
 import posixpath

@@ -1,4 +1,4 @@
-"""The tables of the README, the documentation and studies' pages, generated from the studies' results.
+"""The tables of the README, the documentation and studies' pages, made of studies' results.
 
 A table stands in a page between ``<!-- table: NAME -->`` and ``<!-- end -->``; its study says which
 files, columns, headings and formats it has. ``fl-sim study tables`` (or ``make tables``) writes
@@ -228,17 +228,21 @@ def _cell(group: "pd.DataFrame", column: Column) -> str:
     ends = [f"{column.column} low", f"{column.column} high"]
     if set(ends) <= set(rows.columns):
         low, high = (float(rows[end].mean()) for end in ends)
-        return with_interval(_inside(Interval(mean, low, high, len(values)), column), written)
+        limits = column.bounds or column.about.range
+        return with_interval(inside(Interval(mean, low, high, len(values)), limits), written)
     shown = [written(float(end)) for end in (values.min(), values.max())]
     return written(mean) + (f" ({shown[0]}-{shown[1]})" if shown[0] != shown[1] else "")
 
 
-def _inside(interval: Interval, column: Column) -> Interval:
+def inside(interval: Interval, limits: tuple[float, float]) -> Interval:
     """Return an interval that stays where values can be.
 
     Results of earlier versions have Student's intervals, which do not.
+
+    Args:
+        interval: any.
+        limits: lowest and highest value that there can be.
     """
-    limits = column.bounds or column.about.range
     if not (interval.low < limits[0] or interval.high > limits[1]):
         return interval
     low, high = within(interval.mean, (interval.high - interval.low) / 2, limits)
