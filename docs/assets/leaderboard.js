@@ -1,6 +1,6 @@
 // Sorting and filtering of the leaderboard. Without it the page has the whole table, in its own order.
 (() => {
-  const table = document.getElementById("leaderboard");
+  const table = document.getElementById("board");
   if (!table || table.dataset.ready) return;
   table.dataset.ready = "yes";
   const heads = [...table.tHead.rows[0].cells];

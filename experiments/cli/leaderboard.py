@@ -122,12 +122,12 @@ def _say(console: "Console", file: Path, found: list[str]) -> None:
 
 
 def _print(console: "Console", frame: "pd.DataFrame") -> None:
-    from experiments.studies.leaderboard import HEADINGS, as_text
+    from experiments.studies.leaderboard import BRIEFLY, HEADINGS, as_text
     from experiments.tables.console import make_console, print_table
 
     text = as_text(frame)
     # What is the same on all lines, or nowhere, needs no column.
-    told = [name for name in text if (text[name] != "").any()]
+    told = [title for title in map(HEADINGS.get, BRIEFLY) if (text[title] != "").any()]
     same = [
         HEADINGS[key]
         for key in ("data", "network", "place", "attack", "setting", "kept")
@@ -135,5 +135,5 @@ def _print(console: "Console", frame: "pd.DataFrame") -> None:
     ]
     about = ", ".join(text[name].iloc[0] for name in same)
     title = "At release, mean over seeds with its 95 % interval" + (f": {about}" if about else "")
-    wide = console if console.is_terminal else make_console(width=max(LOG_WIDTH, 260))
+    wide = console if console.is_terminal else make_console(width=2 * LOG_WIDTH)
     print_table(wide, text[[name for name in told if name not in same]], title)

@@ -41,6 +41,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return with_texts(page.file.src_uri, markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Name the theme's search dialog for screen readers."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
+
+
 def _filled(entry: Any) -> Any:
     """Return an entry of the contents, parts that are named in it replaced by their pages."""
     if isinstance(entry, list):

@@ -41,7 +41,7 @@ def table(frame: "pd.DataFrame") -> str:
     places = ",".join(str([*shown].index(name)) for name in FILTERED if name in shown)
     lines = [
         '<div class="board" role="region" aria-label="Leaderboard" tabindex="0">',
-        f'<table class="board" id="leaderboard" data-filtered="{places}">',
+        f'<table class="board" id="board" data-filtered="{places}">',
         f"<caption>Defences at release: {len(frame)} lines, by data, network, place and attack; "
         "those that leave least to find come first.</caption>",
         f"<thead><tr>{heads}</tr></thead>",

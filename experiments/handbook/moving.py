@@ -35,6 +35,7 @@ LANES = {
     "consistent distillation": ("consistent", "distillation"),
 }
 """Ways to release, by their labels in the grid, and what the picture calls them."""
+FLOORS = ("identification_floor", "ssim_floor_mean")
 SHOWN = 4
 CREDIT = "Images: DermaMNIST rebuilt from HAM10000 (Tschandl et al. 2018), CC BY-NC 4.0"
 _SIDE, _STEP = 52, 55
@@ -84,6 +85,8 @@ class Lane:
         found: how many of the stolen images are identified at best.
         stolen: how many there are.
         ssim: mean of all stolen images, raw and restored.
+        guessed: how many are found by guessing as often, with what the key tells.
+        floor: SSIM of the public images' mean.
     """
 
     name: Sequence[str]
@@ -92,6 +95,8 @@ class Lane:
     found: int
     stolen: int
     ssim: tuple[float, float]
+    guessed: int
+    floor: float
 
 
 def lane_of(folder: Path, name: Sequence[str]) -> tuple["torch.Tensor", Lane]:
@@ -111,12 +116,16 @@ def lane_of(folder: Path, name: Sequence[str]) -> tuple["torch.Tensor", Lane]:
     if "original" not in pictures:
         raise FlSimError(f"The run in {folder} recovered no images.")
     rows = read_table(folder / "results.csv")
-    rows = rows[(rows["stage"] == "release") & (rows["extraction"] == STRONGEST)]
-    found = float(rows.loc[rows["metric"] == "identification_correlation", "value"].iloc[0])
+    rows = rows[rows["stage"] == "release"].drop_duplicates(["metric", "extraction"])
+    value = rows.set_index(["metric", "extraction"])["value"]
+    found = value["identification_correlation", STRONGEST]
+    guess, floor = (rows.loc[rows["metric"] == n, "value"].iloc[0] for n in FLOORS)
     best, stolen = kept_extractions(pictures, "release")[-1], len(pictures["original"])
     means = (float(pictures[f"release/{how}/ssim"].mean()) for how in ("raw", best))
     raw, restored = (pictures[f"release/{how}"][:SHOWN] for how in ("raw", best))
-    lane = Lane(name, raw, restored, round(found * stolen), stolen, (next(means), next(means)))
+    ssim = (next(means), next(means))
+    counts = (round(float(found) * stolen), stolen)
+    lane = Lane(name, raw, restored, *counts, ssim, round(float(guess) * stolen), float(floor))
     return pictures["original"][:SHOWN], lane
 
 
@@ -128,7 +137,7 @@ def draw(path: Path, true: "torch.Tensor", lanes: Sequence[Lane]) -> Path:
         true: images ``[n, channels, height, width]`` in [0, 1] that go into the model.
         lanes: ways to release, from above.
     """
-    height = _TOP + _LANE * len(lanes) + 26
+    height = _TOP + _LANE * len(lanes) + 44
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img" '
         'aria-labelledby="title desc">',
@@ -138,7 +147,8 @@ def draw(path: Path, true: "torch.Tensor", lanes: Sequence[Lane]) -> Path:
         f'<rect class="card" width="640" height="{height}" rx="8"/>',
         *_top(true),
         *(part for number, lane in enumerate(lanes) for part in _lane(number, lane)),
-        f'<text class="small" x="16" y="{height - 10}">{html.escape(CREDIT)}</text>',
+        f'<text class="small strong" x="16" y="{height - 34}">{floors(lanes[-1])}</text>',
+        f'<text class="small" x="16" y="{height - 12}">{CREDIT}</text>',
         "</svg>",
     ]
     return write_atomically(path, ("\n".join(parts) + "\n").encode())
@@ -148,10 +158,19 @@ def described(lanes: Sequence[Lane]) -> str:
     """Return in words what the picture shows."""
     said = (
         f"{' '.join(lane.name)}: {lane.found} of {lane.stolen} images can be identified; SSIM "
-        f"{lane.ssim[0]:.2f} as it left, {lane.ssim[1]:.2f} after the attacker's correction."
+        f"{lane.ssim[0]:.2f} as it left, {lane.ssim[1]:.2f} after the best restoration."
         for lane in lanes
     )
-    return " ".join(("Patient images go into a model, which leaves in three ways.", *said))
+    start = "Patient images go into a model, which leaves in three ways."
+    return " ".join((start, *said, floors(lanes[-1])))
+
+
+def floors(lane: Lane) -> str:
+    """Return in words what an attacker reaches who knows nothing of the images."""
+    return (
+        f"For comparison: a guess finds {lane.guessed} of {lane.stolen}; the mean of public "
+        f"images has SSIM {lane.floor:.2f}."
+    )
 
 
 def _top(true: "torch.Tensor") -> list[str]:
@@ -172,8 +191,8 @@ def _top(true: "torch.Tensor") -> list[str]:
         *(f'<circle class="node" cx="420" cy="{y}" r="4"/>' for y in (50, 66, 82)),
         f'<text x="{_RAW}" y="{_TOP - 40}">what left, read with</text>',
         f'<text x="{_RAW}" y="{_TOP - 20}">the attacker\'s key</text>',
-        f'<text x="{_RESTORED}" y="{_TOP - 40}">after the attacker\'s</text>',
-        f'<text x="{_RESTORED}" y="{_TOP - 20}">correction</text>',
+        f'<text x="{_RESTORED}" y="{_TOP - 40}">after the best</text>',
+        f'<text x="{_RESTORED}" y="{_TOP - 20}">restoration</text>',
     ]
     return drawn
 

@@ -362,6 +362,12 @@ HEADINGS = {
     "kept": "Kept",
 }
 """Columns that people are shown, and what they are called."""
+BRIEFLY = tuple(
+    name
+    for name in HEADINGS
+    if name not in ("ssim_chosen", "ssim_floor", "images_intact", "auc_held_out_alone")
+)
+"""Those that a terminal has room for."""
 UNBOUNDED = "unbounded"
 
 
@@ -388,7 +394,7 @@ def _text(line: Mapping[str, Any], name: str) -> str:
     if math.isinf(value):
         return UNBOUNDED
     metric = metric_of(WITH_INTERVAL.get(name) or ALONE.get(name) or name.partition("_")[0])
-    counted = name == "seeds" or metric.format in ("count", "bytes")
-    digits = 0 if counted or name == "seconds" else metric.brief
+    whole = name in ("seeds", "seconds", "cap_bytes") or metric.format in ("count", "bytes")
+    digits = 0 if whole else metric.brief
     ends = (float(line.get(name + end, math.nan)) for end in ("_low", "_high"))
     return with_interval(Interval(float(value), *ends, n=1), lambda one: f"{one:,.{digits}f}")
