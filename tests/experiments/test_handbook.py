@@ -3,6 +3,7 @@
 import functools
 import html
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -15,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from browser_kit import Browser, find_chromium
 from cli_kit import ROOT
 
@@ -26,6 +28,7 @@ from experiments.handbook.commands import command_page, commands
 from experiments.handbook.components import Page, path_of
 from experiments.handbook.contents import made_pages
 from experiments.handbook.markup import anchor, escaped, paragraphs
+from experiments.handbook.moving import CREDIT, PICTURE, Lane, draw
 from experiments.handbook.python_names import RETURNED, public_names, python_page
 from experiments.handbook.studies import pictures
 from experiments.handbook.texts import section_of, text_of, with_texts
@@ -113,6 +116,25 @@ def test_every_study_with_a_page_is_in_the_results(pages: dict[str, Page]) -> No
     for file in (ROOT / "experiments/studies").glob("*/README.md"):
         assert f"results/{file.parent.name}.md" in pages
     assert "defenses/headline.png" in " ".join(pictures())
+
+
+def test_the_picture_that_moves_stands_still_on_request_and_says_what_it_shows() -> None:
+    assert PICTURE.stat().st_size < 300_000
+    text = PICTURE.read_text(encoding="utf-8")
+    assert "<script" not in text and 'aria-labelledby="title desc"' in text
+    assert '<desc id="desc">Patient images go into a model' in text and CREDIT in text
+    still, moving = text.partition("@media (prefers-reduced-motion: no-preference)")[::2]
+    assert moving.count("animation:") == 4 and "animation" not in still
+    assert not re.search(r'(?:href|src|url\()="?https?:', text)
+
+
+def test_the_picture_is_drawn_of_what_came_out(tmp_path: Path) -> None:
+    true = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    lane = Lane(("a", "b"), true, true.flip(0), 7, 9, (0.25, 0.75), 1, 0.5)
+    text = draw(tmp_path / "p.svg", true, [lane, lane]).read_text(encoding="utf-8")
+    shown = re.findall(r"base64,([^\"]+)", text)
+    assert len(shown) == 2 + 2 * 4 and shown[:2] == shown[2:4] == shown[4:6][::-1]
+    assert "SSIM 0.75; 7 of 9 found" in text and "a guess finds 1 of 9" in text
 
 
 def test_nothing_of_a_text_is_taken_for_markup() -> None:
@@ -210,6 +232,69 @@ _LOADED = """performance.getEntries().filter(e => !e.name.includes("/search/"))
 _LOOK_FOR = """document.querySelector("[data-md-toggle=search]").click();
     var field = document.querySelector(".md-search__input");
     field.focus(); field.value = "{}"; field.dispatchEvent(new Event("keyup", {{bubbles: true}}))"""
+
+
+_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => { window.found =
+    found.violations.filter(one => ["serious", "critical"].includes(one.impact))
+    .map(one => one.id + ": " + one.nodes.map(node => node.html.slice(0, 80)).join(", ")) })"""
+
+
+def find_axe() -> Path | None:
+    """Return the script of axe-core that AXE names, or that of the package axe-core-python."""
+    if named := os.environ.get("AXE"):
+        return Path(named)
+    package = importlib.util.find_spec("axe_core_python")
+    return Path(str(package.origin)).parent / "axe.min.js" if package else None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+@pytest.mark.skipif(find_axe() is None, reason="needs axe-core-python")
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_serious(address: str, width: int, dark: bool, tmp_path: Path) -> None:
+    program, script = find_chromium(), find_axe()
+    assert program is not None and script is not None
+    pages = ("index", "leaderboard", "use/leaderboard", "use/command-line", "paths/clean")
+    pages += ("results/measured", "results/index", "concepts/leakage", "compare")
+    with Browser(program, tmp_path) as browser:
+        for page in (*pages, "reference/error-correcting-codes"):
+            browser.open(f"{address}/{page}.html", width, dark)
+            assert browser.evaluate("document.documentElement.scrollWidth") == width, page
+            assert browser.complaints() == [], page
+            browser.evaluate(script.read_text(encoding="utf-8"))
+            browser.evaluate(f"void {_AXE}")
+            for _ in range(240):
+                if (found := browser.evaluate("window.found")) is not None:
+                    break
+                time.sleep(0.25)
+            assert found == [], page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+def test_the_leaderboard_is_sorted_and_filtered(address: str, tmp_path: Path) -> None:
+    program = find_chromium()
+    assert program is not None
+    with Browser(program, tmp_path) as browser:
+        browser.open(f"{address}/leaderboard.html", 1280)
+        head = "[...document.querySelectorAll('#board thead th')].find(h => h.innerText == 'AUC')"
+        place = browser.evaluate(f"{head}.cellIndex")
+        values = (
+            "[...document.querySelectorAll('#board tbody tr:not([hidden])')]"
+            f".map(line => Number(line.cells[{place}].dataset.value))"
+        )
+        browser.evaluate(f"{head}.firstChild.click()")
+        assert browser.evaluate(f"{head}.getAttribute('aria-sort')") == "ascending"
+        rising = browser.evaluate(values)
+        assert rising == sorted(rising) and len(rising) > 50
+        browser.evaluate(f"{head}.firstChild.click()")
+        assert browser.evaluate(values) == rising[::-1]
+        browser.evaluate(
+            "f = document.querySelector('form.board input'); f.value = 'lwlrd';"
+            "f.dispatchEvent(new Event('input')); 0"
+        )
+        assert 0 < len(browser.evaluate(values)) < len(rising)
 
 
 @pytest.mark.slow
