@@ -42,8 +42,8 @@ def table(frame: "pd.DataFrame") -> str:
     lines = [
         '<div class="board" role="region" aria-label="Leaderboard" tabindex="0">',
         f'<table class="board" id="board" data-filtered="{places}">',
-        f"<caption>Defences at release: {len(frame)} lines, by data, network, place and attack; "
-        "those that leave least to find come first.</caption>",
+        f"<caption>Defences at release: {len(frame)} lines, those with rows by seed first; by "
+        "data, network, place and attack, those that leave least to find first.</caption>",
         f"<thead><tr>{heads}</tr></thead>",
         "<tbody>",
     ]

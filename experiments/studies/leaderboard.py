@@ -155,7 +155,8 @@ def board(results: Path = RESULTS, submitted: Path = SUBMITTED) -> "pd.DataFrame
         lines += [one for one in own if tuple(one.get(key, "") for key in KEYS[:-1]) not in there]
     frame = _with_controls(_framed(lines))
     order = frame["found_chosen"].fillna(frame["found_best"])
-    frame = frame.assign(order=order).sort_values([*KEYS[:4], "order"], kind="stable")
+    frame = frame.assign(order=order, means=frame["kept"] == MEANS_KEPT)
+    frame = frame.sort_values(["means", *KEYS[:4], "order"], kind="stable")
     return frame[[*COLUMNS]].reset_index(drop=True)
 
 
