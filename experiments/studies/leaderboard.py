@@ -220,7 +220,7 @@ def of_rows(rows: "pd.DataFrame", scenarios: "Mapping[str, Scenario]") -> Iterat
 
 
 def _keys(
-    head: Mapping[str, Any], labels: Sequence[str], scenario: "Scenario | None"
+    head: Mapping[Any, Any], labels: Sequence[str], scenario: "Scenario | None"
 ) -> dict[str, str]:
     """Return what a cell's line is called: the labels of its study, else what its scenario says."""
     given = {name.removeprefix(LABEL): str(head[name]) for name in labels}
@@ -293,16 +293,19 @@ def _numbers(path: Path) -> "pd.DataFrame":
         raise FlSimError(f"The leaderboard shows {path}, which is not there.")
     texts = read_texts(path)
     numbers = texts.apply(lambda column: pd.to_numeric(column.replace("", "nan"), errors="coerce"))
-    number = {name: numbers[name].notna() | (texts[name] == "") for name in texts}
-    return texts.assign(**{name: numbers[name] for name in texts if number[name].all()})
+    names = [str(name) for name in texts]
+    number = {name: numbers[name].notna() | (texts[name] == "") for name in names}
+    return texts.assign(**{name: numbers[name] for name in names if number[name].all()})
 
 
 def _said(row: "pd.Series[Any]", prefix: str) -> dict[str, Any]:
     """Return what a line says of a row of means with their intervals."""
     line: dict[str, Any] = {"seeds": row.get("n", row.get(f"{prefix}n"))}
     for name, metric in WITH_INTERVAL.items():
-        ends = (row.get(f"{prefix}{metric}{end}", math.nan) for end in ("", " low", " high"))
-        found = inside(Interval(*ends, n=1), metric_of(metric).range)
+        mean, low, high = (
+            float(row.get(f"{prefix}{metric}{end}", math.nan)) for end in ("", " low", " high")
+        )
+        found = inside(Interval(mean, low, high, 1), metric_of(metric).range)
         line |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
     return line | {name: row.get(metric) for name, metric in ALONE.items()}
 
@@ -386,7 +389,7 @@ def as_text(frame: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(lines, columns=[*HEADINGS.values()])
 
 
-def _text(line: Mapping[str, Any], name: str) -> str:
+def _text(line: Mapping[Any, Any], name: str) -> str:
     value = line[name]
     if name in (*KEYS, "kept"):
         return str(value)
@@ -397,5 +400,6 @@ def _text(line: Mapping[str, Any], name: str) -> str:
     metric = metric_of(WITH_INTERVAL.get(name) or ALONE.get(name) or name.partition("_")[0])
     whole = name in ("seeds", "seconds", "cap_bytes") or metric.format in ("count", "bytes")
     digits = 0 if whole else metric.brief
-    ends = (float(line.get(name + end, math.nan)) for end in ("_low", "_high"))
-    return with_interval(Interval(float(value), *ends, n=1), lambda one: f"{one:,.{digits}f}")
+    low, high = (float(line.get(name + end, math.nan)) for end in ("_low", "_high"))
+    interval = Interval(float(value), low, high, 1)
+    return with_interval(interval, lambda one: f"{one:,.{digits}f}")

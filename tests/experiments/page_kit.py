@@ -15,7 +15,7 @@ from cli_kit import ROOT
 
 PAGES = ROOT / "docs"
 README = ROOT / "README.md"
-_FENCE = re.compile(r"(?:^<!-- (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(?:^<!-- ([^\n]+?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
