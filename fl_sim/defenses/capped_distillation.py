@@ -7,8 +7,8 @@ model has to say only where it knows better, and coarsely.
 1. The owner trains two students of his own on the labels alone, each on one half of the held-out
    images, and lets each answer for the half that it has not seen. That is what can be said without
    the attacked model.
-2. The images of which his students are least sure are asked about, as many as the budget pays for,
-   each one once, as it is.
+2. The images that his students are least sure of, whatever the label, are asked about: by the
+   entropy of their answers, as many as the budget pays for, each one once, as it is.
 3. Each answer is stored as one of ``2 ** bits`` codewords of the image's label: the centres of what
    his own students answer to images of that label (k-means on square roots of probabilities, which
    is vector quantisation in Hellinger's distance; Lloyd 1982). The nearest one is stored.
@@ -45,9 +45,13 @@ from fl_sim.randomness import Stream, derive_seed
 from fl_sim.training import normalized
 from fl_sim.views import label_shares
 
+Books = dict[int, NDArray[np.float64]]
+"""Code books by group, each ``[codewords, classes]``."""
+
 _BATCH = 256
 _HALVES = 2
 _FEWEST = 4
+_LEAST = 1e-12
 
 
 class CappedDistillationSettings(StudentSettings):
@@ -99,24 +103,28 @@ class Questions:
         return cls(_by_question(own, task).double().numpy(), true, 2 * names + true)
 
     def least_sure(self) -> NDArray[np.int64]:
-        """Return the questions' numbers, those first whose label the own students doubt most."""
-        return np.argsort(self.own[np.arange(len(self.true)), self.true], kind="stable")
+        """Return the questions' numbers, by the entropy of what the own students answer."""
+        entropy = -(self.own * np.log(np.maximum(self.own, _LEAST))).sum(axis=1)
+        return np.argsort(-entropy, kind="stable")
+
+    def books(self, codewords: int, seed: int) -> Books:
+        """Return the code book of each group, of so many codewords at most; see the module."""
+        groups = np.unique(self.groups).tolist()
+        return {g: code_book(self.own[self.groups == g], codewords, seed) for g in groups}
 
     def stored(
-        self, asked: NDArray[np.int64], answers: torch.Tensor, codewords: int, seed: int
+        self, asked: NDArray[np.int64], answers: torch.Tensor, books: Books
     ) -> NDArray[np.float64]:
         """Return what is stored of a model's answers: codewords ``[asked, classes]``.
 
         Args:
             asked: the questions' numbers.
             answers: the model's, ``[asked, classes]``, whatever they are.
-            codewords: of each code book, at most.
-            seed: of the code books.
+            books: of :meth:`books`.
         """
         given = answers.double().numpy()
         stored = np.empty_like(given)
-        for group in np.unique(self.groups[asked]):
-            book = code_book(self.own[self.groups == group], codewords, seed)
+        for group, book in books.items():
             chosen = self.groups[asked] == group
             own = self.own[asked[chosen]]
             stored[chosen] = book[coded(given[chosen], book, own)]
@@ -164,9 +172,11 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         pixels, labels = release.held_out.tensors()
         questions = Questions.of(self._own_answers(release), labels, task)
         asked = questions.least_sure()[:affordable]
-        answers = _by_question(_chances(release.model, pixels, task), task)[asked]
         seed = derive_seed(release.stream.seed, "code books", *release.stream.path)
-        stored = torch.from_numpy(questions.stored(asked, answers, 2**settings.bits, seed)).float()
+        books = questions.books(2**settings.bits, seed)
+        # Asked last of all, and only what was asked is looked at.
+        answers = _by_question(_chances(release.model, pixels, task), task)[asked]
+        stored = torch.from_numpy(questions.stored(asked, answers, books)).float()
         shares = label_shares(labels, task)
         learned = _by_question(shares, task)
         learned[asked] = torch.lerp(stored, learned[asked], settings.labels)
