@@ -51,6 +51,7 @@ Books = dict[int, NDArray[np.float64]]
 _BATCH = 256
 _HALVES = 2
 _FEWEST = 4
+_FEW_BITS, _MOST_BITS = 4, 8
 _LEAST = 1e-12
 
 
@@ -61,7 +62,8 @@ class CappedDistillationSettings(StudentSettings):
         budget: bytes that the attacked model may tell at most. With 0 it is not asked, and the
             student learns the labels only, as in consistent distillation with ``labels = 1``.
         bits: of each answer that is stored; ``8 * budget // bits`` questions are asked, at most one
-            an image (of several labels an image, one a label).
+            an image (of several labels an image, one a label). By default 4, or more where the
+            budget pays for more about every image, up to 8.
         labels: weight of the label in what is learned of an image that was asked about, from 0 (the
             stored answer only) to 1.
         secret: draw the student's start, its views and their order from the operating system
@@ -69,9 +71,15 @@ class CappedDistillationSettings(StudentSettings):
     """
 
     budget: int = Field(64, ge=0)
-    bits: int = Field(2, ge=1, le=12)
+    bits: int | None = Field(None, ge=1, le=12)
     labels: float = Field(0.5, ge=0, le=1)
     secret: bool = False
+
+    def bits_of(self, questions: int) -> int:
+        """Return the bits of each answer, where so many questions can be asked."""
+        if self.bits is not None:
+            return self.bits
+        return min(max(_FEW_BITS, 8 * self.budget // questions), _MOST_BITS)
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,10 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         began = time.perf_counter()
         if self.settings.secret:
             release = replace(release, stream=Stream(secrets.randbits(63)))
-        targets, asked = self._targets(release)
+        targets, cap, asked = self._targets(release)
         spent = time.perf_counter() - began
         report = distil(release, self._labels_only(), targets=targets)
-        report.cap_bits = coded_answers_bits(asked, 2**self.settings.bits)
+        report.cap_bits = cap
         report.figures["questions_asked"] = float(asked)
         report.seconds += spent
         return report
@@ -154,12 +162,14 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         own = self.settings.model_dump(include=set(StudentSettings.model_fields))
         return DistillingSettings(**own | {"labels": 1.0})
 
-    def _targets(self, release: Release) -> tuple[torch.Tensor | None, int]:
-        """Return what is learned of each image, and how many questions were asked for it."""
+    def _targets(self, release: Release) -> tuple[torch.Tensor | None, float, int]:
+        """Return what is learned of each image, its cap in bits, and how many questions it took."""
         settings, task = self.settings, release.task
-        affordable = 8 * settings.budget // settings.bits
+        askable = len(release.held_out) * (task.outputs if task.multi_label else 1)
+        bits = settings.bits_of(max(1, askable))
+        affordable = 8 * settings.budget // bits
         if affordable == 0:
-            return None, 0
+            return None, 0.0, 0
         if task.is_segmentation:
             raise FlSimError(
                 "Capped distillation stores an answer an image, and a segmentation answers for "
@@ -173,14 +183,15 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         questions = Questions.of(self._own_answers(release), labels, task)
         asked = questions.least_sure()[:affordable]
         seed = derive_seed(release.stream.seed, "code books", *release.stream.path)
-        books = questions.books(2**settings.bits, seed)
+        books = questions.books(2**bits, seed)
         # Asked last of all, and only what was asked is looked at.
         answers = _by_question(_chances(release.model, pixels, task), task)[asked]
         stored = torch.from_numpy(questions.stored(asked, answers, books)).float()
         shares = label_shares(labels, task)
         learned = _by_question(shares, task)
         learned[asked] = torch.lerp(stored, learned[asked], settings.labels)
-        return (learned[:, 1] if task.multi_label else learned).reshape(shares.shape), len(asked)
+        learned = (learned[:, 1] if task.multi_label else learned).reshape(shares.shape)
+        return learned, coded_answers_bits(len(asked), 2**bits), len(asked)
 
     def _own_answers(self, release: Release) -> torch.Tensor:
         """Return what students of one half of the images answer to those of the other."""
