@@ -1,8 +1,9 @@
 """Capped distillation: a student that may be told so many bytes by the attacked model, and no more.
 
 What a student learns of a teacher's answers has no bound, see :mod:`fl_sim.defenses.ledger`. Here
-the budget is given, and spent as well as can be: the owner knows his images' labels, so that the
-model has to say only where it knows better, and coarsely.
+the budget is given: the owner knows his images' labels, so that the model has to say only where he
+is not sure, and coarsely. What so few bytes add to the labels is little, and has to be measured
+beside them (``budget = 0``).
 
 1. The owner trains two students of his own on the labels alone, each on one half of the held-out
    images, and lets each answer for the half that it has not seen. That is what can be said without
