@@ -73,6 +73,7 @@ def clean(
     from fl_sim.auditing.architecture import Statement
     from fl_sim.bars import make_progress
     from fl_sim.defenses.base import Release
+    from fl_sim.defenses.ledger import cap_bits
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.verbs.cleaning import cleaned_release, defense_of
@@ -98,13 +99,19 @@ def clean(
         training=opened.dataset.train,
     )
     state, report = cleaned_release(chosen, name, release, opened.artifact.state)
+    cap = cap_bits(report, built.state_dict(), release.entries) / 8
     after = _worth(built, test, opened)
     write_model(out, opened.artifact.spec, opened.known.in_file(state))
     if json_out is not None:
-        told = {"defense": name, "before": before, "after": after, "report": asdict(report)}
+        told = {"defense": name, "before": before, "after": after, "cap_bytes": cap}
+        told["report"] = asdict(report)
         write_atomically(json_out, (json.dumps(told, indent=1) + "\n").encode())
     _say(console, name, report, before, after, len(test))
     _say_what_goes_along(console, opened, sorted(release.entries))
+    console.print(
+        f"Cap: at most {cap:,.0f} bytes can have passed from the model into the cleaned one"
+        + ("" if model else ", beside how its layers are built and named, which the file chose")
+    )
     console.print(f"Cleaned model {plain(out)}")
 
 

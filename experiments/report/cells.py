@@ -111,7 +111,7 @@ def _format_of(metric: str) -> Callable[[float], str]:
 def _size(count: float) -> str:
     """Return bytes for people, in powers of a thousand."""
     if not math.isfinite(count):
-        return number(count)
+        return "unbounded" if count > 0 else number(count)
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

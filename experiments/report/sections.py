@@ -13,6 +13,7 @@ from experiments.report.panels import round_charts, trade_offs
 from experiments.report.runs import Group, Sources
 from experiments.report.sheets import Sheet, sheets_of_group, sheets_of_groups
 from experiments.report.tabulate import (
+    bounds_table,
     cost_table,
     epochs_table,
     layers_table,
@@ -111,7 +112,8 @@ def _defense(group: Group, prefix: str) -> Section:
 
 
 def _cost(group: Group, measured: Measurements, words: Words, prefix: str) -> Section:
-    tables = _there(cost_table(measured, words, group.federated))
+    bounds = bounds_table(measured, words)
+    tables = _there(bounds, cost_table(measured, words, group.federated))
     details = _detail("Further measurements", other_table(measured, words))
     return Section(f"{prefix}cost", "Cost", tables=tables, details=details)
 

@@ -144,6 +144,19 @@ def _utility_cells(
     return cells
 
 
+def bounds_table(measured: Measurements, words: Words) -> Table | None:
+    """Return what is bounded, whoever attacks: the cap of a release, private training's epsilon."""
+    rows = [
+        Row(f"{column_label(metric)}, {words.stage(stage)}", [plain_cell(found, metric)])
+        for stage in measured.stages
+        for metric in names_of("privacy")
+        if (found := measured.get(stage, metric))
+    ]
+    if not rows:
+        return None
+    return Table("bounds", "What is bounded", "Quantity", ["At most"], [Block("", rows)])
+
+
 def cost_table(measured: Measurements, words: Words, federated: bool) -> Table | None:
     """Return what it cost: time, images, bytes."""
     rows = []
@@ -252,7 +265,7 @@ def _has_place(name: str) -> bool:
         return any(name in entry.component.floors for entry in METRICS.entries())
     if found.metric.family == "utility" and not found.part:
         return found.whole or found.form in _UTILITY_FORMS
-    shown = found.metric.family in ("payload", "sent", "cost", "file")
+    shown = found.metric.family in ("payload", "sent", "privacy", "cost", "file")
     return shown and (found.whole or name.startswith(BY_PLACE))
 
 

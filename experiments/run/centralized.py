@@ -33,6 +33,7 @@ def run_centralized(run: Run) -> None:
         released, defence = _cleaned(run, trained)
     run.measurer.record(0, "release", {None: released})
     run.folder.record_report(0, defence)
+    run.folder.record_values(0, "release", cap_bytes=run.owner.cap_bytes(released, defence))
     record_scratch_floor(run, 0)
 
 

@@ -1,6 +1,7 @@
 """A federation of hospitals: train, aggregate, release, extract, measure."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -139,6 +140,7 @@ class _Rounds:
         self._said: dict[int, dict[str, float]] = {}
         self._seconds: list[float] = []
         self._epsilons: list[float] = []
+        self._passed = 0.0
         self._checkpoint = run.out / "checkpoint.safetensors"
 
     def upload(
@@ -179,8 +181,13 @@ class _Rounds:
 
     def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
         """Measure what is broadcast next, or exported, and make the round durable."""
+        cap = self._run.owner.cap_bytes(state, report)
+        self._passed += cap
         self._run.folder.record_report(server_round, report)
         if self._measured(server_round):
+            self._run.folder.record_values(
+                server_round, "release", cap_bytes=cap, cap_bytes_total=self._passed
+            )
             self._run.measurer.record(server_round, "release", {None: state})
             self._run.folder.save_pictures()
         if server_round == self._federation.rounds:
@@ -191,7 +198,11 @@ class _Rounds:
         }
         content = {f"model/{n}": t for n, t in state.items()}
         content |= {f"server/{n}": t for n, t in server.items()}
-        note = {"round": server_round, **asdict(self._run.folder.standing())}
+        note = {
+            "round": server_round,
+            "cap_bytes_total": self._passed,
+            **asdict(self._run.folder.standing()),
+        }
         write_sealed(self._checkpoint, content, note)
         self._run.progress.step(f"round {server_round}")
 
@@ -212,6 +223,8 @@ class _Rounds:
         saved, note = read_sealed(self._checkpoint, self._run.out)
         try:
             finished, standing = int(note["round"]), Standing.of(note)
+            # A run that an earlier version began does not know what its rounds let pass.
+            self._passed = float(note.get("cap_bytes_total", math.inf))
         except (LookupError, TypeError, ValueError):
             raise damaged(self._checkpoint, self._run.out) from None
         self._run.folder.return_to(standing)

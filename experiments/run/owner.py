@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from experiments.run.scenario import Scenario
 from fl_sim.artifact import Artifact, further_entries
 from fl_sim.case import Case
 from fl_sim.defenses.base import DefenseReport, Release
+from fl_sim.defenses.ledger import cap_bits
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.utility import measured_utility
 from fl_sim.models import state_of
@@ -89,6 +91,22 @@ class Owner:
                 )
             )
         return state_of(model) | entries, report
+
+    def cap_bytes(self, released: State, report: DefenseReport | None) -> float:
+        """Return the most bytes that can have passed from the model into what leaves.
+
+        Args:
+            released: what leaves.
+            report: of the defence that :meth:`defend` applied, if any.
+        """
+        network = {name: tensor for name, tensor in released.items() if name in self._entries}
+        further = {name: tensor for name, tensor in released.items() if name not in network}
+        return cap_bits(report, network, further) / 8
+
+    @cached_property
+    def _entries(self) -> frozenset[str]:
+        """Names of what the network itself has in a model file."""
+        return frozenset(self.initial_model().state_dict())
 
     def model(self, state: State) -> nn.Module:
         """Return a network with a state, on the owner's device."""

@@ -31,6 +31,9 @@ class DefenseReport:
         images: held-out images used.
         seconds: wall time.
         figures: what else can be said in a number, by the name of its row in the table.
+        cap_bits: the most bits that can have passed from the model as it came, with its further
+            entries, into what leaves, whoever made it; see :mod:`fl_sim.defenses.ledger`. ``None``
+            claims nothing: then it is all bits of what leaves.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -39,6 +42,7 @@ class DefenseReport:
     images: int = 0
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
+    cap_bits: float | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class Chain(Defense[ChainSettings]):
 
     The report has the epochs, learning rates and figures of all steps, their held-out images and
     seconds summed, and the relative change of each parameter from before the first to after the
-    last.
+    last. Its cap is the smallest that a step claims: what comes after a step is a function of what
+    came out of it, and cannot tell more of the model than that.
     """
 
     Settings = ChainSettings
@@ -63,5 +64,7 @@ class Chain(Defense[ChainSettings]):
                     f"{number}:{step.name}/{layer}": rate
                     for layer, rate in report.learning_rates.items()
                 }
+        claims = [report.cap_bits for report in reports if report.cap_bits is not None]
+        whole.cap_bits = min(claims, default=None)
         whole.seconds = sum(report.seconds for report in reports)
         return whole

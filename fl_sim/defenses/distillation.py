@@ -46,6 +46,8 @@ class Distillation(Defense[DistillationSettings]):
 
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
+        if self.settings.soft == 0:
+            return retrain(release, self.settings.learning_rate, self.settings)
         teacher = copy.deepcopy(release.model).eval()
         hooks = _Teaching(teacher, release.task, self.settings)
         return retrain(release, self.settings.learning_rate, self.settings, hooks)

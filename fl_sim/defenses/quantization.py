@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.ledger import REFUSAL, entry_bits, tensor_bits
 from fl_sim.defenses.loops.perturb import float_entries, perturbing
 from fl_sim.settings import Settings
 
@@ -51,14 +52,28 @@ class Quantization(Defense[QuantizationSettings]):
             for tensor in tensors.values():
                 if tensor.numel():
                     tensor.copy_(quantized(tensor, self.settings))
+            report.cap_bits = self._cap_bits(release, tensors)
         return report
+
+    def _cap_bits(self, release: Release, tensors: dict[str, torch.Tensor]) -> float:
+        """Return the bits of levels, scales and zeros, and of all that is left as it is."""
+        left = {n: b for n, b in release.model.named_buffers() if n not in tensors}
+        rounded = {n: e for n, e in release.entries.items() if n in tensors}
+        names = entry_bits(release.entries) - tensor_bits(rounded)
+        levels = sum(
+            self.settings.bits * t.numel() + 64 * _rows(t, self.settings) for t in tensors.values()
+        )
+        return REFUSAL + tensor_bits(left) + names + levels
+
+
+def _rows(tensor: torch.Tensor, settings: QuantizationSettings) -> int:
+    """Return how many scales, and zeros, a tensor is rounded with; each is a float of 32 bits."""
+    return len(tensor) if settings.per == "channel" and tensor.dim() > 1 else 1
 
 
 def quantized(tensor: torch.Tensor, settings: QuantizationSettings) -> torch.Tensor:
     """Return a tensor of floats rounded to the levels that the settings allow, as floats."""
-    per_channel = settings.per == "channel" and tensor.dim() > 1
-    rows = tensor.flatten(1) if per_channel else tensor.reshape(1, -1)
-    rows = rows.float()
+    rows = tensor.reshape(_rows(tensor, settings), -1).float()
     if settings.symmetric:
         highest = 2 ** (settings.bits - 1) - 1
         lowest, zero = -highest, torch.zeros(len(rows), 1, device=rows.device)

@@ -53,6 +53,35 @@ METRICS.register("dp_epsilon", "what private training has spent, by the accounta
         order=10,
     )
 )
+METRICS.register("cap_bytes", "the most bytes that can have passed into a release, by anybody")(
+    Metric(
+        "Cap of what can have passed",
+        "privacy",
+        LOWER_BETTER,
+        unit="bytes",
+        format="bytes",
+        digits=0,
+        range=(0.0, math.inf),
+        heading="cap\nbytes",
+        word="cap",
+        order=20,
+    )
+)
+METRICS.register("cap_bytes_total", "the same of all releases of a federation so far")(
+    Metric(
+        "Cap over all rounds so far",
+        "privacy",
+        LOWER_BETTER,
+        unit="bytes",
+        format="bytes",
+        digits=0,
+        range=(0.0, math.inf),
+        heading="cap, all\nrounds",
+        shown=("run", "summary"),
+        word="cap over all rounds",
+        order=30,
+    )
+)
 METRICS.register("seconds", "time that training or a defence took")(
     Metric(
         "Seconds",

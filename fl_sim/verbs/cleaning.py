@@ -14,6 +14,7 @@ from fl_sim.bars import chosen_progress
 from fl_sim.component import Component
 from fl_sim.data.base import Split
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.ledger import cap_bits
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming
 from fl_sim.models import MODELS, build, state_of
@@ -38,12 +39,15 @@ class Cleaned:
         state: every entry of the file that leaves; those that ``model`` has not came in with the
             file and were kept by the defence.
         spec: how the network is known here.
+        cap_bytes: the most bytes that can have passed from the model as it came into what leaves,
+            whoever attacked it; see :mod:`fl_sim.defenses.ledger`.
     """
 
     model: nn.Module = field(repr=False)
     report: DefenseReport
     state: State = field(repr=False)
     spec: ModelSpec
+    cap_bytes: float
 
     @property
     def artifact(self) -> Artifact:
@@ -132,7 +136,8 @@ def clean(
         training=None if training is None else split_of(training, None, "training images"),
     )
     cleaned, report = cleaned_release(chosen, name, release, weights)
-    return Cleaned(network.back(cleaned), report, cleaned, network.spec)
+    cap = cap_bits(report, state_of(network.model), release.entries) / 8
+    return Cleaned(network.back(cleaned), report, cleaned, network.spec, cap)
 
 
 def cleaned_release(

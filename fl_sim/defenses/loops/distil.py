@@ -34,21 +34,17 @@ from fl_sim.views import Orientations, label_shares, shares_loss, view
 _REPORTS = 10
 
 
-class DistillingSettings(RecipeSettings):
-    """Keys of every distillation, beside those of every recipe.
+class StudentSettings(RecipeSettings):
+    """Keys of every student, beside those of every recipe.
 
     Args:
         steps: optimizer steps.
         learning_rate: at its highest, after a short warm-up; it falls to zero along half a cosine.
         schedule: see :class:`fl_sim.training.RecipeSettings`.
-        temperature: that both networks' answers are softened with.
         views: what the networks are asked about: the held-out images (``"none"``), also flipped
             left to right (``"flip"``), or in all eight orientations of a square (``"square"``).
             Teacher and student see the same view, so a view need not keep its label.
         mixup: images are mixed pairwise with shares up to this one; 0 for none.
-        labels: weight of the held-out labels in what is learned, from 0 (the teacher's answers
-            only) to 1 (labels only, without a teacher: the control); mixed as the images are. A
-            teacher that is still learning, as a federation's is, knows less than the labels do.
         start: the student's weights before the first step: ``"fresh"`` random ones, or those of
             the ``"reference"``, a model that the owner knows to be clean (in a federation the
             release before, if that was cleaned). Without a reference they are fresh.
@@ -56,20 +52,36 @@ class DistillingSettings(RecipeSettings):
 
     steps: int = Field(600, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
-    temperature: float = Field(2.0, gt=0)
     schedule: Schedule = "cosine"
     views: Orientations = "square"
     mixup: float = Field(1.0, ge=0, le=1)
-    labels: float = Field(0.5, ge=0, le=1)
     start: Literal["fresh", "reference"] = "reference"
 
 
+class DistillingSettings(StudentSettings):
+    """Keys of every distillation, beside those of every student.
+
+    Args:
+        temperature: that both networks' answers are softened with.
+        labels: weight of the held-out labels in what is learned, from 0 (the teacher's answers
+            only) to 1 (labels only, without a teacher: the control); mixed as the images are. A
+            teacher that is still learning, as a federation's is, knows less than the labels do.
+    """
+
+    temperature: float = Field(2.0, gt=0)
+    labels: float = Field(0.5, ge=0, le=1)
+
+
 def distil(
-    release: Release, settings: DistillingSettings, student: nn.Module | None = None
+    release: Release,
+    settings: DistillingSettings,
+    student: nn.Module | None = None,
+    targets: torch.Tensor | None = None,
 ) -> DefenseReport:
     """Replace a network by a student that learned its answers on the held-out set, in place.
 
-    Further entries of the model file do not leave.
+    Further entries of the model file do not leave. With labels only and a start of the owner's the
+    model is never asked: the cap is 0 bits then, else the size of what leaves.
 
     Args:
         release: the network and the held-out images; their labels are used where
@@ -77,6 +89,8 @@ def distil(
         settings: of the distillation.
         student: a network of the same architecture to start from, changed in place; by default
             what ``settings.start`` says.
+        targets: what is learned of each held-out image in place of its label, shares ``[n,
+            outputs, ...]`` as :func:`fl_sim.views.label_shares` returns them.
 
     Raises:
         FlSimError: if there are fewer than two held-out images, or the network's answers to them
@@ -87,9 +101,11 @@ def distil(
     began = time.perf_counter()
     before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
     teacher = copy.deepcopy(release.model).eval()
-    student = student or _student(release, settings)
     report = DefenseReport(images=len(release.held_out))
-    spent = _learn(student, teacher, release, settings, report)
+    if student is None and targets is None and settings.labels == 1:
+        report.cap_bits = 0.0
+    student = student or _student(release, settings)
+    spent = _learn(student, teacher, release, settings, targets, report)
     release.model.load_state_dict(student.state_dict())
     release.model.eval()
     release.entries.clear()
@@ -134,6 +150,7 @@ def _learn(
     teacher: nn.Module,
     release: Release,
     settings: DistillingSettings,
+    targets: torch.Tensor | None,
     report: DefenseReport,
 ) -> float:
     """Train the student; return the seconds that logging utility took."""
@@ -151,8 +168,9 @@ def _learn(
             rate = settings.learning_rate * rate_factor(settings.schedule, step, settings.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            pixels, labels = release.held_out.batch(next(batches))
-            shares = label_shares(labels, release.task)
+            indices = next(batches)
+            pixels, labels = release.held_out.batch(indices)
+            shares = label_shares(labels, release.task) if targets is None else targets[indices]
             asked, truth = view(pixels, shares, settings.views, settings.mixup, generator)
             student.train()
             losses.append(_step(student, teacher, asked, truth, release.task, optimizer, settings))

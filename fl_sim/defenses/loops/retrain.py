@@ -40,7 +40,8 @@ def retrain(
         hooks: another loss; by default the task's own.
 
     Returns:
-        The report; its relative change is that from the old weights to the new.
+        The report; its relative change is that from the old weights to the new. Without hooks,
+        nothing of the old network has any part in the new one, and its cap is 0 bits.
     """
     before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
     replace_weights(release)
@@ -49,4 +50,5 @@ def retrain(
     report = fine_tune(release, rates, settings, hooks)
     blocks = [rate.layer for rate in rates]
     report.relative_change = relative_change(release.model, before, blocks)
+    report.cap_bits = 0.0 if hooks is PLAIN else None
     return report
