@@ -281,9 +281,7 @@ class Defended(Strategy):
         return self._latest
 
     def _cleaned(self, server_round: int, aggregate: State, reference: State | None) -> State:
-        state, report = self._releasing.apply(
-            server_round, aggregate, reference, self._received
-        )
+        state, report = self._releasing.apply(server_round, aggregate, reference, self._received)
         self.reports[server_round] = report
         self._clean = True
         _log.info(

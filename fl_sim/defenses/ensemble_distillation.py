@@ -1,4 +1,4 @@
-"""Ensemble distillation: a federation's server learns from the hospitals' answers, not their weights.
+"""Ensemble distillation: a federation's server learns from answers, not from weights.
 
 Lin, Kong, Stich and Jaggi, "Ensemble Distillation for Robust Model Fusion in Federated Learning"
 (FedDF), NeurIPS 2020, arXiv 2006.07242: the uploads of a round are teachers, and the student that
@@ -10,8 +10,8 @@ How answers are combined says what one malicious upload of ``n`` can move:
 
 - ``"mean"`` of the logits (FedDF's equation 3), which is the normalised geometric mean of
   probabilities: as far as it likes. Of one upload it is consistent distillation, bit for bit.
-- ``"median"`` of each output's log-probability, normalised: from three uploads on, a log-probability
-  stays, before it is normalised, between the smallest and the largest of the honest ones.
+- ``"median"`` of each output's log-probability, normalised: from three uploads on it stays, before
+  it is normalised, between the smallest and the largest of the honest ones.
 - ``"vote"``: the share of hospitals whose top answer it is; ``1 / n`` of one image.
 
 Mean and median are of fresh views at every step, as in consistent distillation, and an upload has

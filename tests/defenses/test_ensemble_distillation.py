@@ -143,13 +143,17 @@ def test_one_vote_of_four_is_a_quarter_whatever_it_says() -> None:
         wild = _upload(9, lambda v, c=change: c(v) if v.is_floating_point() else v)
         votes = Ensemble(release_of(uploads=[honest, wild, honest, honest])).votes()
         assert (votes.sum(1) == 4).all()
-        assert ((votes - unanimous).abs() <= 1).all() and (votes.argmax(1) == unanimous.argmax(1)).all()
+        assert ((votes - unanimous).abs() <= 1).all() and (
+            votes.argmax(1) == unanimous.argmax(1)
+        ).all()
 
 
 @pytest.mark.parametrize("combine", ["median", "vote"])
 def test_the_order_of_uploads_does_not_matter(combine: str) -> None:
     uploads = [_upload(seed) for seed in range(3)]
-    students = [_student([uploads[i] for i in o], combine=combine)[0] for o in ((0, 1, 2), (2, 0, 1))]
+    students = [
+        _student([uploads[i] for i in o], combine=combine)[0] for o in ((0, 1, 2), (2, 0, 1))
+    ]
     assert _equal(*students)
 
 
@@ -255,7 +259,7 @@ def test_epsilon_of_gaussian_noise_has_its_ends() -> None:
     assert gaussian_epsilon(0.0, 1e-5) == 0
     assert gaussian_epsilon(math.inf, 1e-5) == math.inf
     spent = [gaussian_epsilon(rho, 1e-5) for rho in (1e-4, 1e-2, 1.0, 100.0)]
-    assert spent == sorted(spent) and 0 < spent[0] and 100 < spent[-1] < 200
+    assert spent == sorted(spent) and spent[0] > 0 and 100 < spent[-1] < 200
 
 
 def test_noise_on_votes_is_of_its_deviation_and_one_answer_an_image_is_learned() -> None:
@@ -309,4 +313,3 @@ def test_answers_of_nobody_are_one_sentence() -> None:
 def test_noise_needs_votes() -> None:
     with pytest.raises(FlSimError, match="vote"):
         parse(EnsembleDistillationSettings, {"noise": 1.0}, "[defense]")
-

@@ -65,8 +65,9 @@ def test_a_release_that_left_as_it_was_promises_nothing(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_knows_what_was_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fl_sim.defenses.ensemble_distillation import EnsembleDistillation
     from run_kit import PowerCut
+
+    from fl_sim.defenses.ensemble_distillation import EnsembleDistillation
 
     whole = run(_scenario(PATE), tmp_path / "whole", progress=False)
     usual = EnsembleDistillation.apply
