@@ -16,7 +16,7 @@ How answers are combined says what one malicious upload of ``n`` can move:
 
 Mean and median are of fresh views at every step, as in consistent distillation, and an upload has
 no say in answers of its own that are no numbers. Votes are asked for once an image, as it is, and
-mixed linearly as labels are; an answer that is no number is a vote for the first output. ``M``
+mixed linearly as labels are; a logit that is no number counts as 0, so that all are votes. ``M``
 votes among ``K`` outputs are all that one upload can tell: ``M log2 K`` bits (the row
 ``cap_bytes_of_one``), whoever made it. The cap of a release is of all uploads together, as if every
 hospital were malicious, see :func:`fl_sim.defenses.ledger.voted_answers_bits`; whether a hospital
