@@ -8,6 +8,7 @@ from mkdocs.structure.pages import Page
 
 from experiments.handbook.components import Page as MadePage
 from experiments.handbook.contents import PARTS, contents, made_pages
+from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.studies import first_picture, pictures
 from experiments.handbook.texts import with_texts
 
@@ -28,6 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for path, picture in pictures().items():
         files.append(File.generated(config, path, abs_src_path=str(picture)))
+    for path, content in notebook_pictures().items():
+        files.append(File.generated(config, path, content=content))
     files.append(File.generated(config, "assets/headline.webp", content=first_picture()))
     return files
 
