@@ -18,7 +18,14 @@ pytest.importorskip("nbclient", reason="needs the packages of the extra 'noteboo
 pytest.importorskip("ipykernel", reason="needs the packages of the extra 'notebooks'")
 
 TINY: dict[str, dict[str, Any]] = {
-    "attack_and_look": {"IMAGES": 8, "PATIENTS": 64, "EPOCHS": 1, "MEMORY": 1, "STEPS": 2},
+    "attack_and_look": {
+        "IMAGES": 8,
+        "PATIENTS": 64,
+        "HELD_OUT": 32,
+        "EPOCHS": 1,
+        "MEMORY": 1,
+        "STEPS": 2,
+    },
     "lake_and_federation": {
         "IMAGES": 4,
         "TRAINING": 160,
@@ -35,7 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
         "MEMORY": 1,
         "STEPS": 2,
     },
-    "your_own_checkpoint": {"TRAINING": 64, "BATCHES": 2, "IMAGES": 8, "STEPS": 2},
+    "your_own_checkpoint": {"TRAINING": 64, "HELD_OUT": 32, "BATCHES": 2, "IMAGES": 8, "STEPS": 2},
 }
 LONGEST = 15
 
