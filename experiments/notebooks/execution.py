@@ -61,6 +61,7 @@ def execute(notebook: Any, folder: Path, parameters: Mapping[str, Any] | None = 
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
         record_timing=False,
+        startup_timeout=_SECONDS,  # busy machines take their time
     )
     try:
         client.execute()
@@ -73,8 +74,8 @@ def execute(notebook: Any, folder: Path, parameters: Mapping[str, Any] | None = 
 def tidied(notebook: Any) -> Any:
     """Return an executed notebook as it is committed.
 
-    Without execution's metadata, progress bars that are done, warnings on stderr and the kernel's
-    own language version; with the digest of the sources that the outputs belong to.
+    Without execution's metadata, progress bars that are done, what went to stderr, and the version
+    of Python; with the digest of the sources that the outputs belong to.
     """
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
