@@ -10,7 +10,7 @@ from fl_sim.data import data_root
 from fl_sim.errors import FlSimError, unknown_name
 from fl_sim.files import write_atomically
 
-LARGEST = 300_000
+LARGEST = 500_000
 """Bytes of a notebook with its outputs."""
 
 
