@@ -57,12 +57,14 @@ def _written(name: str) -> tuple[str, dict[str, bytes]]:
     if not any(cell.get("outputs") for cell in notebook.cells):
         raise FlSimError(f"{name}.ipynb has no outputs; run make notebooks.")
     resources = {"output_files_dir": f"{name}_files", "unique_key": name}
-    text, resources = MarkdownExporter().from_notebook_node(notebook, resources)
+    exported, found = MarkdownExporter().from_notebook_node(notebook, resources)
     # As the theme has it: tables without a class are its own, and scroll where they are too wide.
-    text = _TABLE.sub("<table>", _STYLE.sub("", text)).replace("![png]", "![What the cell draws]")
+    text = _TABLE.sub("<table>", _STYLE.sub("", exported)).replace(
+        "![png]", "![What the cell draws]"
+    )
     said = f"\n\n*This page is `experiments/notebooks/{name}.ipynb` with what came out of it.*\n"
     title, _, rest = text.strip().partition("\n")
-    return f"{title}{said}{rest}\n", resources["outputs"]
+    return f"{title}{said}{rest}\n", dict(found["outputs"])
 
 
 def _index(titles: dict[str, str]) -> str:
