@@ -88,7 +88,8 @@ def tidied(notebook: Any) -> Any:
         cell.metadata = {"tags": tags} if tags else {}
     for number, cell in enumerate(_code(notebook)):
         cell.execution_count = number + 1
-        cell.outputs = [_plain(one, number + 1) for one in cell.outputs if _says(one)]
+        said = [_plain(one, number + 1) for one in cell.outputs if _says(one)]
+        cell.outputs = _joined(said)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": _KERNEL},
         "language_info": {"name": "python"},
@@ -98,8 +99,8 @@ def tidied(notebook: Any) -> Any:
 
 
 def digest(notebook: Any) -> str:
-    """Return the SHA-256 of the sources of all cells, in order."""
-    sources = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    """Return the SHA-256 of the sources of all cells of code, in order."""
+    sources = [cell.source for cell in _code(notebook)]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
 
@@ -121,6 +122,17 @@ def _says(output: Any) -> bool:
     if output.output_type == "stream":
         return bool(output.name == "stdout")
     return any(bool(value) for value in output.get("data", {}).values())
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with prints that follow each other in one."""
+    found: list[Any] = []
+    for one in outputs:
+        if found and one.output_type == found[-1].output_type == "stream":
+            found[-1].text += one.text
+        else:
+            found.append(one)
+    return found
 
 
 def _plain(output: Any, count: int) -> Any:
