@@ -68,6 +68,7 @@ def test_every_notebook_is_listed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a kernel of its own has to import everything
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom_on_the_phantoms(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
