@@ -29,9 +29,11 @@ from experiments.handbook.components import Page, path_of
 from experiments.handbook.contents import made_pages
 from experiments.handbook.markup import anchor, escaped, paragraphs
 from experiments.handbook.moving import CREDIT, PICTURE, Lane, draw
+from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.python_names import RETURNED, public_names, python_page
 from experiments.handbook.studies import pictures
 from experiments.handbook.texts import section_of, text_of, with_texts
+from experiments.notebooks import NOTEBOOKS
 from experiments.run.shipped import shipped
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS
@@ -103,7 +105,7 @@ def test_every_public_name_is_on_the_page_and_says_what_it_does() -> None:
 
 def test_links_and_pictures_of_made_pages_lead_to_pages(pages: dict[str, Page]) -> None:
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    there = {*pages, *pictures(), *written}
+    there = {*pages, *pictures(), *notebook_pictures(), *written}
     for path, (title, text) in pages.items():
         assert title and re.search(r"^# \S", text, re.MULTILINE), path
         for target in re.findall(r"\]\(([^)#\s]+)", text):
@@ -135,6 +137,17 @@ def test_the_picture_is_drawn_of_what_came_out(tmp_path: Path) -> None:
     shown = re.findall(r"base64,([^\"]+)", text)
     assert len(shown) == 2 + 2 * 4 and shown[:2] == shown[2:4] == shown[4:6][::-1]
     assert "SSIM 0.75; 7 of 9 found" in text and "a guess finds 1 of 9" in text
+
+
+def test_a_notebook_is_a_page_with_its_outputs_and_pictures(pages: dict[str, Page]) -> None:
+    for name in NOTEBOOKS:
+        title, text = pages[f"notebooks/{name}.md"]
+        assert text.startswith(f"# {title}\n") and f"({name}.md)" in pages["notebooks/index.md"][1]
+        assert "```python\n" in text and "<style" not in text and 'class="dataframe"' not in text
+        drawn = re.findall(rf"\(({name}_files/[^)]+)\)", text)
+        assert drawn or name == "your_own_checkpoint"
+        for place in drawn:
+            assert notebook_pictures()[f"notebooks/{place}"].startswith(b"\x89PNG")
 
 
 def test_nothing_of_a_text_is_taken_for_markup() -> None:
@@ -303,7 +316,15 @@ def test_the_site_in_a_browser(address: str, tmp_path: Path) -> None:
     program = find_chromium()
     assert program is not None
     with Browser(program, tmp_path) as browser:
-        for page in ("index", "paths/clean", "concepts/leakage", "reference/defences", "compare"):
+        for page in (
+            "index",
+            "paths/clean",
+            "concepts/leakage",
+            "reference/defences",
+            "compare",
+            "notebooks/attack_and_look",
+            "notebooks/lake_and_federation",
+        ):
             for width, dark in ((1280, False), (390, True)):
                 browser.open(f"{address}/{page}.html", width, dark)
                 assert browser.evaluate("document.documentElement.scrollWidth") == width
