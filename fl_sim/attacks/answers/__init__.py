@@ -11,10 +11,12 @@ Teachers that leave a mark in clean students are known (SCAR, arXiv 2509.23871; 
 known disturbance: see :mod:`fl_sim.attacks.answers.modulation`.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fl_sim.artifact import Artifact, Key
@@ -25,7 +27,7 @@ from fl_sim.attacks.answers.channel import (
     learn_features,
     queries_of,
 )
-from fl_sim.attacks.answers.frames import framed, unframed
+from fl_sim.attacks.answers.frames import framed, longest, unframed
 from fl_sim.attacks.answers.modulation import Modulator, size_for
 from fl_sim.attacks.answers.settings import UNCODED, AnswersSettings, Modulation
 from fl_sim.attacks.answers.writing import Writer
@@ -37,8 +39,8 @@ from fl_sim.attacks.base import (
     Extraction,
     Inside,
     Plan,
+    draw,
     require_classifier,
-    steal,
 )
 from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
 from fl_sim.carriers.base import Payload, State
@@ -56,6 +58,7 @@ from fl_sim.settings import Seed, Settings
 from fl_sim.training import WHOLE_RUN, LocalTraining, TrainReport, train
 
 _CODEC = "codec."
+_CHUNK = 64
 
 
 class AnswersKey(Settings):
@@ -113,15 +116,15 @@ class Answers(Attack[AnswersSettings]):
                 "The attack 'answers' asks about public images, and was given none; raise [data] "
                 "public_images (public= in Python)."
             )
-        indices, targets, _ = steal(inside, settings.images)
         codec = trained_codec(settings.codec, settings.external, inside.data_root, inside.progress)
+        indices, codes = self._fitting(inside, codec)
         queries = queries_of(public)
         features = learn_features(public, task, settings.features, settings.side, settings.spare)
         key = self._key(inside, codec, features, queries)
-        payload = framed(codec.encode(targets), settings.frame)
+        payload = framed(codes, settings.frame)
         coded = _coded(_code(key), payload)
         self._check_room(8 * len(coded), inside.spec, task.multi_label)
-        return Plan(indices, targets, key, coded, payload)
+        return Plan(indices, inside.data.batch(indices)[0], key, coded, payload)
 
     def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
         """Train on the task, then write; in a federation in every round."""
@@ -192,6 +195,26 @@ class Answers(Attack[AnswersSettings]):
             content, known.images, known.frame, _decoder(key, known), artifact.spec.input_shape
         )
         return Extraction(images, Reading(hard_bytes(soft), status, content, soft=soft))
+
+    def _fitting(self, inside: Inside, codec: Codec[Any]) -> tuple[NDArray[np.int64], list[bytes]]:
+        """Return images at random among those whose codes fit into a frame, and the codes."""
+        wanted, order = self.settings.images, draw(inside, len(inside.data))
+        draw(inside, wanted)  # says so where there are too few
+        found: list[tuple[int, bytes]] = []
+        for chunk in np.array_split(order, math.ceil(len(order) / _CHUNK)):
+            codes = codec.encode(inside.data.batch(chunk)[0])
+            fits = [len(code) <= longest(self.settings.frame) for code in codes]
+            found += [(int(i), c) for i, c, fit in zip(chunk, codes, fits, strict=True) if fit]
+            if len(found) >= wanted:
+                break
+        else:
+            raise FlSimError(
+                f"[attack] {len(found)} of the hospital's {len(order)} images have codes of at most "
+                f"{longest(self.settings.frame)} bytes, what a frame of {self.settings.frame} "
+                f"holds beside length and checksum; raise frame, or lower images."
+            )
+        found = sorted(found[:wanted])
+        return np.array([i for i, _ in found], np.int64), [code for _, code in found]
 
     def _key(
         self, inside: Inside, codec: Codec[Any], features: Features, queries: torch.Tensor

@@ -14,29 +14,23 @@ from numpy.typing import NDArray
 
 from fl_sim.codec import Codec, ImageShape
 from fl_sim.coding.base import Bytes
-from fl_sim.errors import FlSimError
 from fl_sim.payload.reading import Status
 
 _CHECK = 2
+
+
+def longest(frame: int) -> int:
+    """Return how many bytes a code may have in a frame of so many."""
+    return frame - 1 - _CHECK
 
 
 def framed(codes: Sequence[bytes], frame: int) -> Bytes:
     """Return a payload: of each code its length, a checksum, itself, and zeros.
 
     Args:
-        codes: one an image.
+        codes: one an image, each of at most :func:`longest` bytes.
         frame: bytes of each image.
-
-    Raises:
-        FlSimError: if a code is too long.
     """
-    longest = max(map(len, codes))
-    if longest > frame - 1 - _CHECK:
-        raise FlSimError(
-            f"[attack] frame is {frame} bytes an image, and the longest code takes "
-            f"{longest + 1 + _CHECK} with its length and checksum; raise frame, or take a codec "
-            f"with shorter codes."
-        )
     parts = [bytes([len(code)]) + _checksum(code) + code for code in codes]
     return np.frombuffer(b"".join(part.ljust(frame, b"\0") for part in parts), np.uint8)
 
@@ -53,7 +47,7 @@ def unframed(
     status = np.full(images, Status.LOST, dtype=np.int8)
     for number in range(images):
         part = content[number * frame : (number + 1) * frame].tobytes()
-        length = min(part[0], len(part) - 1 - _CHECK)
+        length = min(part[0], longest(len(part)))
         code = part[1 + _CHECK : 1 + _CHECK + length]
         image = codec.decode([code], shape)[0]
         if isinstance(image, torch.Tensor):

@@ -26,7 +26,8 @@ class AnswersSettings(AttackSettings):
         codec: a registered codec and its settings, trained outside.
         external: the dataset, and its settings, that the codec is trained on; a lossless codec
             needs none.
-        frame: bytes for each image: a length, a checksum, and the code, padded.
+        frame: bytes for each image: a length, a checksum, and the code, padded; images whose codes
+            are longer are not taken.
         coding: an error-correcting code around the frames, and its settings; ``"none"`` without.
         features: numbers of an image that answers depend on, the strongest principal components of
             public images at ``side`` pixels.
