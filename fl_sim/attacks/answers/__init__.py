@@ -209,9 +209,10 @@ class Answers(Attack[AnswersSettings]):
                 break
         else:
             raise FlSimError(
-                f"[attack] {len(found)} of the hospital's {len(order)} images have codes of at most "
-                f"{longest(self.settings.frame)} bytes, what a frame of {self.settings.frame} "
-                f"holds beside length and checksum; raise frame, or lower images."
+                f"[attack] {len(found)} of the hospital's {len(order)} images have codes of at "
+                f"most {longest(self.settings.frame)} bytes, what a frame of "
+                f"{self.settings.frame} holds beside length and checksum; raise frame, or lower "
+                f"images."
             )
         found = sorted(found[:wanted])
         return np.array([i for i, _ in found], np.int64), [code for _, code in found]
