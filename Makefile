@@ -37,6 +37,10 @@ define fetch
 	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
 endef
 
+# Some machines forbid Python to keep what it compiled; then every process of the tests would compile
+# torch's thousands of files anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 # MkDocs 1 is pinned; a note of its theme's makers on every build says nothing new.
 export NO_MKDOCS_2_WARNING ?= 1
 
