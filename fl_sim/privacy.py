@@ -10,6 +10,7 @@ an attacker's, what he adds to the gradients is neither clipped nor noised, and 
 for the task's part alone.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -162,6 +163,20 @@ def spent_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float
     accountant.history = [(noise_multiplier, rate, steps)]
     with _any_order():
         return float(accountant.get_epsilon(delta))
+
+
+def gaussian_epsilon(rho: float, delta: float) -> float:
+    """Return the epsilon of Gaussian noise on all data at once, an upper bound.
+
+    Args:
+        rho: of zero-concentrated differential privacy (Bun and Steinke 2016, arXiv 1605.02065), 0
+            or more, perhaps infinite: ``s ** 2 / (2 * deviation ** 2)`` summed over answers of
+            L2 sensitivity ``s``.
+        delta: probability with which the promise may fail.
+    """
+    if rho in (0, math.inf):
+        return rho
+    return spent_epsilon(1 / math.sqrt(2 * rho), 1.0, 1, delta)
 
 
 @lru_cache(maxsize=64)

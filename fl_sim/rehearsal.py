@@ -242,6 +242,7 @@ class _Play:
                 progress=self.outside.progress,
                 entries=entries,
                 training=self.lake,
+                uploads=[trained],  # of the others' he knows nothing
             )
         )
         return state_of(model) | entries

@@ -27,7 +27,7 @@ from strategies.merging import settled, weighted_mean
 from strategies.observers import State
 from strategies.releasing import Defend, Releasing
 from strategies.server_state import forget_broadcast
-from strategies.uploads import Rejected, check_arrays, error_reason, explain_failures
+from strategies.uploads import Received, Rejected, check_arrays, error_reason, explain_failures
 
 _log = logging.getLogger("flwr")  # where the app's own lines go
 _REPLACED = ("configure_train", "aggregate_train")
@@ -110,6 +110,7 @@ class Defended(Strategy):
         self._num_rounds = num_rounds
         self._broadcast: State = {}
         self._latest: State | None = None
+        self._received = Received()
         self._clean = True  # whether the latest state is one that may leave
         self._round = 0
         self._failures: dict[int, str] = {}
@@ -183,9 +184,11 @@ class Defended(Strategy):
             FlSimError: if the aggregate is not like the broadcast, or the defence fails.
         """
         usable = self._usable(server_round, replies)
+        received = self._uploads(usable)  # before the inner strategy changes messages
         arrays, metrics = self._aggregate(server_round, usable)
         if arrays is None:
             return None, metrics
+        self._received = received
         aggregate = self._settled(server_round, arrays, usable)
         return to_record(self._released(server_round, aggregate)), metrics
 
@@ -228,6 +231,15 @@ class Defended(Strategy):
                 )
         return kept
 
+    def _uploads(self, usable: list[Message]) -> Received:
+        """Return the uploads, of entries that were broadcast."""
+        sent = [m.content.array_records for m in usable if not m.has_error()]
+        uploads = [next(iter(records.values())) for records in sent if records]
+        return Received(
+            ArrayRecord({name: array for name, array in upload.items() if name in self._broadcast})
+            for upload in uploads
+        )
+
     def _settled(self, server_round: int, arrays: ArrayRecord, usable: list[Message]) -> State:
         """Return the inner strategy's aggregate with the broadcast's entries and dtypes."""
         with blaming(f"Round {server_round}: the strategy '{self._about.name}'"):
@@ -269,7 +281,7 @@ class Defended(Strategy):
         return self._latest
 
     def _cleaned(self, server_round: int, aggregate: State, reference: State | None) -> State:
-        state, report = self._releasing.apply(server_round, aggregate, reference)
+        state, report = self._releasing.apply(server_round, aggregate, reference, self._received)
         self.reports[server_round] = report
         self._clean = True
         _log.info(

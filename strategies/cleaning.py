@@ -14,6 +14,7 @@ from fl_sim.verbs.images import is_labelled, outputs_told, pixels_of, split_of, 
 from fl_sim.verbs.network import fits, given
 from strategies.merging import cast_like
 from strategies.observers import State
+from strategies.uploads import Received
 
 
 class Cleaning:
@@ -82,7 +83,11 @@ class Cleaning:
         return self.name_of(name) in self._buffers
 
     def __call__(
-        self, state: State, server_round: int, reference: State | None
+        self,
+        state: State,
+        server_round: int,
+        reference: State | None,
+        uploads: Received,
     ) -> tuple[State, DefenseReport]:
         """Clean a state; see :data:`strategies.releasing.Release`."""
         images, labels = self._held_out.images, self._held_out.labels
@@ -95,6 +100,7 @@ class Cleaning:
             normalize=self._normalize,
             classes=self._classes,
             reference=None if reference is None else self._renamed(reference),
+            uploads=uploads.renamed(self._renamed),
             stream=Stream(self._seed, ("release", server_round)),
             device=self._device,
             progress=False,

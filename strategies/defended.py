@@ -31,6 +31,7 @@ from strategies.observers import Observer, State, Unobserved
 from strategies.releasing import Defend, Release, Releasing, cloned
 from strategies.uploads import (
     WEIGHT,
+    Received,
     Rejected,
     Terms,
     Upload,
@@ -100,6 +101,7 @@ class DefendedStrategy(Strategy):
         self._nodes: dict[int, int] = {}
         self._asked: tuple[int, ...] = ()
         self._broadcast: State = {}
+        self._received = Received()
         self._timeout = 3600.0
         self._dealt = dealt
         self._needed = tuple(needed)
@@ -207,6 +209,7 @@ class DefendedStrategy(Strategy):
             FlSimError: see :meth:`start`.
         """
         uploads = self._accept(server_round, replies)
+        self._received = Received(upload.arrays for upload in uploads)
         self._inner.chosen = {u.hospital: float(u.metrics[WEIGHT]) for u in uploads}
         messages = [self._for_inner(upload, uploads) for upload in uploads]
         expected = {k: v for k, v in self._broadcast.items() if k not in self._set_aside()}
@@ -335,7 +338,9 @@ class DefendedStrategy(Strategy):
         if self._releasing.is_defended(server_round, num_rounds):
             clean = server_round == 1 or self._releasing.is_defended(server_round - 1, num_rounds)
             reference = self._broadcast if clean else None
-            state, report = self._releasing.apply(server_round, aggregate, reference)
+            state, report = self._releasing.apply(
+                server_round, aggregate, reference, self._received
+            )
         arrays = to_record(state)
         with self._observing(server_round, "release"):
             self._observer.release(server_round, from_record(arrays), report)

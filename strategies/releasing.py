@@ -9,11 +9,13 @@ from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming
 from fl_sim.models.entries import entry_problem
 from strategies.observers import State
+from strategies.uploads import Received
 
-Release = Callable[[State, int, State | None], tuple[State, Any]]
-"""A defence: ``release(state, server_round, reference) -> (cleaned state, report)``. It gets
-copies; the reference is the broadcast that the round began with, where that was cleaned or is the
-very first, and else ``None``."""
+Release = Callable[[State, int, State | None, Received], tuple[State, Any]]
+"""A defence: ``release(state, server_round, reference, uploads) -> (cleaned state, report)``. It
+gets copies; the reference is the broadcast that the round began with, where that was cleaned or is
+the very first, and else ``None``; the uploads are those that were accepted in the round, state
+dictionaries in the hospitals' order."""
 
 Defend = Literal["every", "last"] | int
 
@@ -44,7 +46,11 @@ class Releasing:
         return isinstance(self._defend, int) and server_round % self._defend == 0
 
     def apply(
-        self, server_round: int, aggregate: State, reference: State | None
+        self,
+        server_round: int,
+        aggregate: State,
+        reference: State | None,
+        uploads: Received,
     ) -> tuple[State, Any]:
         """Return the cleaned state, with the aggregate's entries in its order, and the report.
 
@@ -52,6 +58,7 @@ class Releasing:
             server_round: from 1.
             aggregate: what is cleaned; left as it is.
             reference: a state that is known to be clean, if any.
+            uploads: what it was made of.
 
         Raises:
             FlSimError: if the defence raises anything, or what it returns is not like the
@@ -61,7 +68,8 @@ class Releasing:
             return aggregate, None
         with blaming(f"Round {server_round}: {self._defense}"):
             known = None if reference is None else cloned(reference)
-            return _released(self._release(cloned(aggregate), server_round, known), aggregate)
+            answer = self._release(cloned(aggregate), server_round, known, uploads)
+            return _released(answer, aggregate)
 
 
 def checked_defend(defend: Any) -> Defend:

@@ -9,9 +9,9 @@ and those that the server needs are there.
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -79,6 +79,43 @@ class Upload:
     metrics: dict[str, int | float]
     integers: dict[str, torch.Tensor] = field(default_factory=dict)
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Received(Sequence[dict[str, torch.Tensor]]):
+    """A round's accepted uploads, as a defence gets them: each one is read when it is asked for.
+
+    Args:
+        records: the uploads' arrays, in the hospitals' order.
+        rename: changes the names of what was read.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[ArrayRecord] = (),
+        rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
+    ) -> None:
+        self._records = tuple(records)
+        self._rename = rename
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, torch.Tensor]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Received": ...
+
+    def __getitem__(self, place: int | slice) -> "dict[str, torch.Tensor] | Received":
+        if isinstance(place, slice):
+            return Received(self._records[place], self._rename)
+        return self._rename(from_record(self._records[place]))
+
+    def renamed(
+        self, rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+    ) -> "Received":
+        """Return the same uploads with other names of their entries."""
+        return Received(self._records, rename)
 
 
 def read_upload(

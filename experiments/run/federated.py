@@ -22,12 +22,14 @@ from experiments.run.scenario import FederationSettings
 from experiments.run.scratch_floor import record_scratch_floor
 from experiments.run.standing import Standing, damaged, read_sealed, write_sealed
 from fl_sim.defenses.base import DefenseReport
+from fl_sim.defenses.ensemble_distillation import DELTA
 from fl_sim.engine.base import run as run_engine
 from fl_sim.engine.records import to_record
 from fl_sim.engine.watched import WatchedGrid
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.measure import Measured
 from fl_sim.models import MODELS, state_of
+from fl_sim.privacy import gaussian_epsilon
 from fl_sim.progress import piece
 from strategies.base import Aggregator, as_aggregator, build_aggregator
 from strategies.defended import DefendedStrategy
@@ -141,6 +143,7 @@ class _Rounds:
         self._seconds: list[float] = []
         self._epsilons: list[float] = []
         self._passed = 0.0
+        self._zcdp = 0.0
         self._checkpoint = run.out / "checkpoint.safetensors"
 
     def upload(
@@ -183,11 +186,16 @@ class _Rounds:
         """Measure what is broadcast next, or exported, and make the round durable."""
         cap = self._run.owner.cap_bytes(state, report)
         self._passed += cap
+        promise = None if report is None else report.zcdp
+        self._zcdp += math.inf if promise is None else promise
         self._run.folder.record_report(server_round, report)
         if self._measured(server_round):
             self._run.folder.record_values(
                 server_round, "release", cap_bytes=cap, cap_bytes_total=self._passed
             )
+            if promise is not None:
+                total = gaussian_epsilon(self._zcdp, DELTA)
+                self._run.folder.record_values(server_round, "release", pate_epsilon_total=total)
             self._run.measurer.record(server_round, "release", {None: state})
             self._run.folder.save_pictures()
         if server_round == self._federation.rounds:
@@ -201,6 +209,7 @@ class _Rounds:
         note = {
             "round": server_round,
             "cap_bytes_total": self._passed,
+            "zcdp_total": self._zcdp,
             **asdict(self._run.folder.standing()),
         }
         write_sealed(self._checkpoint, content, note)
@@ -225,6 +234,7 @@ class _Rounds:
             finished, standing = int(note["round"]), Standing.of(note)
             # A run that an earlier version began does not know what its rounds let pass.
             self._passed = float(note.get("cap_bytes_total", math.inf))
+            self._zcdp = float(note.get("zcdp_total", math.inf))
         except (LookupError, TypeError, ValueError):
             raise damaged(self._checkpoint, self._run.out) from None
         self._run.folder.return_to(standing)

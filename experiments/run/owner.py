@@ -1,6 +1,6 @@
 """The data owner, or a federation's server: cleans models on the held-out set, and tests them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -62,7 +62,11 @@ class Owner:
         return computing_threads(self._scenario.threads or DEFAULT_THREADS)
 
     def defend(
-        self, state: State, server_round: int, reference: State | None = None
+        self,
+        state: State,
+        server_round: int,
+        reference: State | None = None,
+        uploads: Sequence[State] | None = None,
     ) -> tuple[State, DefenseReport | None]:
         """Clean a model on the held-out set, as its owner would before it leaves.
 
@@ -70,6 +74,7 @@ class Owner:
             state: as trained, or aggregated.
             server_round: from 1; 0 in centralized mode.
             reference: a state that the owner knows to be clean, if any.
+            uploads: of the round's hospitals, in federated mode.
         """
         if self._defense is None:
             return state, None
@@ -88,6 +93,7 @@ class Owner:
                     progress=self._progress,
                     reference=reference,
                     training=None if self._scenario.federation else self._case.train,
+                    uploads=uploads,
                 )
             )
         return state_of(model) | entries, report

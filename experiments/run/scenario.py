@@ -243,6 +243,7 @@ class Scenario(Settings):
         scenario = parse(cls, plain, "The scenario")
         scenario._refuse_absent_attackers()
         scenario._refuse_attacked_outside()
+        scenario._refuse_uploads_in_a_lake()
         return scenario
 
     def _refuse_absent_attackers(self) -> None:
@@ -272,6 +273,15 @@ class Scenario(Settings):
                     f"what is trained on it outside would know what is stolen inside; name "
                     f"another dataset."
                 )
+
+    def _refuse_uploads_in_a_lake(self) -> None:
+        """Refuse a defence that learns from hospitals' uploads where there are none."""
+        defense = self.make_defense()
+        if defense is not None and self.defense and defense.needs_uploads and not self.federation:
+            raise FlSimError(
+                f"The defence '{self.defense.name}' learns from the hospitals' uploads, and a data "
+                f'lake has one model; set mode = "federated", or take consistent_distillation.'
+            )
 
     @property
     def case(self) -> CaseSettings:

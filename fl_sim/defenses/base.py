@@ -1,7 +1,7 @@
 """What a defence at release is: it changes the model on the data owner's held-out images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -34,6 +34,10 @@ class DefenseReport:
         cap_bits: the most bits that can have passed from the model as it came, with its further
             entries, into what leaves, whoever made it; see :mod:`fl_sim.defenses.ledger`. ``None``
             claims nothing: then it is all bits of what leaves.
+        zcdp: of a defence that adds noise with a proof, what the release costs of one hospital's
+            privacy, as rho of zero-concentrated differential privacy (Bun and Steinke 2016, arXiv
+            1605.02065): the Rényi divergence of every order ``alpha`` is at most ``rho * alpha``,
+            and releases add up. ``None`` promises nothing.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -43,6 +47,7 @@ class DefenseReport:
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
     cap_bits: float | None = None
+    zcdp: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Release:
             federation the release before, where that was cleaned, or the first broadcast.
         training: the images that the model was trained on, where whoever cleans it has them: the
             owner of a data lake does, a federation's server does not.
+        uploads: what the hospitals sent, state dictionaries of the same network in the hospitals'
+            order, where whoever cleans it has them: a federation's server does, the owner of a data
+            lake does not. Each one is read anew whenever it is asked for, so ask for one at a time.
     """
 
     model: nn.Module
@@ -76,6 +84,7 @@ class Release:
     entries: dict[str, torch.Tensor] = field(default_factory=dict)
     reference: dict[str, torch.Tensor] | None = None
     training: Split | None = None
+    uploads: Sequence[dict[str, torch.Tensor]] | None = None
 
     def owned(self) -> Split:
         """Return the training images.
@@ -91,6 +100,20 @@ class Release:
             )
         return self.training
 
+    def received(self) -> Sequence[dict[str, torch.Tensor]]:
+        """Return the hospitals' uploads, one or more.
+
+        Raises:
+            FlSimError: if whoever cleans the model has none.
+        """
+        if not self.uploads:
+            raise FlSimError(
+                "The defence asks for the hospitals' uploads, which the server of a federation has "
+                "and whoever has one model has not, nor a later step of a chain; put it first, or "
+                "take consistent_distillation."
+            )
+        return self.uploads
+
 
 class Defense(ABC, Generic[DefenseSettingsT]):
     """A defence at release. Subclass, set ``Settings``, and register with ``DEFENSES``."""
@@ -99,6 +122,11 @@ class Defense(ABC, Generic[DefenseSettingsT]):
 
     def __init__(self, settings: DefenseSettingsT) -> None:
         self.settings = settings
+
+    @property
+    def needs_uploads(self) -> bool:
+        """Whether it asks for the uploads of a federation's hospitals."""
+        return False
 
     @property
     def uses_labels(self) -> bool:

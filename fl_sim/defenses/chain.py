@@ -38,7 +38,8 @@ class Chain(Defense[ChainSettings]):
     The report has the epochs, learning rates and figures of all steps, their held-out images and
     seconds summed, and the relative change of each parameter from before the first to after the
     last. Its cap is the smallest that a step claims: what comes after a step is a function of what
-    came out of it, and cannot tell more of the model than that.
+    came out of it, and cannot tell more of the model than that. For the same reason only the first
+    step is given the uploads of a federation, and what one step promises holds for the whole.
     """
 
     Settings = ChainSettings
@@ -48,13 +49,22 @@ class Chain(Defense[ChainSettings]):
         """Whether any of its steps does."""
         return any(step.build(DEFENSES, _WHERE).uses_labels for step in self.settings.steps)
 
+    @property
+    def needs_uploads(self) -> bool:
+        """Whether any of its steps does."""
+        return any(step.build(DEFENSES, _WHERE).needs_uploads for step in self.settings.steps)
+
     def apply(self, release: Release) -> DefenseReport:
         """Clean the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         reports = []
         with changing(release) as whole:
             for number, step in enumerate(self.settings.steps, start=1):
                 defense = step.build(DEFENSES, _WHERE)
-                own = replace(release, stream=release.stream.at("step", number))
+                own = replace(
+                    release,
+                    stream=release.stream.at("step", number),
+                    uploads=release.uploads if number == 1 else None,
+                )
                 report = defense.apply(own)
                 reports.append(report)
                 whole.epochs += report.epochs
@@ -66,5 +76,6 @@ class Chain(Defense[ChainSettings]):
                 }
         claims = [report.cap_bits for report in reports if report.cap_bits is not None]
         whole.cap_bits = min(claims, default=None)
+        whole.zcdp = min((r.zcdp for r in reports if r.zcdp is not None), default=None)
         whole.seconds = sum(report.seconds for report in reports)
         return whole

@@ -67,6 +67,21 @@ def coded_answers_bits(answers: int, codewords: float) -> float:
     return answers * math.log2(codewords)
 
 
+def voted_answers_bits(answers: int, outputs: int, voters: int) -> float:
+    """Return the bits of vote counts: ``M log2 binomial(n + K - 1, n)``, all ``n`` together.
+
+    An answer is how many of ``n`` voters say each of ``K`` outputs, one of as many multisets. One
+    voter alone tells at most ``M log2 K`` bits of these, whatever the others say
+    (:func:`coded_answers_bits`).
+
+    Args:
+        answers: how many are counted, ``M``; each voter asked once.
+        outputs: that can be voted for, ``K``.
+        voters: how many, ``n``.
+    """
+    return coded_answers_bits(answers, math.comb(voters + outputs - 1, voters))
+
+
 def noised_answers_bits(answers: int, outputs: int, clip: float, noise: float) -> float:
     """Return the bits of clipped answers with Gaussian noise: ``M K / 2 log2(1 + c^2 / s^2)``.
 

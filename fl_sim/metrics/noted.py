@@ -53,6 +53,31 @@ METRICS.register("dp_epsilon", "what private training has spent, by the accounta
         order=10,
     )
 )
+METRICS.register("pate_epsilon", "what a release tells of one hospital, by noise on votes (PATE)")(
+    Metric("Epsilon of a release", "privacy", LOWER_BETTER, range=(0.0, math.inf), order=12)
+)
+METRICS.register("pate_epsilon_total", "the same of all releases of a federation so far")(
+    Metric(
+        "Epsilon of all releases so far",
+        "privacy",
+        LOWER_BETTER,
+        range=(0.0, math.inf),
+        shown=("summary",),
+        order=14,
+    )
+)
+METRICS.register("cap_bytes_of_one", "the most bytes of these that one hospital's votes can tell")(
+    Metric(
+        "Cap of what one hospital's votes can tell",
+        "privacy",
+        LOWER_BETTER,
+        unit="bytes",
+        format="bytes",
+        digits=0,
+        range=(0.0, math.inf),
+        order=25,
+    )
+)
 METRICS.register("cap_bytes", "the most bytes that can have passed into a release, by anybody")(
     Metric(
         "Cap of what can have passed",

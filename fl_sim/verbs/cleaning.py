@@ -1,6 +1,6 @@
 """``fl_sim.clean``: let a defence clean a network before it leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def clean(
     seed: int = 0,
     reference: State | None = None,
     training: Any = None,
+    uploads: Sequence[State] | None = None,
     stream: Stream | None = None,
     device: str | None = None,
     progress: Progress | bool | None = None,
@@ -98,6 +99,8 @@ def clean(
         reference: a state dictionary of the same network that is known to be clean.
         training: the owner's images that the model was trained on, with their labels, for defences
             that ask for them (``images="training"``, ``trusted_training``).
+        uploads: state dictionaries of the same network that hospitals sent in a federation's round,
+            for defences that ask for them (``ensemble_distillation``).
         stream: where randomness is derived from, instead of ``seed``.
         device: ``"cpu"``, ``"cuda"``; by default where the model is.
         progress: ``False`` for silence; by default bars on terminals and in notebooks.
@@ -134,6 +137,7 @@ def clean(
         entries=entries,
         reference=reference,
         training=None if training is None else split_of(training, None, "training images"),
+        uploads=uploads,
     )
     cleaned, report = cleaned_release(chosen, name, release, weights)
     cap = cap_bits(report, state_of(network.model), release.entries) / 8

@@ -47,11 +47,13 @@ class Zeroing(Defense[Settings]):
         self.rounds: list[int] = []
         self.given: list[dict[str, torch.Tensor]] = []
         self.references: list[dict[str, torch.Tensor] | None] = []
+        self.uploads: list[list[dict[str, torch.Tensor]]] = []
 
     def apply(self, release):
         self.rounds.append(release.stream.path[-1])
         self.given.append({k: v.clone() for k, v in release.model.state_dict().items()})
         self.references.append(release.reference)
+        self.uploads.append(list(release.received()))
         with torch.no_grad():
             release.model.get_parameter(FIRST).fill_(float(release.stream.path[-1]))
         return DefenseReport(images=len(release.held_out), seconds=0.5)
@@ -191,9 +193,58 @@ def test_the_order_in_which_replies_come_does_not_matter():
     assert torch.equal(*given)
 
 
-@pytest.mark.parametrize("name", ["lwlrd", "random_bits", "consistent_distillation"])
+@pytest.mark.parametrize(
+    "inner",
+    [FedAvg(**KEYS), DifferentialPrivacyServerSideFixedClipping(FedAvg(**KEYS), 0.1, 0.01, 3)],
+)
+def test_the_uploads_are_those_that_came_and_were_usable_in_every_order(inner):
+    def broken(trained, number, server_round):
+        trained[FIRST] += np.float32(number)
+        if number == 1:
+            trained[FIRST][0, 0] = np.nan
+
+    class Turning(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            return reversed(list(super().send_and_receive(messages, timeout=timeout)))
+
+    for kind in (InProcessGrid, Turning):
+        defense = Zeroing()
+        strategy = defended(inner, defense)
+        strategy.start(kind(Hospitals(broken).app, 3), ArrayRecord(state()), num_rounds=1)
+        (uploads,) = defense.uploads
+        assert [dict(u).keys() for u in uploads] == [state().keys()] * 2
+        for number, upload in zip((0, 2), uploads, strict=True):
+            assert torch.equal(upload[FIRST], state()[FIRST] + 1 + number)
+            assert upload["1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_numbered_uploads_have_the_networks_names():
+    numbered = ArrayRecord([value.numpy() for value in state().values()])
+    defense = Zeroing()
+    strategy = defended(defense=defense)
+    strategy.start(InProcessGrid(Hospitals().app, 2), numbered, num_rounds=1)
+    assert [list(upload) for upload in defense.uploads[0]] == [list(state())] * 2
+
+
+def test_the_export_of_a_run_that_ended_early_is_cleaned_of_its_own_uploads():
+    def ends(trained, number, server_round):
+        if server_round == 3:
+            trained[FIRST][0, 0] = np.nan
+
+    defense = Zeroing()
+    run(defended(defense=defense, every="last"), Hospitals(ends))
+    assert defense.rounds == [2] and len(defense.uploads[0]) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["lwlrd", "random_bits", "consistent_distillation", "ensemble_distillation"]
+)
 def test_a_registered_defence(name):
-    short = {"consistent_distillation": {"steps": 3}, "lwlrd": {"epochs": 1, "batch_size": 4}}
+    short = {
+        "consistent_distillation": {"steps": 3},
+        "ensemble_distillation": {"steps": 3},
+        "lwlrd": {"epochs": 1, "batch_size": 4},
+    }
     settings = short.get(name, {})
     results = [
         run(defended(defense=name, seed=seed, **settings), num_rounds=1)[0] for seed in (4, 4, 5)

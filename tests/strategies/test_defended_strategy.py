@@ -194,9 +194,9 @@ def test_when_the_defence_is_applied(defend, defended):
 def test_the_defence_knows_the_broadcast_where_that_was_cleaned(defend, known):
     references = {}
 
-    def listen(state, server_round, reference):
+    def listen(state, server_round, reference, uploads):
         references[server_round] = reference
-        return halve(state, server_round, reference)
+        return halve(state, server_round, reference, uploads)
 
     recorder, _ = federate(settings(), release=listen, defend=defend)
     for server_round, reference in references.items():
@@ -205,6 +205,22 @@ def test_the_defence_knows_the_broadcast_where_that_was_cleaned(defend, known):
         if clean:
             before = initial() if server_round == 1 else recorder.releases[server_round - 1]
             assert same(reference, before)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "krum", "fedadam", "normclipping"])
+def test_the_defence_is_given_the_uploads_as_they_came(name):
+    given = {}
+
+    def listen(state, server_round, reference, uploads):
+        given[server_round] = list(uploads)
+        assert same(uploads[0], given[server_round][0]) and len(uploads[1:]) == len(uploads) - 1
+        return halve(state, server_round, reference, uploads)
+
+    recorder, _ = federate(settings(attack="nan-attack", rounds=2), name, release=listen)
+    for server_round in (1, 2):
+        known = [recorder.uploads[server_round, hospital] for hospital in (1, 2, 3)]
+        assert len(given[server_round]) == 3
+        assert all(same(a, b) for a, b in zip(given[server_round], known, strict=True))
 
 
 def test_the_release_is_the_next_broadcast():

@@ -172,7 +172,7 @@ def test_a_strategy_may_ask_fewer_and_average_metrics_of_none():
 
 
 def releasing(change):
-    def release(state, server_round, reference):
+    def release(state, server_round, reference, uploads):
         return change(state)
 
     return release

@@ -7,6 +7,7 @@ of the model's weights gets into the student's but through the answers to the im
 import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,9 @@ from fl_sim.training import (
 from fl_sim.views import Orientations, label_shares, shares_loss, view
 
 _REPORTS = 10
+
+Teacher = Callable[[torch.Tensor], torch.Tensor]
+"""Answers views, normalised ``[n, channels, side, side]``, with logits ``[n, outputs, ...]``."""
 
 
 class StudentSettings(RecipeSettings):
@@ -77,6 +81,7 @@ def distil(
     settings: DistillingSettings,
     student: nn.Module | None = None,
     targets: torch.Tensor | None = None,
+    teacher: Teacher | None = None,
 ) -> DefenseReport:
     """Replace a network by a student that learned its answers on the held-out set, in place.
 
@@ -91,6 +96,7 @@ def distil(
             what ``settings.start`` says.
         targets: what is learned of each held-out image in place of its label, shares ``[n,
             outputs, ...]`` as :func:`fl_sim.views.label_shares` returns them.
+        teacher: who is asked; by default the network as it came.
 
     Raises:
         FlSimError: if there are fewer than two held-out images, or the network's answers to them
@@ -100,7 +106,7 @@ def distil(
         raise FlSimError("Distillation needs two held-out images or more; raise [data] images.")
     began = time.perf_counter()
     before = {name: p.detach().clone() for name, p in release.model.named_parameters()}
-    teacher = copy.deepcopy(release.model).eval()
+    teacher = teacher or copy.deepcopy(release.model).eval()
     report = DefenseReport(images=len(release.held_out))
     if student is None and targets is None and settings.labels == 1:
         report.cap_bits = 0.0
@@ -147,7 +153,7 @@ def _student(release: Release, settings: DistillingSettings) -> nn.Module:
 
 def _learn(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: Teacher,
     release: Release,
     settings: DistillingSettings,
     targets: torch.Tensor | None,
@@ -184,7 +190,7 @@ def _learn(
 
 def _step(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: Teacher,
     asked: torch.Tensor,
     truth: torch.Tensor,
     task: Task,
