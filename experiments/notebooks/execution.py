@@ -47,11 +47,11 @@ def execute(notebook: Any, folder: Path, parameters: Mapping[str, Any] | None = 
 
     Raises:
         FlSimError: naming the notebook's cell that failed, and its error; or a parameter that
-            the cell does not set.
+            the cell does not set; or if the kernel ended by itself.
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     running = nbformat.from_dict(json.loads(json.dumps(notebook)))
     for cell in _code(running):
@@ -72,6 +72,10 @@ def execute(notebook: Any, folder: Path, parameters: Mapping[str, Any] | None = 
     except CellExecutionError as error:
         said = f"{error.ename}: {_COLOURS.sub('', error.evalue)}"
         raise FlSimError(f"A cell of the notebook fails with {said}") from error
+    except DeadKernelError as error:
+        raise FlSimError(
+            "The notebook's kernel ended by itself; see whether memory has run out."
+        ) from error
     return running
 
 

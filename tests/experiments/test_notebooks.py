@@ -129,6 +129,11 @@ def test_a_cell_that_fails_is_one_sentence(tmp_path: Path) -> None:
         execute(_book("N = 1", "N / 0"), tmp_path)
 
 
+def test_a_kernel_that_ends_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FlSimError, match="kernel ended by itself"):
+        execute(_book("N = 1", "import os; os._exit(1)"), tmp_path)
+
+
 def test_parameters_go_before_those_of_the_notebook(tmp_path: Path) -> None:
     done = execute(_book("N, M = 1, 2", "print(N + M)"), tmp_path, {"N": 5})
     assert _outputs(done)[0].text == "7\n"

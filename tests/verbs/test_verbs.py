@@ -197,6 +197,9 @@ def test_the_gate_lets_out_what_changed_and_refuses_what_carries(tmp_path: Path)
     assert any("notes" in reason for reason in refused.report.all_reasons())
     with pytest.raises(FlSimError, match="refused the model, so nothing leaves: "):
         refused.save(left)
+    honest.write_bytes(honest.read_bytes() + b"\x89PNG\r\n\x1a\n" * 99)  # behind its end
+    behind = fl_sim.gate(honest, HELD_OUT, model=Own, epochs=1, progress=False).report
+    assert behind.left_behind or not behind.approved
 
 
 def test_the_gate_asks_for_labels_and_knows_its_keys(tmp_path: Path) -> None:
