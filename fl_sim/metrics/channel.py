@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from fl_sim.metrics.vocabulary import HIGHER_LEAKS, METRICS, Metric
 
@@ -50,6 +49,8 @@ def _lost(steepness: float, margins: NDArray[np.float64]) -> float:
 
 def _steepness(margins: NDArray[np.float64]) -> float:
     """Return the steepness that leaves the least cross entropy."""
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         lambda steepness: _lost(steepness, margins), bounds=(0.0, _STEEPEST), method="bounded"
     )
