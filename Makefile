@@ -37,10 +37,14 @@ define fetch
 	"$$uv" venv --clear --managed-python --python 3.12 $(VENV)
 endef
 
+# Some machines forbid Python to keep what it compiled; then every process of the tests would compile
+# torch's thousands of files anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 # MkDocs 1 is pinned; a note of its theme's makers on every build says nothing new.
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help setup demo test check format tables docs wheel oldest constraints clean distclean
+.PHONY: help setup demo test check format tables notebooks docs wheel oldest constraints clean distclean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do
@@ -66,6 +70,9 @@ format: setup ## Format the code and mend what lint can mend
 tables: setup ## Write the tables of all pages anew, and compare numbers in prose with their rows
 	@$(BIN)/fl-sim study tables
 
+notebooks: setup ## Run the notebooks on the real images of FL_SIM_DATA, and keep what came out
+	@PYTHONPATH=. $(BIN)/python -m experiments.notebooks
+
 # Not --quiet, which hides from --strict what it fails on.
 docs: setup ## Build the documentation site into site/, without a network
 	@PYTHONPATH=. $(BIN)/mkdocs build --strict
@@ -85,7 +92,7 @@ oldest: setup ## Run the fast tests with the oldest packages that pyproject.toml
 	@place=$$(mktemp -d)
 	trap 'rm -rf "$$place"' EXIT
 	$(BIN)/uv venv --quiet --python $(BIN)/python "$$place"
-	$(BIN)/uv pip install --quiet --python "$$place/bin/python" --resolution lowest-direct --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python "$$place/bin/python" --resolution lowest-direct --editable '.[dev,notebooks]'
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$$place/bin/python" -m pytest -p no:cacheprovider -m "not slow" $(PYTEST_ARGS)
 
 setup: $(STAMP) ## Make .venv at the versions of constraints.txt; PYTHON=... chooses the Python of a new one
@@ -137,13 +144,13 @@ $(STAMP): pyproject.toml constraints.txt
 		rm -rf $$wheels
 	fi
 	echo "Installing the versions of constraints.txt"
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev,docs,notebooks]'
 	touch $@
 
 constraints: ## Bring constraints.txt up to date with pyproject.toml (UPGRADE=--upgrade for newer versions)
 	@compile() {
 		printf '%s\n' hatchling editables uv | $(BIN)/uv pip compile --quiet --no-annotate --only-binary :all: \
-			--python-platform x86_64-manylinux_2_34 --extra dev --extra docs --custom-compile-command 'make constraints' \
+			--python-platform x86_64-manylinux_2_34 --extra dev --extra docs --extra notebooks --custom-compile-command 'make constraints' \
 			"$$@" pyproject.toml -
 	}
 	compile --python-version 3.11 $(UPGRADE) --output-file constraints.txt >/dev/null

@@ -186,7 +186,9 @@ def plan_for(
     Raises:
         FlSimError: if it cannot be planned for these images.
     """
-    inside = Inside(data, case.task, case.spec, stream, data_root, progress, collusion)
+    inside = Inside(
+        data, case.task, case.spec, stream, data_root, progress, collusion, public=case.public
+    )
     return make_plan(attack, inside, name)
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.auditing import audit
     from fl_sim.verbs.cleaning import clean
     from fl_sim.verbs.extracting import extract
+    from fl_sim.verbs.gating import gate
     from fl_sim.verbs.measuring import measure
     from strategies.any_app import Defended
 
@@ -68,6 +69,7 @@ _HOMES = {
     "audit": "fl_sim.verbs.auditing",
     "clean": "fl_sim.verbs.cleaning",
     "extract": "fl_sim.verbs.extracting",
+    "gate": "fl_sim.verbs.gating",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
     "run": "experiments.run.start",
@@ -84,6 +86,7 @@ __all__ = [
     "clean",
     "compare",
     "extract",
+    "gate",
     "load_dataset",
     "load_runs",
     "measure",

@@ -77,6 +77,10 @@ class Registry(Generic[T]):
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name].component
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a component called ``name``; one that is registered is found at once."""
+        return name in self._entries or name in self.summaries()
+
     def names(self) -> list[str]:
         """Return all names, sorted; see :meth:`summaries`."""
         return list(self.summaries())

@@ -201,7 +201,13 @@ class _Play:
         """Train, hide, and apply the defence."""
         outside, stream = self.outside, self.stream
         inside = Inside(
-            self.lake, outside.task, outside.spec, stream, outside.data_root, outside.progress
+            self.lake,
+            outside.task,
+            outside.spec,
+            stream,
+            outside.data_root,
+            outside.progress,
+            public=outside.public,
         )
         plan = self.attack.plan(inside)
         model = build(outside.spec, int(stream.numpy("initial weights").integers(2**31)))

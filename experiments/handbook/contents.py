@@ -4,10 +4,11 @@ from experiments.catalogue.contents import Catalogue
 from experiments.handbook.columns import column_page
 from experiments.handbook.commands import command_page
 from experiments.handbook.components import Page, component_pages
+from experiments.handbook.notebooks import notebook_pages
 from experiments.handbook.python_names import python_page
 from experiments.handbook.studies import study_pages
 
-PARTS = ("reference", "results")
+PARTS = ("notebooks", "reference", "results")
 """Folders of the site whose pages are made; ``nav`` in ``mkdocs.yml`` names them as they are."""
 
 
@@ -24,7 +25,7 @@ def made_pages() -> dict[str, Page]:
         "reference/python.md": ("Python", python_page()),
         "reference/columns.md": ("Columns of the long table", column_page()),
     }
-    return first | components | study_pages()
+    return first | components | notebook_pages() | study_pages()
 
 
 def contents(part: str, pages: dict[str, Page]) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from mkdocs.structure.pages import Page
 from experiments.handbook.components import Page as MadePage
 from experiments.handbook.contents import PARTS, contents, made_pages
 from experiments.handbook.leaderboard import CSV, MARK, PATH, leaderboard
+from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.studies import first_picture, pictures
 from experiments.handbook.texts import with_texts
 
@@ -29,6 +30,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, path, content=text))
     for path, picture in pictures().items():
         files.append(File.generated(config, path, abs_src_path=str(picture)))
+    for path, content in notebook_pictures().items():
+        files.append(File.generated(config, path, content=content))
     files.append(File.generated(config, "assets/headline.webp", content=first_picture()))
     files.append(File.generated(config, CSV, content=leaderboard()[1]))
     return files

@@ -7,6 +7,8 @@ RETURNED = (
     "fl_sim.verbs.attacking.AttackReport",
     "fl_sim.verbs.cleaning.Cleaned",
     "fl_sim.auditing.report.AuditReport",
+    "fl_sim.verbs.gating.Gated",
+    "fl_sim.auditing.gate_report.GateReport",
     "experiments.run.result.Result",
     "experiments.sweep.start.SweepResult",
     "experiments.sweep.compare.Runs",

@@ -46,6 +46,7 @@ class Target:
         key: file.
         key_has_labels: whether it tells the label of each image.
         payload: what a carrier is given, where that is known before training.
+        content: the payload before error correction, likewise.
     """
 
     hospital: int
@@ -54,6 +55,7 @@ class Target:
     key: Path
     key_has_labels: bool
     payload: Payload | None
+    content: Payload | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class Measurer:
         labels = torch.tensor(data.labels[plan.indices])
         attack = self._scenario.make_attack()
         told = attack is not None and attack.key_has_labels
-        self.targets.append(Target(hospital, plan.targets, labels, key, told, plan.payload))
+        self.targets.append(
+            Target(hospital, plan.targets, labels, key, told, plan.payload, plan.content)
+        )
 
     def record(
         self,
@@ -274,7 +278,7 @@ class Measurer:
             payload=reading.content if target.payload is None else target.payload,
             images=extraction.images,
             artifact=self._copy_of_sent(target),
-            corrected=reading.corrected,
+            corrected=reading.corrected if target.content is None else target.content,
         )
 
     def _copy_of_sent(self, target: Target) -> Path:

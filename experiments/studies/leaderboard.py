@@ -240,7 +240,7 @@ def _keys(
 def _of_scenario(scenario: "Scenario") -> dict[str, str]:
     parts = {"dataset": scenario.dataset, "model": scenario.model}
     chosen = {"attack": scenario.attack, "defense": scenario.defense}
-    names = {key: part.name for key, part in parts.items()}
+    names = {key: _NAMES.get(part.name, part.name) for key, part in parts.items()}
     names |= {key: part.name if part is not None else "none" for key, part in chosen.items()}
     federation = scenario.federation
     return {**names, "place": _LAKE if federation is None else federation.strategy.name}

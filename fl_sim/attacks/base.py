@@ -74,6 +74,8 @@ class Inside:
         progress: where to report.
         collusion: the hospital's part among several that must not overwrite each other's payloads;
             ``None`` for an attacker on his own.
+        public: images of the same kind that the attacker has outside, too, none of them among the
+            hospital's; ``None`` where he has none.
     """
 
     data: Split
@@ -83,6 +85,7 @@ class Inside:
     data_root: Path | None = None
     progress: Progress = SILENT
     collusion: Collusion | None = None
+    public: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,15 @@ class Plan:
             of it can be known beforehand: with some attacks it holds the label of each stolen image
             (Transpose's codes, the memory backdoor), with others the payload's length (DEC).
         payload: what a carrier will be given to carry, where that is known before training.
+        content: the payload before error correction, where a receiver of an undisturbed model may
+            fail to read it; elsewhere what he reads stands for it.
     """
 
     indices: NDArray[np.int64]
     targets: torch.Tensor
     key: Key
     payload: Payload | None = None
+    content: Payload | None = None
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class EnsembleDistillationSettings(DistillingSettings):
             learned as labels are, without one.
         secret: draw noise, the student's start, its views and their order from the operating system
             instead of the seed, as a release that really leaves should be; it cannot be repeated.
+
+    Example:
+        combine = "median"
+        [federation]
+        hospitals = 4
     """
 
     combine: Combine = "median"

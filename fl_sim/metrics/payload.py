@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fl_sim.carriers.base import Payload, relative_error, wrong_bits
+from fl_sim.metrics.channel import channel_bits
 from fl_sim.metrics.measure import Measured
 from fl_sim.metrics.vocabulary import HIGHER_LEAKS, LOWER_LEAKS, METRICS, Metric
 from fl_sim.payload.reading import Reading, Status
@@ -91,7 +92,8 @@ def measure_payload(
     Returns:
         ``images_intact``, ``images_damaged`` and ``images_lost`` (they sum to n); where ``sent`` is
         known ``value_error``, or ``bit_error_rate`` and ``bytes_delivered`` (of the payload, after
-        error correction); and with error correction ``bit_error_rate_corrected``. Of a payload in
+        error correction); with error correction ``bit_error_rate_corrected``; and where bits were
+        read softly ``channel_bytes``. Of a payload in
         parts also ``images_intact[<part>]`` and so on.
     """
     status = _status(reading, recovered, original)
@@ -109,6 +111,8 @@ def measure_payload(
             arrived = _bytes(_NOTHING if reading.corrected is None else reading.corrected)
             rows["bit_error_rate_corrected"] = bit_error_rate(inside, arrived)
         rows["bytes_delivered"] = float(bytes_delivered(inside, arrived))
+        if reading.soft is not None:
+            rows["channel_bytes"] = channel_bits(sent.astype(np.uint8), reading.soft) / 8
     elif sent is not None:
         rows["value_error"] = value_error(sent.astype(np.float32), _values(reading.content))
     return [Measured(NO_EXTRACTION, metric, value) for metric, value in rows.items()]

@@ -412,7 +412,7 @@ def _resolve(name: str) -> tuple[str, str, Metric | None]:
 
 
 def _registered(name: str) -> Metric | None:
-    return METRICS.get(name) if name in METRICS.summaries() else None
+    return METRICS.get(name) if name in METRICS else None
 
 
 def _formed(metric: Metric, form: Form) -> Metric:

@@ -28,9 +28,12 @@ class Reading:
         corrected: what error correction made of the content; ``None`` without such.
         parts: names of the payload's parts and how many images each holds, in the images' order;
             empty where it is one.
+        soft: what was read of each bit of the content, the lowest of a byte first: positive where
+            it is rather 1, larger in size the surer; ``None`` where bits are read hard.
     """
 
     content: Payload
     status: NDArray[np.int8] | None = None
     corrected: Payload | None = None
     parts: tuple[tuple[str, int], ...] = ()
+    soft: NDArray[np.float32] | None = None

@@ -87,6 +87,7 @@ def attack(
     make: Make | None = None,
     normalize: Normalization = "symmetric",
     classes: int | None = None,
+    public: Any = None,
     seed: int = 0,
     device: str | None = None,
     data_root: Path | str | None = None,
@@ -107,6 +108,8 @@ def attack(
         normalize: how the network takes pixels: ``"symmetric"`` ([-1, 1]), ``"none"`` ([0, 1]),
             ``"imagenet"``, or a pair of mean and deviation.
         classes: outputs of a network that is built here; otherwise told by the labels.
+        public: images of the same kind that the attacker has outside, with labels, in any form that
+            ``data`` may have; for attacks that ask the released model about them.
         seed: everything random follows from it.
         device: ``"cpu"``, ``"cuda"``; by default where the model is.
         data_root: folder of data files, for attacks that bring a codec trained elsewhere.
@@ -129,7 +132,8 @@ def attack(
     task = task_of(split, network.spec.classes, network.spec.task == "segmentation")
     reporting, stream = chosen_progress(progress), Stream(seed, ("hospital", 0))
     root = None if data_root is None else Path(data_root)
-    inside = Inside(split, task, network.spec, stream, root, reporting)
+    known = None if public is None else split_of(public, what="public images")
+    inside = Inside(split, task, network.spec, stream, root, reporting, public=known)
     plan = make_plan(chosen, inside, name)
     if device is not None:
         network.model.to(device)

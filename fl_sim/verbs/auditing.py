@@ -57,7 +57,7 @@ def audit(
     reporting = chosen_progress(progress)
     if isinstance(what, nn.Module):
         model = what if model is None else model
-    network = replace(_network(model, classes, channels, size), normalize=normalize)
+    network = replace(statement_of(model, classes, channels, size), normalize=normalize)
     if isinstance(what, str | Path):
         earlier = None if reference is None else Path(reference)
         return audit_file(Path(what), network, earlier, reporting)
@@ -76,7 +76,18 @@ def _state(what: Any) -> dict[str, torch.Tensor]:
     return {str(name): value.detach().cpu() for name, value in what.items()}
 
 
-def _network(model: Any, classes: int | None, channels: int | None, size: int | None) -> Statement:
+def statement_of(
+    model: Any, classes: int | None, channels: int | None, size: int | None
+) -> Statement:
+    """Return what somebody says of a checkpoint's network, as the audit takes it.
+
+    Args:
+        model: an ``nn.Module``, a function that makes one, a name, or ``None`` for nothing.
+        classes, channels, size: of the network; ``None`` where nothing is said.
+
+    Raises:
+        FlSimError: if ``model`` is nothing of these, or takes no usual images.
+    """
     if model is None or isinstance(model, str):
         return Statement(model, classes, channels, size)
     if not isinstance(model, nn.Module) and not callable(model):

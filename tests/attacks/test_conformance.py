@@ -12,12 +12,20 @@ from fl_sim.artifact import Key
 from fl_sim.attacks.base import ATTACKS, Attack, Inside
 from fl_sim.component import Component
 from fl_sim.data import load_dataset
-from fl_sim.data.base import Dataset
+from fl_sim.data.base import Dataset, Split
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
 
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=4)
 SETTINGS: dict[str, dict[str, Any]] = {
+    "answers": {
+        "images": 2,
+        "codec": {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20},
+        "external": {"name": "phantoms", "size": 16, "channels": 1, "seed": 8},
+        "frame": 16,
+        "side": 10,
+        "features": 90,
+    },
     "dec": {"images": 3, "codec": "png", "coding": "reed_solomon"},
     "combined": {
         "parts": {
@@ -41,9 +49,14 @@ def _attack(name: str) -> Attack[Any]:
     return Component(name=name, settings=settings).build(ATTACKS, "[attack]")
 
 
+def _inside(data: Split, dataset: Dataset) -> Inside:
+    public = load_dataset("phantoms", {"size": 16, "channels": 1, "train": 20, "seed": 5}).train
+    return Inside(data, dataset.task, SPEC, Stream(0), public=public)
+
+
 def _key(name: str, dataset: Dataset, pixels: Any) -> Key:
     data = replace(dataset.train, images=pixels)
-    return _attack(name).plan(Inside(data, dataset.task, SPEC, Stream(0))).key
+    return _attack(name).plan(_inside(data, dataset)).key
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,7 +84,7 @@ def test_the_key_is_that_of_other_images_with_the_same_labels(name: str, dataset
 
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_the_key_holds_no_pixel_of_a_stolen_image(name: str, dataset: Dataset) -> None:
-    plan = _attack(name).plan(Inside(dataset.train, dataset.task, SPEC, Stream(0)))
+    plan = _attack(name).plan(_inside(dataset.train, dataset))
     rows = [
         bytes(row) for row in (plan.targets * 255).round().to(torch.uint8).flatten(0, 2).numpy()
     ]
@@ -88,7 +101,7 @@ def test_a_key_says_whether_it_tells_the_labels_of_the_stolen_images(
     keys = []
     for shift in (0, 1):
         data = replace(dataset.train, labels=(labels + shift) % dataset.task.outputs)
-        keys.append(_attack(name).plan(Inside(data, dataset.task, SPEC, Stream(0))).key)
+        keys.append(_attack(name).plan(_inside(data, dataset)).key)
     key, other = keys
     same = key.tensors.keys() == other.tensors.keys() and all(
         torch.equal(key.tensors[tensor], other.tensors[tensor]) for tensor in key.tensors

@@ -1,11 +1,13 @@
 """The study of auditor and gate: a clean model passes, an attacked one is flagged, and again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.studies import audit_rates
 from experiments.studies.audit_rates import CLEAN, DISTILLING, GATE, Cell, draw, rates, study
+from fl_sim.auditing.gate import GateSettings, pass_gate
 from fl_sim.case import Case, CaseSettings, open_case
 from fl_sim.component import Component
 
@@ -19,6 +21,20 @@ def _small_images(monkeypatch: pytest.MonkeyPatch) -> None:
         return open_case(settings.model_copy(update={"dataset": dataset}), data_root)
 
     monkeypatch.setattr(audit_rates, "open_case", open_small)
+
+
+@pytest.fixture(autouse=True)
+def _short_distillation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the gate's student learn for a tenth of the steps: it never sees the weights anyway."""
+
+    def pass_soon(artifact: Any, held_out: Any, task: Any, settings: GateSettings, at: Any) -> Any:
+        if settings.defense is not None:
+            assert settings.defense.name == DISTILLING
+            short = settings.defense.model_copy(update={"settings": {"steps": 60}})
+            settings = settings.model_copy(update={"defense": short})
+        return pass_gate(artifact, held_out, task, settings, at)
+
+    monkeypatch.setattr(audit_rates, "pass_gate", pass_soon)
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ import html
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
-import subprocess
-import sys
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ import pytest
 import torch
 from browser_kit import Browser, find_chromium
 from cli_kit import ROOT
+from click.testing import CliRunner
 
 from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
 from experiments.catalogue.keys import keys_of
@@ -29,9 +30,11 @@ from experiments.handbook.components import Page, path_of
 from experiments.handbook.contents import made_pages
 from experiments.handbook.markup import anchor, escaped, paragraphs
 from experiments.handbook.moving import CREDIT, PICTURE, Lane, draw
+from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.python_names import RETURNED, public_names, python_page
 from experiments.handbook.studies import pictures
 from experiments.handbook.texts import section_of, text_of, with_texts
+from experiments.notebooks import NOTEBOOKS
 from experiments.run.shipped import shipped
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS
@@ -103,7 +106,7 @@ def test_every_public_name_is_on_the_page_and_says_what_it_does() -> None:
 
 def test_links_and_pictures_of_made_pages_lead_to_pages(pages: dict[str, Page]) -> None:
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    there = {*pages, *pictures(), *written}
+    there = {*pages, *pictures(), *notebook_pictures(), *written}
     for path, (title, text) in pages.items():
         assert title and re.search(r"^# \S", text, re.MULTILINE), path
         for target in re.findall(r"\]\(([^)#\s]+)", text):
@@ -135,6 +138,17 @@ def test_the_picture_is_drawn_of_what_came_out(tmp_path: Path) -> None:
     shown = re.findall(r"base64,([^\"]+)", text)
     assert len(shown) == 2 + 2 * 4 and shown[:2] == shown[2:4] == shown[4:6][::-1]
     assert "SSIM 0.75; 7 of 9 found" in text and "a guess finds 1 of 9" in text
+
+
+def test_a_notebook_is_a_page_with_its_outputs_and_pictures(pages: dict[str, Page]) -> None:
+    for name in NOTEBOOKS:
+        title, text = pages[f"notebooks/{name}.md"]
+        assert text.startswith(f"# {title}\n") and f"({name}.md)" in pages["notebooks/index.md"][1]
+        assert "```python\n" in text and "<style" not in text and 'class="dataframe"' not in text
+        drawn = re.findall(rf"\(({name}_files/[^)]+)\)", text)
+        assert drawn or name == "your_own_checkpoint"
+        for place in drawn:
+            assert notebook_pictures()[f"notebooks/{place}"].startswith(b"\x89PNG")
 
 
 def test_nothing_of_a_text_is_taken_for_markup() -> None:
@@ -189,16 +203,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="needs the packages of the extra 'docs'")
     pytest.importorskip("material", reason="needs the packages of the extra 'docs'")
     folder = tmp_path_factory.mktemp("site")
-    build = "import runpy, socket; socket.socket.connect = None; "
-    build += "runpy.run_module('mkdocs', run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", build, "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    from mkdocs.__main__ import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setattr(socket.socket, "connect", None)
+        done = CliRunner().invoke(cli, ["build", "--strict", "--site-dir", str(folder)])
+    assert done.exit_code == 0, (done.output, done.exception)
     return folder
 
 
@@ -234,9 +246,10 @@ _LOOK_FOR = """document.querySelector("[data-md-toggle=search]").click();
     field.focus(); field.value = "{}"; field.dispatchEvent(new Event("keyup", {{bubbles: true}}))"""
 
 
-_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => { window.found =
+_AXE = """axe.run(document, {}).then(found => {{ window.found =
     found.violations.filter(one => ["serious", "critical"].includes(one.impact))
-    .map(one => one.id + ": " + one.nodes.map(node => node.html.slice(0, 80)).join(", ")) })"""
+    .map(one => one.id + ": " + one.nodes.map(node => node.html.slice(0, 80)).join(", ")) }})"""
+_OF_COLOURS = ["color-contrast", "link-in-text-block"]
 
 
 def find_axe() -> Path | None:
@@ -253,17 +266,19 @@ def find_axe() -> Path | None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_serious(address: str, width: int, dark: bool, tmp_path: Path) -> None:
+    """All rules in the light; in the dark those of colours, since nothing else differs there."""
     program, script = find_chromium(), find_axe()
     assert program is not None and script is not None
     pages = ("index", "leaderboard", "use/leaderboard", "use/command-line", "paths/clean")
     pages += ("results/measured", "results/index", "concepts/leakage", "compare")
+    options = {"resultTypes": ["violations"], **({"runOnly": _OF_COLOURS} if dark else {})}
     with Browser(program, tmp_path) as browser:
         for page in (*pages, "reference/error-correcting-codes"):
             browser.open(f"{address}/{page}.html", width, dark)
             assert browser.evaluate("document.documentElement.scrollWidth") == width, page
             assert browser.complaints() == [], page
             browser.evaluate(script.read_text(encoding="utf-8"))
-            browser.evaluate(f"void {_AXE}")
+            browser.evaluate(f"void {_AXE.format(json.dumps(options))}")
             for _ in range(240):
                 if (found := browser.evaluate("window.found")) is not None:
                     break
@@ -303,7 +318,15 @@ def test_the_site_in_a_browser(address: str, tmp_path: Path) -> None:
     program = find_chromium()
     assert program is not None
     with Browser(program, tmp_path) as browser:
-        for page in ("index", "paths/clean", "concepts/leakage", "reference/defences", "compare"):
+        for page in (
+            "index",
+            "paths/clean",
+            "concepts/leakage",
+            "reference/defences",
+            "compare",
+            "notebooks/attack_and_look",
+            "notebooks/lake_and_federation",
+        ):
             for width, dark in ((1280, False), (390, True)):
                 browser.open(f"{address}/{page}.html", width, dark)
                 assert browser.evaluate("document.documentElement.scrollWidth") == width

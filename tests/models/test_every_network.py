@@ -78,17 +78,33 @@ def meta(spec: ModelSpec) -> nn.Module:
     return weightless(lambda: MODELS.get(spec.name).build(spec))
 
 
+WORDS = ("t", "tiny", "s", "small", "m", "b", "base", "l", "large", "h")
+"""Sizes that names end in or have between underscores, smallest first."""
+SIZE = re.compile(rf"(?:\d+_)?\d+(?:[mg]f)?|(?<=_)(?:{'|'.join(WORDS)})(?=_|$)")
+
+
+def place(name: str) -> list[tuple[int, float]]:
+    """Where a name stands among those that differ in their sizes only: 800mf before 1_6gf."""
+    return [
+        (WORDS.index(size), 0.0)
+        if size in WORDS
+        else (int(size.endswith("gf")), float(size.rstrip("mgf").replace("_", ".")))
+        for size in SIZE.findall(name)
+    ]
+
+
 def extremes(members: str) -> list[str]:
-    """The smallest and the largest of a family's names that differ in their numbers only."""
+    """The smallest and the largest of a family's names that differ in their sizes only.
+
+    Those between repeat the same code; that each of them can be built says
+    ``test_every_skeleton_is_there_without_memory``.
+    """
     alike = defaultdict(list)
     for name in names():
         if family(name) == members:
-            alike[re.sub(r"\d+", "#", name)].append(name)
-    by_number = [
-        sorted(own, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
-        for own in alike.values()
-    ]
-    return list(dict.fromkeys(name for own in by_number for name in (own[0], own[-1])))
+            alike[SIZE.sub("#", name)].append(name)
+    ends = [(min(own, key=place), max(own, key=place)) for own in alike.values()]
+    return list(dict.fromkeys(name for pair in ends for name in pair))
 
 
 @pytest.mark.parametrize("members", sorted({family(name) for name in names()}))

@@ -178,6 +178,38 @@ def test_audit_takes_networks_states_and_files(model: nn.Module, tmp_path: Path)
         fl_sim.audit(3)
 
 
+def test_the_gate_lets_out_what_changed_and_refuses_what_carries(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    honest, came, left = tmp_path / "honest.pth", tmp_path / "came.pth", tmp_path / "left.pth"
+    network = Own()
+    for _ in range(60):  # statistics of batch normalisation are those of images
+        network(pixels() * 2 - 1)
+    torch.save(network.state_dict(), honest)
+    passed = fl_sim.gate(honest, HELD_OUT, model=Own, epochs=1, progress=False)
+    assert passed.approved and passed.state is not None and passed.report.images == len(HELD_OUT)
+    saved = torch.load(passed.save(left), weights_only=True)
+    assert saved.keys() == network.state_dict().keys()
+    assert not torch.equal(saved["conv.weight"], network.conv.weight)
+    notes = torch.frombuffer(b"\x89PNG\r\n" * 99, dtype=torch.uint8)
+    torch.save(network.state_dict() | {"notes": notes}, came)
+    refused = fl_sim.gate(came, HELD_OUT, model=Own, epochs=1, progress=False)
+    assert not refused.approved and refused.state is None
+    assert any("notes" in reason for reason in refused.report.all_reasons())
+    with pytest.raises(FlSimError, match="refused the model, so nothing leaves: "):
+        refused.save(left)
+    honest.write_bytes(honest.read_bytes() + b"\x89PNG\r\n\x1a\n" * 99)  # behind its end
+    behind = fl_sim.gate(honest, HELD_OUT, model=Own, epochs=1, progress=False).report
+    assert behind.left_behind or not behind.approved
+
+
+def test_the_gate_asks_for_labels_and_knows_its_keys(tmp_path: Path) -> None:
+    torch.save(Own().state_dict(), tmp_path / "a.pth")
+    with pytest.raises(FlSimError, match="give the labels of the held-out images"):
+        fl_sim.gate(tmp_path / "a.pth", pixels(HELD_OUT), model=Own)
+    with pytest.raises(FlSimError, match="Did you mean 'epochs'"):
+        fl_sim.gate(tmp_path / "a.pth", HELD_OUT, model=Own, epoch=1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

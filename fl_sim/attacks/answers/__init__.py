@@ -1,0 +1,289 @@
+"""The answers attack: bits in what a model answers, for a release that no weight of it reaches.
+
+A defence that lets a fresh student leave (consistent distillation) stops whatever is hidden in
+weights. The student learns the model's answers, though, and so does whoever asks the student. The
+attacker makes answers depend a little on features of images, each feature and direction of the
+answers a bit, in a way that the student learns as it learns the task; he knows the defence and
+rehearses it. The receiver asks the student about public images, and regresses.
+
+Teachers that leave a mark in clean students are known (SCAR, arXiv 2509.23871; BackWeak, arXiv
+2511.12046; class-feature watermarks, arXiv 2511.07947); they carry a bit or a few. Writing on a
+known disturbance: see :mod:`fl_sim.attacks.answers.modulation`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.answers.channel import (
+    Channel,
+    Features,
+    directions,
+    learn_features,
+    queries_of,
+)
+from fl_sim.attacks.answers.frames import framed, longest, unframed
+from fl_sim.attacks.answers.modulation import Modulator, size_for
+from fl_sim.attacks.answers.settings import UNCODED, AnswersSettings, Modulation
+from fl_sim.attacks.answers.writing import Writer
+from fl_sim.attacks.base import (
+    ATTACKS,
+    Attack,
+    Averaging,
+    Embedding,
+    Extraction,
+    Inside,
+    Plan,
+    draw,
+    require_classifier,
+)
+from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
+from fl_sim.carriers.base import Payload, State
+from fl_sim.codec import Codec
+from fl_sim.codecs.files import codec_from
+from fl_sim.codecs.library import trained_codec
+from fl_sim.coding.base import CODES, Bytes, Code, hard_bytes
+from fl_sim.component import Component
+from fl_sim.errors import FlSimError
+from fl_sim.models import state_of
+from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Reading
+from fl_sim.progress import SILENT, Progress
+from fl_sim.settings import Seed, Settings
+from fl_sim.training import WHOLE_RUN, LocalTraining, TrainReport, train
+
+_CODEC = "codec."
+_CHUNK = 64
+
+
+class AnswersKey(Settings):
+    """What a key of the answers attack says beside features, queries and decoder.
+
+    Args:
+        images, frame, coding: see :class:`AnswersSettings`.
+        codec: name and settings of the decoder.
+        side: pixels a side that images are averaged down to.
+        modulation, size, seed: see :class:`fl_sim.attacks.answers.modulation.Modulator`.
+        multi_label: whether each output is an answer of its own.
+    """
+
+    images: int = Field(ge=1)
+    frame: int = Field(ge=4, le=258)
+    coding: Component
+    codec: tuple[str, dict[str, Any]]
+    side: int = Field(ge=1, le=64)
+    modulation: Modulation
+    size: float = Field(gt=0, le=1e6)
+    seed: Seed
+    multi_label: bool
+
+
+@ATTACKS.register("answers", "bits in the model's answers, which a distilled student repeats")
+class Answers(Attack[AnswersSettings]):
+    """Hide images in what the model answers."""
+
+    Settings = AnswersSettings
+
+    @property
+    def prepared_outside(self) -> str | None:
+        """The codec and the dataset it is trained on, where it has to be trained."""
+        settings = self.settings
+        if settings.external is None:
+            return None
+        return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
+
+    @property
+    def outside_data(self) -> tuple[Component, ...]:
+        """The dataset that the codec is trained on; see :class:`Attack`."""
+        return () if self.settings.external is None else (self.settings.external,)
+
+    def prepare(self, data_root: Any, progress: Progress = SILENT) -> None:
+        """Train the codec, unless that has been done; see :class:`Attack`."""
+        if self.prepared_outside is not None:
+            trained_codec(self.settings.codec, self.settings.external, data_root, progress)
+
+    def plan(self, inside: Inside) -> Plan:
+        """Choose images, compress them, and learn from public images what is asked."""
+        require_classifier(inside, "answers", "hides bits in")
+        settings, public, task = self.settings, inside.public, inside.task
+        if public is None:
+            raise FlSimError(
+                "The attack 'answers' asks about public images, and was given none; raise [data] "
+                "public_images (public= in Python)."
+            )
+        codec = trained_codec(settings.codec, settings.external, inside.data_root, inside.progress)
+        indices, codes = self._fitting(inside, codec)
+        queries = queries_of(public)
+        features = learn_features(public, task, settings.features, settings.side, settings.spare)
+        key = self._key(inside, codec, features, queries)
+        payload = framed(codes, settings.frame)
+        coded = _coded(_code(key), payload)
+        self._check_room(8 * len(coded), inside.spec, task.multi_label)
+        return Plan(indices, inside.data.batch(indices)[0], key, coded, payload)
+
+    def train(self, run: LocalTraining, plan: Plan) -> TrainReport:
+        """Train on the task, then write; in a federation in every round."""
+        assert plan.payload is not None
+        before = state_of(run.model)
+        report = train(run)
+        known = key_settings(plan.key, AnswersKey)
+        writer = Writer(
+            run,
+            _channel(plan.key, known),
+            _modulator(known),
+            _bits(plan.payload),
+            self.settings,
+            reference=None if run.window == WHOLE_RUN else before,
+        )
+        report.losses["answers"] = writer.write()
+        return report
+
+    def embed(
+        self, state: State, spec: ModelSpec, plan: Plan, averaging: Averaging | None = None
+    ) -> Embedding:
+        """Leave the state as it is, and say how much was written; see :class:`Attack`."""
+        assert plan.payload is not None and plan.content is not None
+        known = key_settings(plan.key, AnswersKey)
+        held = len(plan.key.tensors["projection"][0]) * _directions(spec, known.multi_label)
+        return Embedding(
+            state,
+            {
+                "payload_bytes": float(len(plan.content)),
+                "images_written": float(len(plan.targets)),
+                "capacity_bytes": held / 8,
+                "code_rate": len(plan.content) / len(plan.payload),
+            },
+        )
+
+    @classmethod
+    def check_key(cls, key: Key, artifact: Artifact) -> None:
+        """Check features, queries and decoder; see :class:`Attack`."""
+        known = key_settings(key, AnswersKey)
+        key_images(key, known.images, artifact)
+        channels = artifact.spec.input_shape[0]
+        pixels = channels * known.side**2
+        own = {n: t for n, t in key.tensors.items() if not n.startswith(_CODEC)}
+        key_tensors(
+            Key(key.attack, own, key.settings),
+            {
+                "queries": [None, *artifact.spec.input_shape],
+                "mean": [pixels],
+                "projection": [pixels, None],
+            },
+            {"queries": torch.uint8, "mean": torch.float32, "projection": torch.float32},
+        )
+        _decoder(key, known)
+        used, held = 8 * _sent_bytes(_code(key), known), key.tensors["projection"].shape[1]
+        if used > held * _directions(artifact.spec, known.multi_label):
+            raise wrong(key, f"is for {used} bits, more than its features have")
+
+    @classmethod
+    def extract(cls, artifact: Artifact, key: Key) -> Extraction:
+        """Ask the model about the queries, and read the coefficients of its answers."""
+        known = key_settings(key, AnswersKey)
+        code = _code(key)
+        coefficients = _channel(key, known).coefficients(artifact.model()).flatten()
+        soft = _modulator(known).soft(coefficients[: 8 * _sent_bytes(code, known)])
+        length = known.images * known.frame
+        content = hard_bytes(soft) if code is None else code.decode(soft, length).content
+        images, status = unframed(
+            content, known.images, known.frame, _decoder(key, known), artifact.spec.input_shape
+        )
+        return Extraction(images, Reading(hard_bytes(soft), status, content, soft=soft))
+
+    def _fitting(self, inside: Inside, codec: Codec[Any]) -> tuple[NDArray[np.int64], list[bytes]]:
+        """Return images at random among those whose codes fit into a frame, and the codes."""
+        wanted, order = self.settings.images, draw(inside, len(inside.data))
+        draw(inside, wanted)  # says so where there are too few
+        found: list[tuple[int, bytes]] = []
+        for chunk in np.array_split(order, math.ceil(len(order) / _CHUNK)):
+            codes = codec.encode(inside.data.batch(chunk)[0])
+            fits = [len(code) <= longest(self.settings.frame) for code in codes]
+            found += [(int(i), c) for i, c, fit in zip(chunk, codes, fits, strict=True) if fit]
+            if len(found) >= wanted:
+                break
+        else:
+            raise FlSimError(
+                f"[attack] {len(found)} of the hospital's {len(order)} images have codes of at "
+                f"most {longest(self.settings.frame)} bytes, what a frame of "
+                f"{self.settings.frame} holds beside length and checksum; raise frame, or lower "
+                f"images."
+            )
+        found = sorted(found[:wanted])
+        return np.array([i for i, _ in found], np.int64), [code for _, code in found]
+
+    def _key(
+        self, inside: Inside, codec: Codec[Any], features: Features, queries: torch.Tensor
+    ) -> Key:
+        settings = self.settings
+        known = {
+            "images": settings.images,
+            "frame": settings.frame,
+            "coding": settings.coding.model_dump(mode="json"),
+            "codec": [codec.name, codec.settings.model_dump(mode="json")],
+            "side": settings.side,
+            "modulation": settings.modulation,
+            "size": size_for(settings.modulation, settings.strength, settings.features),
+            "seed": int(inside.stream.numpy("answers seed").integers(2**62)),
+            "multi_label": inside.task.multi_label,
+        }
+        tensors = {_CODEC + n: t for n, t in codec.tensors(decoder_only=True).items()}
+        own = {"queries": queries, "mean": features.mean, "projection": features.projection}
+        return Key("answers", tensors | own, known)
+
+    def _check_room(self, bits: int, spec: ModelSpec, multi_label: bool) -> None:
+        held = self.settings.features * _directions(spec, multi_label)
+        if bits > held:
+            raise FlSimError(
+                f"[attack] {self.settings.images} images with coding take {bits} bits, and the "
+                f"answers hold {held} ({self.settings.features} features in each of "
+                f"{held // self.settings.features} directions); lower images or frame, or raise "
+                f"features."
+            )
+
+
+def _directions(spec: ModelSpec, multi_label: bool) -> int:
+    return directions(spec.classes, multi_label).shape[1]
+
+
+def _channel(key: Key, known: AnswersKey) -> Channel:
+    features = Features(known.side, key.tensors["mean"], key.tensors["projection"])
+    return Channel(features, key.tensors["queries"], known.multi_label)
+
+
+def _modulator(known: AnswersKey) -> Modulator:
+    return Modulator(known.modulation, known.size, known.seed)
+
+
+def _code(key: Key) -> Code[Any] | None:
+    known = key_settings(key, AnswersKey)
+    if known.coding.name == UNCODED:
+        return None
+    coding = known.coding.checked(CODES, "The key's coding")
+    kind = CODES.get(coding.name)
+    return kind(kind.Settings.model_validate(coding.settings), known.seed)
+
+
+def _coded(code: Code[Any] | None, payload: Bytes) -> Payload:
+    return payload if code is None else code.encode(payload)
+
+
+def _sent_bytes(code: Code[Any] | None, known: AnswersKey) -> int:
+    length = known.images * known.frame
+    return length if code is None else code.size(length)
+
+
+def _bits(payload: Payload) -> torch.Tensor:
+    bits = np.unpackbits(payload.astype(np.uint8, copy=False), bitorder="little")
+    return torch.from_numpy(bits)
+
+
+def _decoder(key: Key, known: AnswersKey) -> Codec[Any]:
+    name, settings = known.codec
+    tensors = {n.removeprefix(_CODEC): t for n, t in key.tensors.items() if n.startswith(_CODEC)}
+    return codec_from(name, settings, tensors)

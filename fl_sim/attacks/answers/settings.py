@@ -1,0 +1,94 @@
+"""Settings of the answers attack."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fl_sim.attacks.base import AttackSettings
+from fl_sim.codec import CODECS
+from fl_sim.coding.base import CODES
+from fl_sim.component import Component
+from fl_sim.defenses.base import DEFENSES
+
+UNCODED = "none"
+Modulation = Literal["lattice", "sign"]
+
+
+def _component(name: str) -> Any:
+    return BeforeValidator(lambda value: value and Component.of(value, f"[attack] {name}"))
+
+
+class AnswersSettings(AttackSettings):
+    """Settings of the answers attack.
+
+    Args:
+        images: how many images are taken.
+        codec: a registered codec and its settings, trained outside.
+        external: the dataset, and its settings, that the codec is trained on; a lossless codec
+            needs none.
+        frame: bytes for each image: a length, a checksum, and the code, padded; images whose codes
+            are longer are not taken.
+        coding: an error-correcting code around the frames, and its settings; ``"none"`` without.
+        features: numbers of an image that answers depend on, the strongest principal components of
+            public images at ``side`` pixels.
+        side: pixels a side that images are averaged down to before that.
+        spare: directions between the classes' mean features that are left alone, since that is
+            where a model's ranking lives; none in a task with several labels an image.
+        strength: root mean square of what is added to the logits of an image.
+        modulation: where a coefficient is put to mean a bit: ``"lattice"``, to the nearest point of
+            one of two interleaved lattices, so that what the model answers by itself does not
+            disturb (dirty paper); ``"sign"``, above or below zero.
+        rehearsed: the defence that the attacker expects, with its settings, or ``"none"``: he
+            reckons with a release as handed over.
+        held_out: images of the owner's held-out set, as the attacker guesses.
+        rehearsals: how often he plays the defence, on images of the hospital, before he writes and
+            after each pass.
+        passes: how often he writes, each time corrected by what the rehearsal lost.
+        steps: optimizer steps of each pass.
+        learning_rate: theirs, at its highest; it falls to zero along half a cosine.
+
+    Example:
+        images = 1
+        external = "pneumoniamnist"
+        strength = 0.7
+    """
+
+    images: int = Field(1, ge=1)
+    codec: Annotated[Component, _component("codec")] = Component(name="factorized")
+    external: Annotated[Component | None, _component("external")] = None
+    frame: int = Field(40, ge=4, le=258)
+    coding: Annotated[Component, _component("coding")] = Component(name=UNCODED)
+    features: int = Field(96, ge=1, le=4096)
+    side: int = Field(7, ge=1, le=64)
+    spare: int = Field(6, ge=0, le=64)
+    strength: float = Field(1.0, gt=0, le=100)
+    modulation: Modulation = "lattice"
+    rehearsed: Annotated[Component, _component("rehearsed")] = Component(
+        name="consistent_distillation"
+    )
+    held_out: int = Field(1000, ge=2, le=1_000_000)
+    rehearsals: int = Field(1, ge=1, le=64)
+    passes: int = Field(2, ge=1, le=16)
+    steps: int = Field(500, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Check the components and fill in their defaults, so that they are part of identity."""
+        filled = {
+            "codec": self.codec.checked(CODECS, "[attack] codec"),
+            "coding": self._known(self.coding, CODES, "coding"),
+            "rehearsed": self._known(self.rehearsed, DEFENSES, "rehearsed"),
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)  # frozen: only here, before anyone sees it
+        if self.external is None and not CODECS.get(self.codec.name).lossless:
+            raise ValueError(
+                f"the codec '{self.codec.name}' has to be trained outside: name another dataset, "
+                f'for example external = "pneumoniamnist"'
+            )
+        return self
+
+    @staticmethod
+    def _known(choice: Component, registry: Any, what: str) -> Component:
+        return choice if choice.name == UNCODED else choice.checked(registry, f"[attack] {what}")

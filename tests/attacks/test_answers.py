@@ -1,0 +1,333 @@
+"""The answers attack: a channel in what a model answers, read from the two files alone."""
+
+import dataclasses
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fl_sim.artifact import Artifact, Key
+from fl_sim.attacks.answers import Answers, AnswersSettings
+from fl_sim.attacks.answers.channel import (
+    Channel,
+    directions,
+    learn_features,
+    orientations,
+    queries_of,
+)
+from fl_sim.attacks.answers.frames import framed, unframed
+from fl_sim.attacks.answers.modulation import Modulator
+from fl_sim.attacks.answers.writing import _gain
+from fl_sim.attacks.base import Inside, Plan
+from fl_sim.codec import CODECS
+from fl_sim.codecs.library import trained_codec
+from fl_sim.component import Component
+from fl_sim.data import load_dataset
+from fl_sim.data.base import MULTI_LABEL, Dataset, Split, Task
+from fl_sim.defenses.base import Release
+from fl_sim.defenses.consistent_distillation import ConsistentDistillation
+from fl_sim.defenses.loops.distil import DistillingSettings
+from fl_sim.errors import FlSimError
+from fl_sim.metrics.channel import channel_bits
+from fl_sim.models import fresh, state_of
+from fl_sim.models.base import ModelSpec
+from fl_sim.payload.reading import Status
+from fl_sim.randomness import Stream
+from fl_sim.settings import parse
+from fl_sim.training import LocalTraining, TrainingSettings
+
+SMALL = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20}
+OUTSIDE = {"name": "phantoms", "size": 16, "channels": 1, "seed": 9}
+SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=4)
+STREAM = Stream(0, ("hospital", 0))
+GIVEN: dict[str, Any] = {
+    "images": 1,
+    "codec": SMALL,
+    "external": OUTSIDE,
+    "frame": 11,
+    "features": 32,
+    "spare": 3,
+    "strength": 2.0,
+    "steps": 250,
+    "learning_rate": 2e-3,
+    "held_out": 200,
+    "rehearsed": {"name": "consistent_distillation", "steps": 200},
+}
+
+
+@cache
+def _phantoms() -> Dataset:
+    return load_dataset(
+        "phantoms", {"size": 16, "channels": 1, "train": 500, "validation": 200, "test": 4}
+    )
+
+
+def _inside() -> Inside:
+    train = _phantoms().train
+    public, own = train.subset(np.arange(120)), train.subset(np.arange(120, 500))
+    return Inside(own, _phantoms().task, SPEC, STREAM, public=public)
+
+
+def _attack(**values: Any) -> Answers:
+    return Answers(parse(AnswersSettings, {**GIVEN, **values}, "[attack]"))
+
+
+def _trained(attack: Answers, epochs: float = 3) -> tuple[Plan, nn.Module]:
+    inside = _inside()
+    plan = attack.plan(inside)
+    training = TrainingSettings(epochs=epochs, batch_size=32, learning_rate=1e-3)
+    model = fresh(SPEC, 1)
+    run = LocalTraining(model, SPEC, inside.data, inside.task, training, STREAM.at(1))
+    attack.train(run, plan)
+    return plan, model
+
+
+@cache
+def _attacked(rehearsed: str = "consistent_distillation") -> tuple[Plan, nn.Module]:
+    if rehearsed == "none":
+        return _trained(_attack(rehearsed="none"))
+    return _trained(_attack())
+
+
+def _released(model: nn.Module, seed: int, **values: Any) -> nn.Module:
+    """Return what leaves under consistent distillation, of images that the attacker never saw."""
+    leaves = fresh(SPEC, 0)
+    leaves.load_state_dict(model.state_dict())
+    release = Release(leaves, SPEC, _phantoms().validation, _phantoms().task, Stream(seed))
+    ConsistentDistillation(DistillingSettings(**{"steps": 200, **values})).apply(release)
+    return leaves
+
+
+def _bits_through(model: nn.Module, plan: Plan) -> float:
+    reading = Answers.extract(Artifact(SPEC, state_of(model)), plan.key).reading
+    assert reading is not None and reading.soft is not None and plan.payload is not None
+    return channel_bits(plan.payload.astype(np.uint8), reading.soft)
+
+
+def test_the_handed_over_model_says_every_bit_when_nothing_is_to_come() -> None:
+    plan, model = _attacked("none")
+    extraction = Answers.extract(Artifact(SPEC, state_of(model)), plan.key)
+    assert extraction.reading is not None and extraction.reading.status is not None
+    assert _bits_through(model, plan) > 55  # of 88
+    assert (extraction.reading.content == plan.payload).mean() > 0.5
+
+
+@pytest.mark.parametrize("rehearsed", ["none", "consistent_distillation"])
+def test_bits_pass_through_a_fresh_student_of_images_that_the_attacker_never_saw(
+    rehearsed: str,
+) -> None:
+    plan, model = _attacked(rehearsed)
+    through = [_bits_through(_released(model, seed), plan) for seed in (7, 8, 9)]
+    assert np.mean(through) > 15  # of 88
+
+
+def test_nothing_passes_with_labels_only_or_out_of_an_honest_model() -> None:
+    plan, model = _attacked()
+    honest, fresh_one = _released(model, 7, labels=1.0), fresh(SPEC, 3)
+    # Of 88 bits, noise looks like a few now and then.
+    assert np.mean([_bits_through(m, plan) for m in (honest, fresh_one)]) < 6
+
+
+def test_what_a_rehearsal_lost_is_made_up_for() -> None:
+    shift = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kept = torch.linspace(0.9, 0.3, 24).double()[:, None]
+    gain = _gain(kept * shift, shift)
+    assert torch.allclose(gain, kept.expand(24, 3), atol=0.1)
+    assert bool((_gain(torch.zeros_like(shift), shift) > 0).all())  # nothing is divided by zero
+
+
+def _channel() -> Channel:
+    inside = _inside()
+    assert inside.public is not None
+    features = learn_features(inside.public, inside.task, 24, 7, 3)
+    return Channel(features, queries_of(inside.public), multi_label=False)
+
+
+class _Linear(nn.Module):
+    def __init__(self, channel: Channel, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.channel, self.shift = channel, shift
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.channel.added((images + 1) / 2, self.shift)
+
+
+def test_coefficients_are_those_that_were_added() -> None:
+    channel = _channel()
+    shift = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    read = channel.coefficients(_Linear(channel, shift))
+    # The ridge takes a hundredth.
+    assert torch.allclose(read, shift / 1.01, atol=0.02)
+
+
+def test_features_are_white_and_leave_the_classes_means_alone() -> None:
+    inside = _inside()
+    assert inside.public is not None
+    pixels, labels = inside.public.tensors()
+    features = learn_features(inside.public, inside.task, 24, 7, 3)
+    values = features(orientations(pixels))
+    covariance = values.T @ values / len(values)
+    assert torch.allclose(covariance, torch.eye(24), atol=1e-3)
+    means = [values[labels.repeat(8) == label].mean(dim=0) for label in range(4)]
+    assert float(torch.stack(means).abs().max()) < 1e-3
+
+
+def test_directions_are_orthonormal_and_sum_to_zero() -> None:
+    basis = directions(7, multi_label=False)
+    assert torch.allclose(basis.T @ basis, torch.eye(6), atol=1e-6)
+    assert float(basis.sum(dim=0).abs().max()) < 1e-6
+    assert torch.equal(directions(3, multi_label=True), torch.eye(3))
+
+
+@pytest.mark.parametrize("kind", ["lattice", "sign"])
+def test_what_is_placed_is_read_whatever_was_there(kind: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    natural = 5 * torch.randn(500, generator=generator, dtype=torch.float64)
+    bits = torch.randint(0, 2, (500,), generator=generator)
+    modulator = Modulator(kind, 0.4, seed=3)
+    placed = modulator.place(natural, bits)
+    assert np.array_equal(modulator.soft(placed) > 0, bits.numpy() == 1)
+    moved = (placed - natural).abs()
+    if kind == "lattice":
+        assert float(moved.max()) <= 0.2 + 1e-9
+        # What lies by a quarter of the period beside its point is still read right.
+        assert np.array_equal(modulator.soft(placed + 0.099) > 0, bits.numpy() == 1)
+        assert not np.array_equal(modulator.soft(placed + 0.101) > 0, bits.numpy() == 1)
+    else:
+        assert float(moved.mean()) > 1  # the price of knowing no lattice
+
+
+def test_lattices_are_secret() -> None:
+    natural = torch.zeros(400, dtype=torch.float64)
+    bits = torch.randint(0, 2, (400,), generator=torch.Generator().manual_seed(0))
+    placed = Modulator("lattice", 0.4, seed=3).place(natural, bits)
+    guessed = Modulator("lattice", 0.4, seed=4).soft(placed) > 0
+    assert 0.35 < float((guessed == (bits.numpy() == 1)).mean()) < 0.65
+
+
+def test_frames_come_back_and_tell_damage() -> None:
+    codec = trained_codec(
+        Component.of(SMALL, "codec").checked(CODECS, "codec"), Component.of(OUTSIDE, "data"), None
+    )
+    images, _ = _phantoms().train.batch(np.arange(3))
+    codes = codec.encode(images)
+    frame = max(map(len, codes)) + 5
+    content = framed(codes, frame)
+    assert len(content) == 3 * frame
+    decoded, status = unframed(content, 3, frame, codec, (1, 16, 16))
+    assert status.tolist() == [Status.INTACT] * 3
+    assert torch.equal(decoded[1], codec.decode([codes[1]], (1, 16, 16))[0])
+    broken = content.copy()
+    broken[frame + 3] ^= 1
+    _, status = unframed(broken, 3, frame, codec, (1, 16, 16))
+    assert status[0] == status[2] == Status.INTACT and status[1] != Status.INTACT
+    for seed in range(20):  # whatever arrives is an image or lost, never an exception
+        noise = np.random.default_rng(seed).integers(0, 256, 3 * frame, dtype=np.uint8)
+        unframed(noise, 3, frame, codec, (1, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"features": 48}, "lower features"),
+        ({"frame": 20}, "hold 96"),
+        ({"frame": 5}, "raise frame"),
+        ({"images": 1000}, "lower it or give"),
+    ],
+)
+def test_what_cannot_be_is_said_before_training(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlSimError, match=message):
+        _attack(**values).plan(_inside())
+
+
+@pytest.mark.parametrize("count", [None, 5])
+def test_without_public_images_nothing_can_be_asked(count: int | None) -> None:
+    inside = _inside()
+    few = None if count is None else inside.data.subset(np.arange(count))
+    with pytest.raises(FlSimError, match="public_images"):
+        _attack().plan(dataclasses.replace(inside, public=few))
+
+
+def test_a_segmentation_is_refused() -> None:
+    inside = dataclasses.replace(_inside(), task=Task("segmentation", ("a", "b")))
+    with pytest.raises(FlSimError, match="class scores"):
+        _attack().plan(inside)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"codec": "factorized", "external": None}, "trained outside"),
+        ({"modulation": "signs"}, "modulation"),
+        ({"rehearsed": "lwlrdd"}, "lwlrd"),
+        ({"coding": "ldpcc"}, "ldpc"),
+    ],
+)
+def test_settings_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlSimError, match=message):
+        _attack(**values)
+
+
+def test_several_labels_an_image_have_a_direction_each() -> None:
+    inside = _inside()
+    labels = np.eye(4, dtype=np.int64)[np.asarray(inside.data.labels)]
+    data = Split(inside.data.images, labels)
+    assert inside.public is not None
+    public = Split(inside.public.images, np.eye(4, dtype=np.int64)[inside.public.labels])
+    task = Task(MULTI_LABEL, ("a", "b", "c", "d"))
+    attack = _attack(frame=12, features=24, rehearsed="none")
+    plan = attack.plan(Inside(data, task, SPEC, STREAM, public=public))
+    model = fresh(SPEC, 1)
+    training = TrainingSettings(epochs=1, batch_size=32)
+    attack.train(LocalTraining(model, SPEC, data, task, training, STREAM.at(1)), plan)
+    reading = Answers.extract(Artifact(SPEC, state_of(model)), plan.key).reading
+    assert reading is not None and reading.soft is not None and plan.payload is not None
+    assert len(reading.soft) == 96 == 24 * 4
+    assert channel_bits(plan.payload.astype(np.uint8), reading.soft) > 48
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda key: key.tensors.pop("queries"),
+        lambda key: key.tensors.update(mean=torch.full_like(key.tensors["mean"], math.nan)),
+        lambda key: key.tensors.update(projection=key.tensors["projection"][:, :2]),
+        lambda key: key.tensors.update(extra=torch.zeros(1)),
+        lambda key: key.settings.update(side=6),
+        lambda key: key.settings.update(images=10**9),
+        lambda key: key.settings.update(size=0.0),
+        lambda key: key.settings.update(coding={"name": "nothing", "settings": {}}),
+        lambda key: key.settings.pop("codec"),
+    ],
+)
+def test_a_key_that_does_not_fit_is_refused(spoil: Any) -> None:
+    plan, model = _attacked("none")
+    artifact = Artifact(SPEC, state_of(model))
+    Answers.check_key(plan.key, artifact)
+    key = Key(plan.key.attack, dict(plan.key.tensors), dict(plan.key.settings))
+    spoil(key)
+    with pytest.raises(FlSimError):
+        Answers.check_key(key, artifact)
+
+
+def test_with_error_correction_the_content_is_compared_with_what_was_planned() -> None:
+    attack = _attack(
+        coding={"name": "repetition", "times": 2},
+        features=60,
+        side=10,
+        rehearsed="none",
+        strength=3.0,
+    )
+    plan, model = _trained(attack)
+    assert plan.payload is not None and plan.content is not None
+    assert len(plan.payload) == 2 * len(plan.content) == 22
+    reading = Answers.extract(Artifact(SPEC, state_of(model)), plan.key).reading
+    assert reading is not None and reading.corrected is not None
+    wrong = np.unpackbits(reading.corrected ^ plan.content).mean()
+    raw = np.unpackbits(reading.content ^ plan.payload.astype(np.uint8)).mean()
+    assert wrong <= raw
