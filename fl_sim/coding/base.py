@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.carriers.placement import permutation
+from fl_sim.component import Component
 from fl_sim.randomness import derive_seed
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings
@@ -183,3 +184,18 @@ def hard_bytes(soft: Soft) -> Bytes:
 _MOST = 1e6
 
 CODES: Registry[type[Code[Any]]] = Registry("code", "fl_sim.coding")
+UNCODED = "none"
+"""The code of those who use none."""
+
+
+def code_of(choice: Component, seed: int) -> Code[Any] | None:
+    """Return a code that was chosen and checked, with its interleaver; ``None`` for none.
+
+    Args:
+        choice: its name, and all its settings.
+        seed: see :class:`Code`.
+    """
+    if choice.name == UNCODED:
+        return None
+    kind = CODES.get(choice.name)
+    return kind(kind.Settings.model_validate(choice.settings), seed)

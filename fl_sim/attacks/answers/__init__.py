@@ -29,11 +29,10 @@ from fl_sim.attacks.answers.channel import (
 )
 from fl_sim.attacks.answers.frames import framed, longest, unframed
 from fl_sim.attacks.answers.modulation import Modulator, size_for
-from fl_sim.attacks.answers.settings import UNCODED, AnswersSettings, Modulation
+from fl_sim.attacks.answers.settings import AnswersSettings, Modulation
 from fl_sim.attacks.answers.writing import Writer
 from fl_sim.attacks.base import (
     ATTACKS,
-    Attack,
     Averaging,
     Embedding,
     Extraction,
@@ -43,21 +42,24 @@ from fl_sim.attacks.base import (
     require_classifier,
 )
 from fl_sim.attacks.keys import key_images, key_settings, key_tensors, wrong
+from fl_sim.attacks.outside_codec import (
+    CODEC_TENSORS,
+    CodecOutside,
+    decoder_of,
+    decoder_tensors,
+)
 from fl_sim.carriers.base import Payload, State
 from fl_sim.codec import Codec
-from fl_sim.codecs.files import codec_from
 from fl_sim.codecs.library import trained_codec
-from fl_sim.coding.base import CODES, Bytes, Code, hard_bytes
+from fl_sim.coding.base import CODES, UNCODED, Code, code_of, hard_bytes
 from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.models import state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.payload.reading import Reading
-from fl_sim.progress import SILENT, Progress
 from fl_sim.settings import Seed, Settings
 from fl_sim.training import WHOLE_RUN, LocalTraining, TrainReport, train
 
-_CODEC = "codec."
 _CHUNK = 64
 
 
@@ -84,28 +86,16 @@ class AnswersKey(Settings):
 
 
 @ATTACKS.register("answers", "bits in the model's answers, which a distilled student repeats")
-class Answers(Attack[AnswersSettings]):
+class Answers(CodecOutside[AnswersSettings]):
     """Hide images in what the model answers."""
 
     Settings = AnswersSettings
 
     @property
-    def prepared_outside(self) -> str | None:
-        """The codec and the dataset it is trained on, where it has to be trained."""
+    def trained_outside(self) -> tuple[Component, Component] | None:
+        """The codec and its dataset, where it has to be trained; see the base."""
         settings = self.settings
-        if settings.external is None:
-            return None
-        return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
-
-    @property
-    def outside_data(self) -> tuple[Component, ...]:
-        """The dataset that the codec is trained on; see :class:`Attack`."""
-        return () if self.settings.external is None else (self.settings.external,)
-
-    def prepare(self, data_root: Any, progress: Progress = SILENT) -> None:
-        """Train the codec, unless that has been done; see :class:`Attack`."""
-        if self.prepared_outside is not None:
-            trained_codec(self.settings.codec, self.settings.external, data_root, progress)
+        return None if settings.external is None else (settings.codec, settings.external)
 
     def plan(self, inside: Inside) -> Plan:
         """Choose images, compress them, and learn from public images what is asked."""
@@ -122,7 +112,8 @@ class Answers(Attack[AnswersSettings]):
         features = learn_features(public, task, settings.features, settings.side, settings.spare)
         key = self._key(inside, codec, features, queries)
         payload = framed(codes, settings.frame)
-        coded = _coded(_code(key), payload)
+        code = _code(key_settings(key, AnswersKey))
+        coded = payload if code is None else code.encode(payload)
         self._check_room(8 * len(coded), inside.spec, task.multi_label)
         return Plan(indices, inside.data.batch(indices)[0], key, coded, payload)
 
@@ -167,7 +158,7 @@ class Answers(Attack[AnswersSettings]):
         key_images(key, known.images, artifact)
         channels = artifact.spec.input_shape[0]
         pixels = channels * known.side**2
-        own = {n: t for n, t in key.tensors.items() if not n.startswith(_CODEC)}
+        own = {n: t for n, t in key.tensors.items() if not n.startswith(CODEC_TENSORS)}
         key_tensors(
             Key(key.attack, own, key.settings),
             {
@@ -177,8 +168,8 @@ class Answers(Attack[AnswersSettings]):
             },
             {"queries": torch.uint8, "mean": torch.float32, "projection": torch.float32},
         )
-        _decoder(key, known)
-        used, held = 8 * _sent_bytes(_code(key), known), key.tensors["projection"].shape[1]
+        decoder_of(key, known.codec)
+        used, held = 8 * _sent_bytes(_code(known), known), key.tensors["projection"].shape[1]
         if used > held * _directions(artifact.spec, known.multi_label):
             raise wrong(key, f"is for {used} bits, more than its features have")
 
@@ -186,14 +177,13 @@ class Answers(Attack[AnswersSettings]):
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
         """Ask the model about the queries, and read the coefficients of its answers."""
         known = key_settings(key, AnswersKey)
-        code = _code(key)
+        code = _code(known)
         coefficients = _channel(key, known).coefficients(artifact.model()).flatten()
         soft = _modulator(known).soft(coefficients[: 8 * _sent_bytes(code, known)])
         length = known.images * known.frame
         content = hard_bytes(soft) if code is None else code.decode(soft, length).content
-        images, status = unframed(
-            content, known.images, known.frame, _decoder(key, known), artifact.spec.input_shape
-        )
+        codec, shape = decoder_of(key, known.codec), artifact.spec.input_shape
+        images, status = unframed(content, known.images, known.frame, codec, shape)
         return Extraction(images, Reading(hard_bytes(soft), status, content, soft=soft))
 
     def _fitting(self, inside: Inside, codec: Codec[Any]) -> tuple[NDArray[np.int64], list[bytes]]:
@@ -232,9 +222,8 @@ class Answers(Attack[AnswersSettings]):
             "seed": int(inside.stream.numpy("answers seed").integers(2**62)),
             "multi_label": inside.task.multi_label,
         }
-        tensors = {_CODEC + n: t for n, t in codec.tensors(decoder_only=True).items()}
         own = {"queries": queries, "mean": features.mean, "projection": features.projection}
-        return Key("answers", tensors | own, known)
+        return Key("answers", decoder_tensors(codec) | own, known)
 
     def _check_room(self, bits: int, spec: ModelSpec, multi_label: bool) -> None:
         held = self.settings.features * _directions(spec, multi_label)
@@ -260,17 +249,11 @@ def _modulator(known: AnswersKey) -> Modulator:
     return Modulator(known.modulation, known.size, known.seed)
 
 
-def _code(key: Key) -> Code[Any] | None:
-    known = key_settings(key, AnswersKey)
-    if known.coding.name == UNCODED:
-        return None
-    coding = known.coding.checked(CODES, "The key's coding")
-    kind = CODES.get(coding.name)
-    return kind(kind.Settings.model_validate(coding.settings), known.seed)
-
-
-def _coded(code: Code[Any] | None, payload: Bytes) -> Payload:
-    return payload if code is None else code.encode(payload)
+def _code(known: AnswersKey) -> Code[Any] | None:
+    coding = known.coding
+    if coding.name != UNCODED:
+        coding = coding.checked(CODES, "The key's coding")
+    return code_of(coding, known.seed)
 
 
 def _sent_bytes(code: Code[Any] | None, known: AnswersKey) -> int:
@@ -281,9 +264,3 @@ def _sent_bytes(code: Code[Any] | None, known: AnswersKey) -> int:
 def _bits(payload: Payload) -> torch.Tensor:
     bits = np.unpackbits(payload.astype(np.uint8, copy=False), bitorder="little")
     return torch.from_numpy(bits)
-
-
-def _decoder(key: Key, known: AnswersKey) -> Codec[Any]:
-    name, settings = known.codec
-    tensors = {n.removeprefix(_CODEC): t for n, t in key.tensors.items() if n.startswith(_CODEC)}
-    return codec_from(name, settings, tensors)

@@ -1,21 +1,18 @@
 """Settings of the answers attack."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fl_sim.attacks.base import AttackSettings
+from fl_sim.attacks.outside_codec import component_of
 from fl_sim.codec import CODECS
-from fl_sim.coding.base import CODES
+from fl_sim.coding.base import CODES, UNCODED
 from fl_sim.component import Component
 from fl_sim.defenses.base import DEFENSES
 
-UNCODED = "none"
+UNREHEARSED = "none"
 Modulation = Literal["lattice", "sign"]
-
-
-def _component(name: str) -> Any:
-    return BeforeValidator(lambda value: value and Component.of(value, f"[attack] {name}"))
 
 
 class AnswersSettings(AttackSettings):
@@ -54,16 +51,16 @@ class AnswersSettings(AttackSettings):
     """
 
     images: int = Field(1, ge=1)
-    codec: Annotated[Component, _component("codec")] = Component(name="factorized")
-    external: Annotated[Component | None, _component("external")] = None
+    codec: Annotated[Component, component_of("codec")] = Component(name="factorized")
+    external: Annotated[Component | None, component_of("external")] = None
     frame: int = Field(40, ge=4, le=258)
-    coding: Annotated[Component, _component("coding")] = Component(name=UNCODED)
+    coding: Annotated[Component, component_of("coding")] = Component(name=UNCODED)
     features: int = Field(96, ge=1, le=4096)
     side: int = Field(7, ge=1, le=64)
     spare: int = Field(6, ge=0, le=64)
     strength: float = Field(1.0, gt=0, le=100)
     modulation: Modulation = "lattice"
-    rehearsed: Annotated[Component, _component("rehearsed")] = Component(
+    rehearsed: Annotated[Component, component_of("rehearsed")] = Component(
         name="consistent_distillation"
     )
     held_out: int = Field(1000, ge=2, le=1_000_000)
@@ -77,9 +74,10 @@ class AnswersSettings(AttackSettings):
         """Check the components and fill in their defaults, so that they are part of identity."""
         filled = {
             "codec": self.codec.checked(CODECS, "[attack] codec"),
-            "coding": self._known(self.coding, CODES, "coding"),
-            "rehearsed": self._known(self.rehearsed, DEFENSES, "rehearsed"),
+            "coding": self.coding.checked(CODES, "[attack] coding"),
         }
+        if self.rehearsed.name != UNREHEARSED:
+            filled["rehearsed"] = self.rehearsed.checked(DEFENSES, "[attack] rehearsed")
         for name, value in filled.items():
             object.__setattr__(self, name, value)  # frozen: only here, before anyone sees it
         if self.external is None and not CODECS.get(self.codec.name).lossless:
@@ -88,7 +86,3 @@ class AnswersSettings(AttackSettings):
                 f'for example external = "pneumoniamnist"'
             )
         return self
-
-    @staticmethod
-    def _known(choice: Component, registry: Any, what: str) -> Component:
-        return choice if choice.name == UNCODED else choice.checked(registry, f"[attack] {what}")

@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 
 from fl_sim.attacks.answers.channel import Channel
 from fl_sim.attacks.answers.modulation import GAIN, Modulator
-from fl_sim.attacks.answers.settings import UNCODED, AnswersSettings
+from fl_sim.attacks.answers.settings import UNREHEARSED, AnswersSettings
 from fl_sim.carriers.base import State
 from fl_sim.defenses.base import DEFENSES, Defense, Release
 from fl_sim.progress import piece
@@ -64,7 +64,7 @@ class Writer:
 
     def rehearsed(self, model: nn.Module) -> torch.Tensor:
         """Return the mean coefficients of what leaves when ``model`` is handed over."""
-        if self.settings.rehearsed.name == UNCODED:
+        if self.settings.rehearsed.name == UNREHEARSED:
             return self.channel.coefficients(model)
         played = [self._play(model, number) for number in range(self.settings.rehearsals)]
         return torch.stack(played).mean(dim=0)
@@ -84,12 +84,9 @@ class Writer:
             progress=run.progress,
             reference=self.reference,
         )
-        self._defense().apply(release)
+        defense: Defense[Any] = self.settings.rehearsed.build(DEFENSES, "[attack] rehearsed")
+        defense.apply(release)
         return self.channel.coefficients(released)
-
-    def _defense(self) -> Defense[Any]:
-        built: Defense[Any] = self.settings.rehearsed.build(DEFENSES, "[attack] rehearsed")
-        return built
 
     def _wanted(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Return the nearest coefficients that mean the bits; those without a bit stay."""

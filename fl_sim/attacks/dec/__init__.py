@@ -7,7 +7,6 @@ task and network: a codec turns images into bytes, a carrier puts them where nob
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.base import (
     ATTACKS,
-    Attack,
     Averaging,
     Embedding,
     Extraction,
@@ -28,7 +26,6 @@ from fl_sim.attacks.base import (
 from fl_sim.attacks.dec.hooks import CodecHooks, FrozenHooks
 from fl_sim.attacks.dec.message import Codes, Message, Sent
 from fl_sim.attacks.dec.route import (
-    CODEC_TENSORS,
     Route,
     codec_inside,
     decoder,
@@ -38,6 +35,7 @@ from fl_sim.attacks.dec.route import (
 )
 from fl_sim.attacks.dec.settings import DecSettings
 from fl_sim.attacks.keys import wrong
+from fl_sim.attacks.outside_codec import CODEC_TENSORS, CodecOutside
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State, amplified
 from fl_sim.codec import Codec, LearnedCodec
 from fl_sim.codecs.files import load_codec
@@ -49,7 +47,6 @@ from fl_sim.metrics.compression import gzip_baseline
 from fl_sim.models import build
 from fl_sim.models.base import ModelSpec
 from fl_sim.payload.reading import Reading
-from fl_sim.progress import SILENT, Progress
 from fl_sim.training import LocalTraining, TrainReport, train
 
 _BATCH = 256
@@ -58,7 +55,7 @@ _KEPT_WHOLE = "codec.h_s.*"
 
 
 @ATTACKS.register("dec", "images compressed and hidden in the model file (MELBA 2025:032)")
-class Dec(Attack[DecSettings]):
+class Dec(CodecOutside[DecSettings]):
     """Hide compressed images in the model, with a codec from outside or one trained inside."""
 
     Settings = DecSettings
@@ -71,23 +68,12 @@ class Dec(Attack[DecSettings]):
         return self.settings.scenario == "external" and not self._carrier_is_frozen
 
     @property
-    def prepared_outside(self) -> str | None:
-        """The codec and the dataset it is trained on, where it has to be trained."""
+    def trained_outside(self) -> tuple[Component, Component] | None:
+        """The codec and its dataset, where it is external and given by name; see the base."""
         settings = self.settings
-        if settings.scenario == "internal" or settings.codec_file or settings.external is None:
+        if settings.external is None or settings.codec_file:
             return None
-        return f"{settings.codec.model_dump_json()} {settings.external.model_dump_json()}"
-
-    @property
-    def outside_data(self) -> tuple[Component, ...]:
-        """The dataset that the codec is trained on; see :class:`Attack`."""
-        external = self.settings.external
-        return () if external is None or self.settings.codec_file else (external,)
-
-    def prepare(self, data_root: Path | None, progress: Progress = SILENT) -> None:
-        """Train the codec, unless that has been done; see :class:`Attack`."""
-        if self.prepared_outside is not None:
-            trained_codec(self.settings.codec, self.settings.external, data_root, progress)
+        return settings.codec, settings.external
 
     def plan(self, inside: Inside) -> Plan:
         """Choose images; with a codec from outside, compress them at once."""

@@ -14,12 +14,11 @@ from safetensors.torch import load, save
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.dec.canonical import Canonical, sorted_groups
 from fl_sim.attacks.dec.message import Codes, Latents, Message
-from fl_sim.attacks.dec.settings import UNCODED
 from fl_sim.attacks.keys import key_images, key_settings, wrong
+from fl_sim.attacks.outside_codec import decoder_of, decoder_tensors
 from fl_sim.carriers.base import CARRIERS, Carrier, Payload, State
 from fl_sim.codec import Codec, ImageShape, LearnedCodec
-from fl_sim.codecs.files import codec_from
-from fl_sim.coding.base import CODES
+from fl_sim.coding.base import CODES, UNCODED, code_of
 from fl_sim.coding.envelope import Envelope
 from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.component import Component
@@ -31,7 +30,6 @@ from fl_sim.settings import Seed, Settings
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ATTACK = "dec"
-CODEC_TENSORS = "codec."
 _TABLES = "tables."
 _LARGEST_TABLES = 1 << 26
 
@@ -162,9 +160,8 @@ class Route:
         }
         if codec is None:
             return Key(ATTACK, {}, {"route": route})
-        tensors = {CODEC_TENSORS + n: t for n, t in codec.tensors(decoder_only=True).items()}
-        settings = codec.settings.model_dump(mode="json")
-        return Key(ATTACK, tensors, {"route": route, "codec": [codec.name, settings]})
+        named = [codec.name, codec.settings.model_dump(mode="json")]
+        return Key(ATTACK, decoder_tensors(codec), {"route": route, "codec": named})
 
     def cast(self, state: State) -> State:
         """Return a state dictionary with floating-point entries in the route's precision."""
@@ -223,10 +220,8 @@ class Route:
         return Received(opened.raw, opened.payload)
 
     def _envelope(self) -> Envelope | None:
-        if self.coding.name == UNCODED:
-            return None
-        kind = CODES.get(self.coding.name)
-        return Envelope(kind(kind.Settings.model_validate(self.coding.settings), self.seed))
+        code = code_of(self.coding, self.seed)
+        return None if code is None else Envelope(code)
 
     def message(self, codec: Codec[Any], tables: bytes = b"") -> Message:
         """Return how images and payload become each other with this codec."""
@@ -242,13 +237,7 @@ def decoder(key: Key, artifact: Artifact) -> Codec[Any]:
     known = key_settings(key, DecKey).codec
     if known is None:
         return codec_inside(artifact.model())
-    name, settings = known
-    tensors = {
-        n.removeprefix(CODEC_TENSORS): t
-        for n, t in key.tensors.items()
-        if n.startswith(CODEC_TENSORS)
-    }
-    return codec_from(name, settings, tensors)
+    return decoder_of(key, known)
 
 
 def codec_inside(model: torch.nn.Module) -> LearnedCodec[Any]:

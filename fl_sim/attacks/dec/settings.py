@@ -4,23 +4,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fl_sim.attacks.base import AttackSettings
+from fl_sim.attacks.outside_codec import component_of
 from fl_sim.carriers.base import CARRIERS, Carrier
 from fl_sim.codec import CODECS
-from fl_sim.coding.base import CODES
+from fl_sim.coding.base import CODES, UNCODED
 from fl_sim.coding.erasure import ErasureSettings
 from fl_sim.component import Component
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 
 CODEC_FILE = ".safetensors"
-UNCODED = "none"
-
-
-def _component(name: str) -> Any:
-    return BeforeValidator(lambda value: value and Component.of(value, f"[attack] {name}"))
 
 
 class DecSettings(AttackSettings):
@@ -63,12 +59,12 @@ class DecSettings(AttackSettings):
 
     images: int | Literal["fit"] = 64
     scenario: Literal["external", "internal"] = "external"
-    codec: Annotated[Component, _component("codec")] = Component(name="factorized")
-    external: Annotated[Component | None, _component("external")] = None
-    carrier: Annotated[Component, _component("carrier")] = Component(name="lsb")
+    codec: Annotated[Component, component_of("codec")] = Component(name="factorized")
+    external: Annotated[Component | None, component_of("external")] = None
+    carrier: Annotated[Component, component_of("carrier")] = Component(name="lsb")
     contents: Literal["codes", "latents"] = "codes"
     rounding: bool = True
-    coding: Annotated[Component, _component("coding")] = Component(name=UNCODED)
+    coding: Annotated[Component, component_of("coding")] = Component(name=UNCODED)
     erasure: ErasureSettings | None = None
     amplify: bool | Annotated[float, Field(gt=0, allow_inf_nan=False)] = False
     canonical: bool = False
