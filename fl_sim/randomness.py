@@ -5,6 +5,7 @@ before it, so any round of any hospital can be reproduced alone, in any process.
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class Stream:
     def at(self, *path: int | str) -> "Stream":
         """Return the stream of a part of this work."""
         return Stream(self.seed, (*self.path, *path))
+
+    @classmethod
+    def secret(cls) -> "Stream":
+        """Return a stream that nobody knows, from the operating system; it cannot be repeated."""
+        return cls(secrets.randbits(63))
 
     def numpy(self, purpose: str) -> np.random.Generator:
         """Return a NumPy generator for one purpose."""

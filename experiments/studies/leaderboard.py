@@ -72,7 +72,9 @@ COLUMNS = (
     "study",
 )
 
-_FILES = {"266d5d8b": "DermaMNIST rebuilt"}
+_REBUILT = "DermaMNIST rebuilt"
+_LAKE = "data lake"
+_FILES = {"266d5d8b": _REBUILT}
 """Data files that are not the official ones of their name, by the first digits of their SHA-256."""
 
 
@@ -97,8 +99,6 @@ class Means:
     split: str = ""
 
 
-_REBUILT = "DermaMNIST rebuilt"
-_LAKE = "data lake"
 _NAMES = {
     "DermaMNIST (dermamnist.npz, not the official file)": _REBUILT,
     "ChestMNIST (chestmnist_nih1000.npz, 1,000-image subset)": "ChestMNIST subset",

@@ -25,7 +25,6 @@ The student's start, its views and their order are drawn from the seed, which in
 everybody knows; with ``secret`` they come from the operating system. The cap holds either way.
 """
 
-import secrets
 import time
 from dataclasses import dataclass, replace
 
@@ -33,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
 
 from fl_sim.data.base import Task
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
@@ -43,13 +41,12 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import fresh
 from fl_sim.progress import SILENT
 from fl_sim.randomness import Stream, derive_seed
-from fl_sim.training import normalized
+from fl_sim.training import predict
 from fl_sim.views import label_shares
 
 Books = dict[int, NDArray[np.float64]]
 """Code books by group, each ``[codewords, classes]``."""
 
-_BATCH = 256
 _HALVES = 2
 _FEWEST = 4
 _FEW_BITS, _MOST_BITS = 4, 8
@@ -150,7 +147,7 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         """Replace the model in place; see :class:`fl_sim.defenses.base.Defense`."""
         began = time.perf_counter()
         if self.settings.secret:
-            release = replace(release, stream=Stream(secrets.randbits(63)))
+            release = replace(release, stream=Stream.secret())
         targets, cap, asked = self._targets(release)
         spent = time.perf_counter() - began
         report = distil(release, self._labels_only(), targets=targets)
@@ -180,13 +177,13 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
             raise FlSimError(
                 f"Capped distillation needs {_FEWEST} held-out images or more; raise [data] images."
             )
-        pixels, labels = release.held_out.tensors()
+        labels = release.held_out.tensors()[1]
         questions = Questions.of(self._own_answers(release), labels, task)
         asked = questions.least_sure()[:affordable]
         seed = derive_seed(release.stream.seed, "code books", *release.stream.path)
         books = questions.books(2**bits, seed)
         # Asked last of all, and only what was asked is looked at.
-        answers = _by_question(_chances(release.model, pixels, task), task)[asked]
+        answers = _by_question(predict(release.model, release.held_out, task), task)[asked]
         stored = torch.from_numpy(questions.stored(asked, answers, books)).float()
         shares = label_shares(labels, task)
         learned = _by_question(shares, task)
@@ -204,8 +201,7 @@ class CappedDistillation(Defense[CappedDistillationSettings]):
         for number, (seen, unseen) in enumerate(zip(halves, reversed(halves), strict=True)):
             own = self._own(release, seen, number)
             distil(own, recipe)
-            pixels, _ = release.held_out.batch(unseen)
-            answers[unseen] = _chances(own.model, pixels, release.task)
+            answers[unseen] = predict(own.model, release.held_out.subset(unseen), release.task)
         return answers
 
     def _own(self, release: Release, images: NDArray[np.int64], number: int) -> Release:
@@ -256,15 +252,6 @@ def coded(
     usable = np.where(sound[:, None], answers, own)
     likeness = np.sqrt(usable) @ np.sqrt(book).T
     return likeness.argmax(axis=1)
-
-
-@torch.no_grad()
-def _chances(model: nn.Module, pixels: torch.Tensor, task: Task) -> torch.Tensor:
-    """Return a network's answers as chances ``[n, outputs]``, in evaluation mode."""
-    device = next(model.parameters()).device
-    model.eval()
-    parts = [task.scores(model(normalized(p.to(device)))).cpu() for p in pixels.split(_BATCH)]
-    return torch.cat(parts)
 
 
 def _by_question(shares: torch.Tensor, task: Task) -> torch.Tensor:

@@ -42,7 +42,6 @@ is not made.
 """
 
 import copy
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -129,7 +128,7 @@ class EnsembleDistillation(Defense[EnsembleDistillationSettings]):
         """
         ensemble = Ensemble(release)
         if self.settings.secret:
-            release = replace(release, stream=Stream(secrets.randbits(63)))
+            release = replace(release, stream=Stream.secret())
         if self.settings.labels == 1:  # nobody is asked
             report = distil(release, self._plain())
             return self._priced(report, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from defense_kit import SPEC, TASK, apply, held_out, release_of
 
+from fl_sim import randomness
 from fl_sim.artifact import artifact_bytes
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses import capped_distillation
@@ -260,7 +261,7 @@ def test_a_secret_is_not_told_by_the_scenario_nor_by_what_leaves(
     assert leaves()[0] == leaves()[0]
     assert leaves(secret=True)[0] != leaves(secret=True)[0]
     drawn = 5_124_095_575_370_701_057
-    monkeypatch.setattr(capped_distillation.secrets, "randbits", lambda bits: drawn)
+    monkeypatch.setattr(randomness.secrets, "randbits", lambda bits: drawn)
     one, report = leaves(secret=True)
     assert str(drawn).encode() not in one and drawn.to_bytes(8, "little") not in one
     assert str(drawn) not in report
