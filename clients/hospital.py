@@ -123,7 +123,8 @@ def local_round(
             else:
                 report, embedding = train_locally(run), Embedding(state_of(model))
     metrics = _metrics(settings, hospital, server_round, report, time.perf_counter() - began)
-    metrics |= {f"{ATTACK_VALUE}{name}": value for name, value in embedding.values.items()}
+    said = report.values | embedding.values
+    metrics |= {f"{ATTACK_VALUE}{name}": value for name, value in said.items()}
     return LocalResult(embedding.state, metrics)
 
 

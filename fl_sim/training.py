@@ -116,6 +116,7 @@ class TrainReport:
         losses: curves by name.
         dp_epsilon: of differentially private training: what the task's steps have spent from the
             start of the whole run to the end of this training.
+        values: what an attack says of it by name, for the table of results.
     """
 
     steps: int = 0
@@ -123,6 +124,7 @@ class TrainReport:
     seconds: float = 0.0
     losses: dict[str, list[float]] = field(default_factory=dict)
     dp_epsilon: float | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _train(
     said = {"seconds": report.seconds}
     if report.dp_epsilon is not None:
         said["dp_epsilon"] = report.dp_epsilon
-    return state_of(model), said
+    return state_of(model), said | report.values
 
 
 def _read(run: Run, path: Path) -> tuple[State, dict[str, float]]:

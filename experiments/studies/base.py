@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Values = dict[str, Any]
+Draw = Callable[[Path, "pd.DataFrame", str], Path]
+"""Draws a table under a title into a PNG file."""
 
 RESULTS = Path(__file__).parent
 """Folder of the studies' folders."""
@@ -191,7 +193,7 @@ class GridStudy:
     name: str
     title: str
     tabulate: Callable[["pd.DataFrame"], "pd.DataFrame"]
-    draw: Callable[[Path, "pd.DataFrame", str], Path] | None = None
+    draw: Draw | None = None
     on_screen: Callable[["pd.DataFrame"], "pd.DataFrame"] | None = None
     further: Mapping[str, Callable[["pd.DataFrame"], "pd.DataFrame"]] = field(default_factory=dict)
 
@@ -354,7 +356,11 @@ class GridStudy:
 
 
 def swept(
-    name: str, grid: str, title: str, tables: Mapping[str, PublishedTable] | None = None
+    name: str,
+    grid: str,
+    title: str,
+    tables: Mapping[str, PublishedTable] | None = None,
+    draw: Draw | None = None,
 ) -> Study:
     """Return the study that is a sweep of a grid file, and its means and intervals.
 
@@ -363,6 +369,7 @@ def swept(
         grid: the file's name without ``.toml``.
         title: above the table.
         tables: what pages show.
+        draw: see :class:`GridStudy`.
     """
 
     def cells(full: bool) -> Values:
@@ -373,7 +380,7 @@ def swept(
 
     --full: five seeds.
     """
-    study = GridStudy(name, title, summarise, on_screen=_released)
+    study = GridStudy(name, title, summarise, draw, on_screen=_released)
     # Its folder is the sweep's: 'fl-sim sweep' goes on with it, and the other way round.
     return study.study(cells, tables, part="", out=Path("runs") / grid)
 

@@ -1,6 +1,6 @@
 """Polar codes: for payloads of a few dozen bytes, where a parity-check code's blocks are too long.
 
-Arıkan, "Channel polarization", IEEE Transactions on Information Theory 55, 2009: one transform of
+Arikan, "Channel polarization", IEEE Transactions on Information Theory 55, 2009: one transform of
 ``N = 2 ** n`` bits makes some of them nearly certain and the others nearly unknown; those that are
 known least are frozen to 0. Decoded along a list of paths (Tal and Vardy, "List decoding of polar
 codes", the same 61, 2015; values by min-sum, Balatsoukas-Stimming, Bastani Parizi and Burg, IEEE
@@ -63,7 +63,7 @@ class _Layout(NamedTuple):
     unsent: float
 
 
-@CODES.register("polar", "for few bytes, decoded along a list of paths (Arıkan 2009)")
+@CODES.register("polar", "for few bytes, decoded along a list of paths (Arikan 2009)")
 class Polar(Code[PolarSettings]):
     """Polar codes of up to 1,024 bits, with a checksum, shortened or punctured to the size wanted.
 

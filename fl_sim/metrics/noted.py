@@ -40,6 +40,16 @@ METRICS.register("capacity_bytes", "bytes that a carrier holds")(
         order=30,
     )
 )
+METRICS.register("expected_bytes", "bytes that a rehearsal says will come through a release")(
+    Metric(
+        "Expected through",
+        "sent",
+        unit="bytes",
+        range=(0.0, math.inf),
+        shown=(),
+        order=35,
+    )
+)
 METRICS.register("code_rate", "bytes of a payload over bytes with error correction")(
     Metric("Code rate", "sent", range=(0.0, 1.0), shown=(), order=40)
 )

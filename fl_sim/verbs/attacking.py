@@ -146,7 +146,9 @@ def attack(
     return Attacked(
         model=network.back(embedding.state),
         key=replace(plan.key, network=network.spec),
-        report=AttackReport(report.seconds, report.steps, report.losses, embedding.values),
+        report=AttackReport(
+            report.seconds, report.steps, report.losses, report.values | embedding.values
+        ),
         originals=plan.targets,
         labels=torch.from_numpy(np.array(split.labels[plan.indices])),
         state=embedding.state,

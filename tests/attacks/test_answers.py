@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from fl_sim.attacks.answers.channel import (
     queries_of,
 )
 from fl_sim.attacks.answers.frames import framed, unframed
-from fl_sim.attacks.answers.modulation import Modulator
-from fl_sim.attacks.answers.writing import _gain
+from fl_sim.attacks.answers.modulation import Modulator, expected_gains, sizes_for
+from fl_sim.attacks.answers.writing import Writer, _gain
 from fl_sim.attacks.base import Inside, Plan
 from fl_sim.codec import CODECS
 from fl_sim.codecs.library import trained_codec
@@ -44,6 +44,7 @@ SMALL = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every"
 OUTSIDE = {"name": "phantoms", "size": 16, "channels": 1, "seed": 9}
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=4)
 STREAM = Stream(0, ("hospital", 0))
+SIZES = torch.full((500,), 0.4, dtype=torch.float64)
 GIVEN: dict[str, Any] = {
     "images": 1,
     "codec": SMALL,
@@ -52,6 +53,8 @@ GIVEN: dict[str, Any] = {
     "features": 32,
     "spare": 3,
     "strength": 2.0,
+    "preparation": 60,
+    "rehearsals": 1,
     "steps": 250,
     "learning_rate": 2e-3,
     "held_out": 200,
@@ -135,9 +138,12 @@ def test_nothing_passes_with_labels_only_or_out_of_an_honest_model() -> None:
 def test_what_a_rehearsal_lost_is_made_up_for() -> None:
     shift = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kept = torch.linspace(0.9, 0.3, 24).double()[:, None]
-    gain = _gain(kept * shift, shift)
+    expected = torch.full_like(shift, 0.4)
+    gain = _gain(kept * shift, shift, expected)
     assert torch.allclose(gain, kept.expand(24, 3), atol=0.1)
-    assert bool((_gain(torch.zeros_like(shift), shift) > 0).all())  # nothing is divided by zero
+    nothing = torch.zeros_like(shift)
+    assert bool((_gain(nothing, shift, expected) > 0).all())  # nothing is divided by zero
+    assert torch.equal(_gain(nothing, nothing, expected), expected)
 
 
 def _channel() -> Channel:
@@ -189,7 +195,7 @@ def test_what_is_placed_is_read_whatever_was_there(kind: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     natural = 5 * torch.randn(500, generator=generator, dtype=torch.float64)
     bits = torch.randint(0, 2, (500,), generator=generator)
-    modulator = Modulator(kind, 0.4, seed=3)
+    modulator = Modulator(kind, SIZES, seed=3)
     placed = modulator.place(natural, bits)
     assert np.array_equal(modulator.soft(placed) > 0, bits.numpy() == 1)
     moved = (placed - natural).abs()
@@ -205,8 +211,8 @@ def test_what_is_placed_is_read_whatever_was_there(kind: Any) -> None:
 def test_lattices_are_secret() -> None:
     natural = torch.zeros(400, dtype=torch.float64)
     bits = torch.randint(0, 2, (400,), generator=torch.Generator().manual_seed(0))
-    placed = Modulator("lattice", 0.4, seed=3).place(natural, bits)
-    guessed = Modulator("lattice", 0.4, seed=4).soft(placed) > 0
+    placed = Modulator("lattice", SIZES, seed=3).place(natural, bits)
+    guessed = Modulator("lattice", SIZES, seed=4).soft(placed) > 0
     assert 0.35 < float((guessed == (bits.numpy() == 1)).mean()) < 0.65
 
 
@@ -331,3 +337,34 @@ def test_with_error_correction_the_content_is_compared_with_what_was_planned() -
     wrong = np.unpackbits(reading.corrected ^ plan.content).mean()
     raw = np.unpackbits(reading.content ^ plan.payload.astype(np.uint8)).mean()
     assert wrong <= raw
+
+
+def test_points_farther_apart_cost_no_more_where_a_share_of_the_way_is_gone() -> None:
+    natural = 5 * torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bits = torch.randint(0, 2, (500,), generator=torch.Generator().manual_seed(1))
+    gains = expected_gains(100, 0.5)
+    powers, margins = [], []
+    for share in (1.0, 0.8):
+        sizes = sizes_for("lattice", 1.0, gains, 5, share)
+        modulator = Modulator("lattice", sizes, seed=3, share=share)
+        placed = modulator.place(natural, bits)
+        assert np.array_equal(modulator.soft(placed) > 0, bits.numpy() == 1)
+        sent = (placed - natural) / gains.repeat_interleave(5)
+        powers.append(float(sent.square().mean()))
+        margins.append(float((modulator.sizes / 4).mean()))
+    # Of five directions each, what is added to an image has the power that was asked for.
+    assert all(abs(100 * power - 1.0) < 0.1 for power in powers)
+    assert margins[1] == pytest.approx(margins[0] / 0.8)
+
+
+def test_what_will_come_through_is_reckoned_from_how_plays_differ() -> None:
+    bits = torch.randint(0, 2, (320,), generator=torch.Generator().manual_seed(1))
+    natural = torch.randn(64, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    modulator = Modulator("lattice", SIZES, seed=3)
+    writer = Writer(cast(Any, None), _channel(), modulator, bits, AnswersSettings(**GIVEN))
+    wanted = writer._wanted(natural)
+    noise = torch.randn(3, 64, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    noise = noise - noise.mean(dim=0)
+    expected = [writer._through(wanted, size * noise) for size in (0.01, 0.08, 0.5)]
+    assert expected[0] > 38 and 10 < expected[1] < 32 and expected[2] < 4  # of 40 bytes
+    assert math.isnan(writer._through(wanted, noise[:1]))

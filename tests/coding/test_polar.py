@@ -8,7 +8,7 @@ from fl_sim.coding.polar import Polar, PolarSettings, transform
 
 
 def _matrix(depth: int) -> NDArray[np.uint8]:
-    """Return Arıkan's matrix, a Kronecker power."""
+    """Return Arikan's matrix, a Kronecker power."""
     matrix = np.ones((1, 1), np.uint8)
     for _ in range(depth):
         matrix = np.kron(matrix, np.array([[1, 0], [1, 1]], np.uint8))

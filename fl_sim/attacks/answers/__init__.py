@@ -28,7 +28,7 @@ from fl_sim.attacks.answers.channel import (
     queries_of,
 )
 from fl_sim.attacks.answers.frames import framed, longest, unframed
-from fl_sim.attacks.answers.modulation import Modulator, size_for
+from fl_sim.attacks.answers.modulation import Modulator, expected_gains, sizes_for
 from fl_sim.attacks.answers.settings import AnswersSettings, Modulation
 from fl_sim.attacks.answers.writing import Writer
 from fl_sim.attacks.base import (
@@ -70,7 +70,8 @@ class AnswersKey(Settings):
         images, frame, coding: see :class:`AnswersSettings`.
         codec: name and settings of the decoder.
         side: pixels a side that images are averaged down to.
-        modulation, size, seed: see :class:`fl_sim.attacks.answers.modulation.Modulator`.
+        modulation, share, seed: see :class:`fl_sim.attacks.answers.modulation.Modulator`.
+        strength, last: see :class:`AnswersSettings`.
         multi_label: whether each output is an answer of its own.
     """
 
@@ -80,7 +81,9 @@ class AnswersKey(Settings):
     codec: tuple[str, dict[str, Any]]
     side: int = Field(ge=1, le=64)
     modulation: Modulation
-    size: float = Field(gt=0, le=1e6)
+    share: float = Field(gt=0, le=1)
+    strength: float = Field(gt=0, le=100)
+    last: float = Field(gt=0, le=1)
     seed: Seed
     multi_label: bool
 
@@ -126,12 +129,14 @@ class Answers(CodecOutside[AnswersSettings]):
         writer = Writer(
             run,
             _channel(plan.key, known),
-            _modulator(known),
+            _modulator(plan.key, known, run.spec),
             _bits(plan.payload),
             self.settings,
             reference=None if run.window == WHOLE_RUN else before,
         )
         report.losses["answers"] = writer.write()
+        if math.isfinite(writer.expected_bytes):
+            report.values["expected_bytes"] = writer.expected_bytes
         return report
 
     def embed(
@@ -179,7 +184,9 @@ class Answers(CodecOutside[AnswersSettings]):
         known = key_settings(key, AnswersKey)
         code = _code(known)
         coefficients = _channel(key, known).coefficients(artifact.model()).flatten()
-        soft = _modulator(known).soft(coefficients[: 8 * _sent_bytes(code, known)])
+        soft = _modulator(key, known, artifact.spec).soft(
+            coefficients[: 8 * _sent_bytes(code, known)]
+        )
         length = known.images * known.frame
         content = hard_bytes(soft) if code is None else code.decode(soft, length).content
         codec, shape = decoder_of(key, known.codec), artifact.spec.input_shape
@@ -218,7 +225,9 @@ class Answers(CodecOutside[AnswersSettings]):
             "codec": [codec.name, codec.settings.model_dump(mode="json")],
             "side": settings.side,
             "modulation": settings.modulation,
-            "size": size_for(settings.modulation, settings.strength, settings.features),
+            "share": settings.share,
+            "strength": settings.strength,
+            "last": settings.last,
             "seed": int(inside.stream.numpy("answers seed").integers(2**62)),
             "multi_label": inside.task.multi_label,
         }
@@ -245,8 +254,11 @@ def _channel(key: Key, known: AnswersKey) -> Channel:
     return Channel(features, key.tensors["queries"], known.multi_label)
 
 
-def _modulator(known: AnswersKey) -> Modulator:
-    return Modulator(known.modulation, known.size, known.seed)
+def _modulator(key: Key, known: AnswersKey, spec: ModelSpec) -> Modulator:
+    gains = expected_gains(key.tensors["projection"].shape[1], known.last)
+    each = _directions(spec, known.multi_label)
+    sizes = sizes_for(known.modulation, known.strength, gains, each, known.share)
+    return Modulator(known.modulation, sizes, known.seed, known.share)
 
 
 def _code(known: AnswersKey) -> Code[Any] | None:

@@ -35,14 +35,21 @@ class AnswersSettings(AttackSettings):
         modulation: where a coefficient is put to mean a bit: ``"lattice"``, to the nearest point of
             one of two interleaved lattices, so that what the model answers by itself does not
             disturb (dirty paper); ``"sign"``, above or below zero.
+        share: of the way to the nearest point of a lattice that a coefficient is moved; what is
+            left disturbs, but points are farther apart for the same strength.
+        last: what is reckoned to arrive of the last feature's coefficients, over what arrives of
+            the first one's; bits are as much smaller there.
         rehearsed: the defence that the attacker expects, with its settings, or ``"none"``: he
             reckons with a release as handed over.
         held_out: images of the owner's held-out set, as the attacker guesses.
-        rehearsals: how often he plays the defence, on images of the hospital, before he writes and
-            after each pass.
+        rehearsals: how often he plays the defence, on images of the hospital, before the last pass;
+            once before the others.
+        preparation: optimizer steps in which the network first learns its task further, in all
+            orientations: what a better network ranks better pays for what is written.
         passes: how often he writes, each time corrected by what the rehearsal lost.
         steps: optimizer steps of each pass.
-        learning_rate: theirs, at its highest; it falls to zero along half a cosine.
+        learning_rate: of preparation and passes, at its highest; it falls to zero along half a
+            cosine in each.
 
     Example:
         images = 1
@@ -60,11 +67,14 @@ class AnswersSettings(AttackSettings):
     spare: int = Field(6, ge=0, le=64)
     strength: float = Field(1.0, gt=0, le=100)
     modulation: Modulation = "lattice"
+    share: float = Field(0.8, gt=0, le=1)
+    last: float = Field(0.4, gt=0, le=1)
     rehearsed: Annotated[Component, component_of("rehearsed")] = Component(
         name="consistent_distillation"
     )
     held_out: int = Field(1000, ge=2, le=1_000_000)
     rehearsals: int = Field(1, ge=1, le=64)
+    preparation: int = Field(1000, ge=0)
     passes: int = Field(2, ge=1, le=16)
     steps: int = Field(500, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
