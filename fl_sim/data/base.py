@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,6 +286,15 @@ class Dataset:
     test: Split
     files: tuple[DataFile, ...] = ()
     description: str = ""
+
+    def at_most(self, images: int) -> "Dataset":
+        """Return the dataset with so many images a split at most, evenly spaced over each."""
+        cut = {}
+        for name in ("train", "validation", "test"):
+            split: Split = getattr(self, name)
+            if len(split) > images:
+                cut[name] = split.subset(np.arange(images, dtype=np.int64) * len(split) // images)
+        return replace(self, **cut)
 
     @property
     def channels(self) -> int:
