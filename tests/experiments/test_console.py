@@ -34,7 +34,7 @@ def test_every_number_is_there_in_full(width: int) -> None:
 
 
 def test_one_column_that_is_too_wide_still_ends() -> None:
-    assert "upload" in _printed(20, FRAME.assign(**{"a" * 40: 1.0}))
+    assert _printed(20, FRAME.assign(**{"a" * 40: 1.0})).count("1.000") == 2
 
 
 def test_a_path_is_told_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
