@@ -289,12 +289,15 @@ class Dataset:
 
     def at_most(self, images: int) -> "Dataset":
         """Return the dataset with so many images a split at most, evenly spaced over each."""
-        cut = {}
-        for name in ("train", "validation", "test"):
-            split: Split = getattr(self, name)
-            if len(split) > images:
-                cut[name] = split.subset(np.arange(images, dtype=np.int64) * len(split) // images)
-        return replace(self, **cut)
+
+        def cut(split: Split) -> Split:
+            if len(split) <= images:
+                return split
+            return split.subset(np.arange(images, dtype=np.int64) * len(split) // images)
+
+        return replace(
+            self, train=cut(self.train), validation=cut(self.validation), test=cut(self.test)
+        )
 
     @property
     def channels(self) -> int:
