@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from fl_sim.verbs.attacking import attack
     from fl_sim.verbs.auditing import audit
     from fl_sim.verbs.cleaning import clean
+    from fl_sim.verbs.evaluating import evaluate
     from fl_sim.verbs.extracting import extract
     from fl_sim.verbs.gating import gate
     from fl_sim.verbs.measuring import measure
+    from fl_sim.verbs.restoring import restore
     from strategies.any_app import Defended
 
 # No telemetry and no update checks, unless the user has asked for them; and idle threads sleep
@@ -68,10 +70,12 @@ _HOMES = {
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
     "clean": "fl_sim.verbs.cleaning",
+    "evaluate": "fl_sim.verbs.evaluating",
     "extract": "fl_sim.verbs.extracting",
     "gate": "fl_sim.verbs.gating",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
+    "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
     "sweep": "experiments.sweep.start",
     "tune": "experiments.tuning.start",
@@ -85,11 +89,13 @@ __all__ = [
     "audit",
     "clean",
     "compare",
+    "evaluate",
     "extract",
     "gate",
     "load_dataset",
     "load_runs",
     "measure",
+    "restore",
     "run",
     "sweep",
     "tune",

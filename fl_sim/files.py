@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fl_sim.errors import FlSimError
+from fl_sim.errors import FlSimError, printable
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -38,6 +38,13 @@ class WriteError(FlSimError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def briefly(path: Path) -> str:
+    """Return a path for people: as seen from the working directory where it lies in it."""
+    here = Path.cwd()
+    inside = path.is_absolute() and path.is_relative_to(here)
+    return printable(str(path.relative_to(here) if inside else path))
 
 
 def reason(error: OSError) -> str | None:

@@ -78,12 +78,17 @@ def section(docstring: str, title: str) -> list[str]:
     return inspect.cleandoc("\n" + "\n".join(rest[:end])).splitlines()
 
 
+_ITEM = re.compile(r"^\d\. .*(?:\n {3}.*\S.*)*", re.MULTILINE)
+"""An item of a numbered list, with the lines that go on below it."""
+
+
 def prose(docstring: str) -> str:
-    """Return a docstring's paragraphs before its sections, a line each."""
+    """Return a docstring's paragraphs and numbered items before its sections, a line each."""
     text = inspect.cleandoc(docstring)
     for title in _SECTIONS:
         text = text.partition(f"\n{title}\n")[0]
-    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", clean(text.strip()))
+    text = _ITEM.sub(lambda item: " ".join(item[0].split()), clean(text.strip()))
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])(?!\d\. )", " ", text)
 
 
 def clean(text: str) -> str:

@@ -11,7 +11,7 @@ from experiments.handbook.contents import PARTS, contents, made_pages
 from experiments.handbook.leaderboard import CSV, MARK, PATH, leaderboard
 from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.studies import first_picture, pictures
-from experiments.handbook.texts import with_texts
+from experiments.handbook.texts import with_texts, without_marks
 
 _made: dict[str, MadePage] = {}
 
@@ -41,7 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Take texts of the repository in, and the leaderboard."""
     if page.file.src_uri == PATH:
         markdown = markdown.replace(MARK, leaderboard()[0])
-    return with_texts(page.file.src_uri, markdown)
+    return without_marks(with_texts(page.file.src_uri, markdown))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

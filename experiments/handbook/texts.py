@@ -14,6 +14,7 @@ from fl_sim.errors import FlSimError, did_you_mean
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = "experiments/studies"
 _INCLUDE = re.compile(r"^<!-- include: ([^\s#]+)(?:#(.+?))? -->$", re.MULTILINE)
+_MARK = re.compile(r"\s*(?<!`)<!-- (?:=|given:).*?-->", re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _HOMES = {
     "README.md": "index.md",
@@ -34,6 +35,14 @@ def with_texts(page: str, markdown: str) -> str:
         FlSimError: if there is no such file or section, or a link of it leads nowhere.
     """
     return _INCLUDE.sub(lambda found: text_of(found[1], page, found[2]), markdown)
+
+
+def without_marks(markdown: str) -> str:
+    """Return a page without the marks that say where its numbers come from, and without gaps.
+
+    Marks that are code, on the page that explains them, stay.
+    """
+    return _MARK.sub("", markdown)
 
 
 def text_of(source: str, page: str, section: str | None = None) -> str:

@@ -12,6 +12,7 @@ from experiments.run.folder import load_pictures
 from experiments.run.scenario import Scenario
 from experiments.tables.pictures import kept_extractions
 from fl_sim.errors import FlSimError, printable, unknown_name
+from fl_sim.files import briefly
 from fl_sim.metrics.payload import COUNTED
 from fl_sim.metrics.vocabulary import column_label, known, names_of
 from fl_sim.results import STAGES, read_table, summary
@@ -167,7 +168,7 @@ class Result:
 
     @property
     def _where(self) -> str:
-        return printable(str(self.out))
+        return briefly(self.out)
 
 
 def _in_short(view: "pd.DataFrame") -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.report.words import plain
 from experiments.studies.base import RESULTS, STUDIES
 from experiments.studies.origin import read_origin
 from experiments.studies.published import inside, widened
@@ -230,11 +231,18 @@ def _keys(
     place = called.get("place") or own.get("place", _LAKE)
     names = ("model", "attack", "defense")
     network, attack, defence = (called.get(name) or own.get(name, "") for name in names)
+    attack = _named(attack, own.get("attack", ""))
     used = {*names, "dataset", "place"}
     if defence.endswith(f", {called.get(VARIANT)}"):  # it says so itself
         used.add(VARIANT)
     setting = ", ".join(label for axis, label in called.items() if axis not in used)
     return dict(zip(KEYS, (data, network, place, attack, defence, setting), strict=True))
+
+
+def _named(label: str, name: str) -> str:
+    """Return an attack's label, with its name in front where only its study's page tells it."""
+    words = plain(name)
+    return label if words.lower() in label.lower() or label in ("", "none") else f"{words}, {label}"
 
 
 def _of_scenario(scenario: "Scenario") -> dict[str, str]:

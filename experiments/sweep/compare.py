@@ -106,7 +106,8 @@ class Runs:
         for name in self._axes:
             # Names as scenarios have them; a sweep's own labels stay.
             if name in FACTS:
-                own = table[LABEL + name] != table[name].map(plain)
+                labelled = [run.name for run in self.sources.runs if name in run.labels]
+                own = table[CELL].isin(labelled) | (table[LABEL + name] != table[name].map(plain))
                 table[LABEL + name] = table[LABEL + name].where(own, table[name])
         return table
 

@@ -18,7 +18,7 @@ from experiments.tables.summary import CELL, LABEL, compare, presented, summaris
 from fl_sim.bars import chosen_progress
 from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError, printable
-from fl_sim.files import sweep_temporaries, write_atomically
+from fl_sim.files import briefly, sweep_temporaries, write_atomically
 from fl_sim.metrics.vocabulary import columns_shown
 from fl_sim.progress import Progress, piece
 from fl_sim.results import read_table
@@ -190,7 +190,7 @@ class SweepResult:
         failed = f", {states.count('failed')} failed" if "failed" in states else ""
         return (
             f"SweepResult of {printable(self.grid.name)}: {states.count('ended')} of {cells} cells "
-            f"ended{failed}, in {printable(str(self.out))}"
+            f"ended{failed}, in {briefly(self.out)}"
         )
 
     def _repr_html_(self) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from experiments.run.result import Result
 
+_ENDLESS = 10_000
 _NUMBER = re.compile(r"-|-?\d[\d.]*(e[+-]\d+)?|-?inf")
 
 
@@ -46,10 +47,36 @@ def plain(text: object) -> str:
     return escape("\n".join(printable(line) for line in str(text).split("\n")))
 
 
-def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
-    """Print a data frame, numbers to three digits, absent values as a dash."""
+def print_table(console: Console, frame: "pd.DataFrame", title: str, keys: int = 1) -> None:
+    """Print a data frame, numbers to three digits, absent values as a dash.
+
+    Columns that the console is too narrow for go into further tables below, none is cut.
+
+    Args:
+        console: where to.
+        frame: a row a line.
+        title: above the first table.
+        keys: how many leading columns tell the rows apart, and are repeated in every table.
+    """
+    rest = frame
+    while True:
+        shown = rest.shape[1]
+        while shown > keys + 1 and _width(console, rest.iloc[:, :shown]) > console.width:
+            shown -= 1
+        console.print(_table(rest.iloc[:, :shown], title))
+        if shown == rest.shape[1]:
+            return
+        title = ""
+        rest = rest.iloc[:, [*range(keys), *range(shown, rest.shape[1])]]
+
+
+def _width(console: Console, frame: "pd.DataFrame") -> int:
+    return console.measure(_table(frame), options=console.options.update(width=_ENDLESS)).maximum
+
+
+def _table(frame: "pd.DataFrame", title: str = "") -> Table:
     table = Table(
-        title=plain(title),
+        title=plain(title) or None,
         title_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
@@ -61,7 +88,7 @@ def print_table(console: Console, frame: "pd.DataFrame", title: str) -> None:
         table.add_column(plain(column), justify=justify, no_wrap=True)
     for _, row in frame.iterrows():
         table.add_row(*(plain(cell_text(value)) for value in row))
-    console.print(table)
+    return table
 
 
 def cell_text(value: object, digits: int = 3) -> str:
@@ -130,7 +157,7 @@ def is_numeric(column: "pd.Series[Any]") -> bool:
 def print_result(console: Console, result: "Result") -> None:
     """Print a run's summary and where its files are."""
     view = result.summary()
-    print_table(console, compact(view), "Leakage and utility by stage")
+    print_table(console, compact(view), "Leakage and utility by stage", keys=2)
     console.print(explained(view), style="dim")
     console.print(f"Table      {plain(result.out / 'results.csv')}")
     console.print(f"Model file {plain(result.artifact)}")

@@ -21,6 +21,7 @@ from experiments.tuning.choice import (
 from experiments.tuning.figure import draw_trials
 from experiments.tuning.plan import UNDEFENDED, Plan
 from fl_sim.errors import FlSimError, printable
+from fl_sim.files import briefly
 from fl_sim.metrics.vocabulary import column_heading
 from fl_sim.progress import Progress
 
@@ -203,7 +204,7 @@ class Tuning:
         state = "reported on the test set" if self.reported else "the test set is closed"
         return (
             f"Tuning of {printable(plan.name)}: {len(plan.components)} defences, "
-            f"{plan.file.budget} settings of each, {state}, in {printable(str(self.out))}"
+            f"{plan.file.budget} settings of each, {state}, in {briefly(self.out)}"
         )
 
     def _repr_html_(self) -> str:

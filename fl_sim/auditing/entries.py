@@ -69,7 +69,10 @@ def check_duplicates(subject: Subject) -> list[Finding]:
         key = (tensor.shape, hash(tuple(tensor.view(-1)[:16].tolist())))
         for other, content in seen.setdefault(key, []):
             if tensor.dtype == content.dtype and torch.equal(tensor, content):
-                what = f"It is equal to {other}: shared in the network, or stored twice."
+                what = (
+                    f"It is equal to {other}: shared in the network, stored twice, or trained by "
+                    f"the same gradients, as biases are whose outputs are added."
+                )
                 findings.append(Finding("duplicates", "note", what, name))
                 break
         seen[key].append((name, tensor))

@@ -45,6 +45,8 @@ def load_dataset(
     settings: dict[str, Any] | None = None,
     data_root: Path | None = None,
     progress: Progress | None = None,
+    *,
+    images: int | None = None,
 ) -> Dataset:
     """Load a dataset; a process loads the same one only once.
 
@@ -53,10 +55,15 @@ def load_dataset(
         settings: the dataset's keys, for example ``{"size": 64}``.
         data_root: folder of the data; see :func:`data_root` for the default.
         progress: told how far a long preparation has come; by default whoever is told already.
+        images: how many of each split to keep at most, for a quick try: evenly spaced over the
+            split, the same ones every time; by default all.
 
     Raises:
-        FlSimError: for an unknown name or key, and for missing or broken files.
+        FlSimError: for an unknown name or key, for missing or broken files, and for fewer than one
+            image.
     """
+    if images is not None and images < 1:
+        raise FlSimError(f"A dataset is cut to one image a split at least, not {images}.")
     text = json.dumps(settings or {}, sort_keys=True)
     root = _existing_root(data_root)
     if name.endswith(".npz"):
@@ -64,7 +71,8 @@ def load_dataset(
 
         name = str(find(name, root).absolute())
     with reporting(progress) if progress else contextlib.nullcontext():
-        return _load(name, text, root)
+        loaded = _load(name, text, root)
+    return loaded if images is None else loaded.at_most(images)
 
 
 def dataset_settings(name: str) -> type[DatasetSettings]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,6 +286,18 @@ class Dataset:
     test: Split
     files: tuple[DataFile, ...] = ()
     description: str = ""
+
+    def at_most(self, images: int) -> "Dataset":
+        """Return the dataset with so many images a split at most, evenly spaced over each."""
+
+        def cut(split: Split) -> Split:
+            if len(split) <= images:
+                return split
+            return split.subset(np.arange(images, dtype=np.int64) * len(split) // images)
+
+        return replace(
+            self, train=cut(self.train), validation=cut(self.validation), test=cut(self.test)
+        )
 
     @property
     def channels(self) -> int:

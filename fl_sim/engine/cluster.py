@@ -89,7 +89,11 @@ def _started(verbose: bool, received: Sequence[int], arguments: dict[str, Any]) 
                     yield
                 return
         if attempt == STARTS:
-            raise FlSimError(f"Ray could not be started: {root(error)}") from error
+            why = str(root(error)).rstrip(".")
+            raise FlSimError(
+                f"Ray could not be started: {why}; where the machine is too busy for it, do "
+                f'without: --workers 0, or engine = "inprocess" in a federation.'
+            ) from error
         print(
             f"Ray did not start ({root(error)}); trying again ({attempt + 1} of {STARTS}).",
             file=sys.stderr,

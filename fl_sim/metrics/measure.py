@@ -116,7 +116,7 @@ def measure_leakage(
     similarity: dict[str, torch.Tensor] = {}
     shown: dict[str, torch.Tensor] = {}
     best = RAW
-    choice = _Choice(public, len(originals))
+    choice = Choice(public, len(originals))
     for name, extracted in extractions(values, public, restorations, others):
         images, _ = sanitize(extracted, originals.shape)
         good = finite(extracted)
@@ -150,7 +150,7 @@ def measure_leakage(
     return LeakageMeasurement(rows, best, choice.chosen, kept, shown)
 
 
-class _Choice:
+class Choice:
     """What an attacker chooses of the extractions seen so far: of equals the first, which is raw.
 
     Args:

@@ -3,7 +3,7 @@
 He has the recovered batch and public images of the same kind, nothing else: never an original.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 
@@ -23,7 +23,7 @@ RESTORATIONS: Registry[Restoration] = Registry("restoration", "fl_sim.restoratio
 _WILD = 10.0
 
 
-def choose(names: Sequence[str] | None = None) -> dict[str, Restoration]:
+def choose(names: Collection[str] | None = None) -> dict[str, Restoration]:
     """Return restorations by name: the given ones, or all that are registered.
 
     Raises:

@@ -1,5 +1,5 @@
-"""The verbs: attack, clean, extract, measure, audit, gate, on ordinary networks, files and images.
+"""The verbs: attack, clean, extract, restore, measure, evaluate, audit, gate.
 
-``fl_sim`` exports them. They take what a program has at hand and use the same parts, by the same
-names and settings, as a scenario does.
+``fl_sim`` exports them. They take ordinary networks, files and images and use the same parts, by
+the same names and settings, as a scenario does.
 """

@@ -119,7 +119,7 @@ def clean(
             f"The defence '{name}' learns from labels; give those of the held-out images, or take "
             f"one that does without, such as consistent_distillation with labels=0."
         )
-    network, weights = _given(model, split, state, normalize, make, classes, seed)
+    network, weights = given_with_weights(model, split, state, normalize, make, classes, seed)
     task = task_of(split, network.spec.classes, network.spec.task == "segmentation")
     if not is_labelled(split):
         split = replace(split, labels=np.zeros(_no_labels(split, network.spec), np.int64))
@@ -189,7 +189,7 @@ def defense_of(
     return choice.build(DEFENSES, f"The defence '{choice.name}'"), choice.name
 
 
-def _given(
+def given_with_weights(
     model: Any,
     split: Split,
     state: State | None,
@@ -198,7 +198,15 @@ def _given(
     classes: int | None,
     seed: int,
 ) -> tuple[Given, State]:
-    """Return the network, and the weights that are to be cleaned."""
+    """Return the network, and the weights that are to be cleaned or measured.
+
+    Args:
+        model, state, normalize, make, classes, seed: as of :func:`clean`.
+        split: images that it takes.
+
+    Raises:
+        FlSimError: if it is no network, has no weights, or does not take such images.
+    """
     if isinstance(model, Attacked | Cleaned):
         if MODELS.lent(model.spec.name) is None:  # one that was given by its name keeps it
             built = Given(model.spec, build(model.spec, seed), copied(model.model))

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     grid = {
         "scenario": CENTRALIZED,
-        "grid": {"defense": ["none", {"label": "L w", "name": "lwlrd"}]},
+        "grid": {"defense": ["none", {"label": "LWLRD", "name": "lwlrd"}]},
     }
     return sweep(grid, tmp_path_factory.mktemp("sweep") / "out", workers=0, progress=False)
 
@@ -85,7 +85,7 @@ def test_a_folder_of_runs_a_pattern_and_results_mean_the_same(folder: Path) -> N
 def test_a_sweep_keeps_its_labels(swept: SweepResult, folder: Path) -> None:
     runs = load_runs(swept)
     assert len(runs) == 2 == len(load_runs(swept.out)) == len(load_runs(f"{swept.out.parent}/*"))
-    assert runs.summary()["defense"].unique().tolist() == ["none", "L w"]
+    assert runs.summary()["defense"].unique().tolist() == ["none", "LWLRD"]
     assert len(compare(swept, folder / "federation")) == 3
 
 

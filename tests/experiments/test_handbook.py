@@ -33,7 +33,7 @@ from experiments.handbook.moving import CREDIT, PICTURE, Lane, draw
 from experiments.handbook.notebooks import notebook_pictures
 from experiments.handbook.python_names import RETURNED, public_names, python_page
 from experiments.handbook.studies import pictures
-from experiments.handbook.texts import section_of, text_of, with_texts
+from experiments.handbook.texts import section_of, text_of, with_texts, without_marks
 from experiments.notebooks import NOTEBOOKS
 from experiments.run.shipped import shipped
 from fl_sim.errors import FlSimError
@@ -250,6 +250,14 @@ _AXE = """axe.run(document, {}).then(found => {{ window.found =
     found.violations.filter(one => ["serious", "critical"].includes(one.impact))
     .map(one => one.id + ": " + one.nodes.map(node => node.html.slice(0, 80)).join(", ")) }})"""
 _OF_COLOURS = ["color-contrast", "link-in-text-block"]
+
+
+def test_marks_of_numbers_leave_no_gap() -> None:
+    text = "It is 0.9\n<!-- = a.csv [k=1]\nauc -->, or 2 <!-- = b.csv auc --> more."
+    text += "\n<!-- given: 2 -->\n"
+    assert without_marks(text) == "It is 0.9, or 2 more.\n"
+    kept = "Write `<!-- = FILE.csv column -->` behind it.\n\n<!-- include: a.md -->\n"
+    assert without_marks(kept) == kept
 
 
 def find_axe() -> Path | None:

@@ -36,6 +36,13 @@ def whole() -> pd.DataFrame:
     return board()
 
 
+def test_an_attack_is_named_where_the_label_of_its_study_does_not(whole: pd.DataFrame) -> None:
+    own = whole.loc[whole["study"] == "answers", "attack"]
+    assert len(own) and own.str.startswith("answers, strength 0.").all()
+    assert "Transpose" in set(whole["attack"])
+    assert not whole["attack"].str.startswith("transpose, ").any()
+
+
 def test_lines_of_rows_are_their_means_with_intervals(whole: pd.DataFrame) -> None:
     assert tuple(whole) == COLUMNS
     rows = read_rows(RESULTS / "defenses" / ROWS)

@@ -284,6 +284,10 @@ def test_docstrings_are_read_with_what_is_inherited() -> None:
 
     assert arguments(Own) == {"one": "both of them.", "two": "both of them.", "three": "see f."}
     assert prose(Own.__doc__ or "") == "Own x.Y and code.\n\nMore."
+    listed = "Steps:\n\n1. One\n   more.\n2. Two.\n\nAnd\nso on::\n\n    kept\n    as it is\n"
+    assert prose(listed) == (
+        "Steps:\n\n1. One more.\n2. Two.\n\nAnd so on:\n\n    kept\n    as it is"
+    )
 
 
 def test_values_are_written_as_toml_reads_them() -> None:
