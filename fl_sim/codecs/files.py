@@ -21,7 +21,7 @@ from fl_sim.plain import parse_json
 from fl_sim.settings import parse
 
 _HEADER = "fl_sim.codec"
-_ENCODER_TOO = 4
+_ENCODER_TOO = 8
 _SLACK = 1 << 18
 
 
@@ -69,7 +69,8 @@ def codec_from(name: str, settings: dict[str, Any], tensors: dict[str, torch.Ten
     """
     kind = CODECS.get(name)
     wanted = parse(kind.Settings, settings, f"The codec '{name}'")
-    # A decoder alone is there for a codec that also has an encoder, of about its size.
+    # A decoder alone is there for a codec that also has an encoder, of about its size; and while
+    # they are built, some weights are drawn twice.
     elements = _ENCODER_TOO * sum(tensor.numel() for tensor in tensors.values())
     try:
         with building_within(elements + _SLACK):
