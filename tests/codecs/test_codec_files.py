@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from codec_kit import LEARNED, images, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -16,6 +15,7 @@ from fl_sim.codec import CODECS
 from fl_sim.codecs.files import codec_from, load_codec, save_codec
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
+from tests.codecs.codec_kit import LEARNED, images, trained
 
 DECODING = """
 import sys

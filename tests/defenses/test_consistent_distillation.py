@@ -122,7 +122,8 @@ def test_the_student_starts_from_the_reference_where_there_is_one() -> None:
 @pytest.mark.parametrize("kind", ["multi-class", MULTI_LABEL, SEGMENTATION])
 def test_labels_teach_what_the_teacher_does_not_know(kind: str) -> None:
     held_out = _held_out()
-    names, spec = ("a", "b", "c"), SPEC
+    spec = SPEC
+    names: tuple[str, ...] = ("a", "b", "c")
     if kind == MULTI_LABEL:
         held_out = Split(held_out.images, np.eye(3, dtype=np.int64)[held_out.labels])
     if kind == SEGMENTATION:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from defense_kit import SPEC, apply, held_out, release_of
 
 from fl_sim.artifact import artifact_bytes
 from fl_sim.defenses.base import DefenseReport
@@ -20,6 +19,7 @@ from fl_sim.defenses.ledger import (
 )
 from fl_sim.defenses.quantization import QuantizationSettings, quantized
 from fl_sim.models import build, state_of
+from tests.defenses.defense_kit import SPEC, apply, held_out, release_of
 
 SHORT = {"steps": 1, "batch_size": 8}
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_kit import CENTRALIZED, FEDERATED
 
 from experiments.report.cells import plain_cell
 from experiments.run.result import Result
@@ -14,6 +13,7 @@ from experiments.tables.console import compact
 from fl_sim.artifact import read_artifact
 from fl_sim.defenses.ledger import tensor_bits
 from fl_sim.statistics import Interval
+from tests.experiments.run_kit import CENTRALIZED, FEDERATED
 
 NONE = {**CENTRALIZED, "defense": None}
 CONTROL = {"name": "trusted_training", "images": "held_out", "max_steps": 1, "batch_size": 8}

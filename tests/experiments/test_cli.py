@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_kit import ROOT, fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
 from experiments.cli.run import find_scenario
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import ROOT, fl_sim
 
 SCENARIO = """
 mode = "centralized"
@@ -53,7 +53,7 @@ def test_a_scenario_file_is_run_and_its_images_are_extracted(tmp_path: Path) -> 
     assert "AUC" in done.stdout and "release" in done.stdout and "attack: " in done.stdout
     assert (tmp_path / "out/images/recovered.png").read_bytes()[:4] == b"\x89PNG"
     files = ("out/artifacts/release.safetensors", "out/keys/hospital-0.safetensors")
-    done = fl_sim("extract", *files, "--out", "png", cwd=tmp_path)
+    done = _program("extract", *files, "--out", "png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "png").glob("*.png"))) == 4
 

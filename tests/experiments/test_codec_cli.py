@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_kit import fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
 from fl_sim.codecs.workbench import evaluate_codec, open_codec, train_codec
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import fl_sim
 
 SMALL = {"name": "factorized", "N": 8, "M": 8, "max_steps": 60, "validate_every": 20}
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_kit import CENTRALIZED, FEDERATED
 
 from experiments.run.result import Result
 from experiments.run.start import run
 from experiments.sweep.compare import Runs, compare, load_runs
 from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
+from tests.experiments.run_kit import CENTRALIZED, FEDERATED
 
 TUNED = {"name": "fine_tuning", "epochs": 1}
 
@@ -183,7 +183,7 @@ def test_a_wrong_name_in_a_plot_is_one_sentence(
     folder: Path, options: dict[str, str], words: str
 ) -> None:
     with pytest.raises(FlSimError, match=words):
-        load_runs(folder / "lake-0").plot(**options)  # type: ignore[arg-type]
+        load_runs(folder / "lake-0").plot(**options)
 
 
 def test_the_page_of_runs_has_their_release(folder: Path) -> None:

@@ -12,7 +12,7 @@ from experiments.run.start import run
 from fl_sim.errors import FlSimError
 
 CODEC = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20}
-CENTRALIZED = {
+CENTRALIZED: dict[str, Any] = {
     "mode": "centralized",
     "dataset": "phantoms",
     "model": "cnn",
@@ -22,7 +22,7 @@ CENTRALIZED = {
     "data": {"train_images": 200, "test_images": 100, "images": 50},
     "threads": 1,
 }
-FEDERATED = {
+FEDERATED: dict[str, Any] = {
     **CENTRALIZED,
     "mode": "federated",
     "federation": {"hospitals": 3, "rounds": 2, "engine": "inprocess"},

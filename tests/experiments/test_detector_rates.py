@@ -76,7 +76,7 @@ def test_networks_have_the_names_that_torchvision_gives() -> None:
 
     own = build("resnet18-small", 3, 7, 0)
     assert own.state_dict().keys() == torchvision.models.resnet18().state_dict().keys()
-    assert own.conv1.weight.shape == (64, 3, 3, 3)  # type: ignore[union-attr]
+    assert own.conv1.weight.shape == (64, 3, 3, 3)
     for architecture in NETWORKS:
         network = build(architecture, 1, 5, 0).eval()
         assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 5)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_kit import CENTRALIZED, FEDERATED, same
 
 from experiments.run.result import Result
 from experiments.run.scenario import Scenario
@@ -14,6 +13,7 @@ from fl_sim.defenses.ensemble_distillation import EnsembleDistillation
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.privacy import gaussian_epsilon
+from tests.experiments.run_kit import CENTRALIZED, FEDERATED, same
 
 PATE = {"name": "ensemble_distillation", "combine": "vote", "noise": 3.0, "steps": 2}
 CLASSES = 4  # of the phantoms

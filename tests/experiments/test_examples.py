@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,8 +201,8 @@ def test_the_same_attack_in_both_modes(script, capsys):
 def app(monkeypatch):
     """The app's modules, as Flower imports them."""
     monkeypatch.syspath_prepend(str(QUICKSTART))
-    import flower_quickstart.client_app
-    import flower_quickstart.server_app
+    import flower_quickstart.client_app  # type: ignore[import-not-found]
+    import flower_quickstart.server_app  # type: ignore[import-not-found]
 
     yield flower_quickstart
     for name in [name for name in sys.modules if name.split(".")[0] == "flower_quickstart"]:
@@ -210,7 +211,13 @@ def app(monkeypatch):
 
 def serve(app, main, out):
     """Run a server's main function with two of the app's clients in this process."""
-    config = {"rounds": 2, "local-epochs": 1, "learning-rate": 0.02, "data": "", "out": str(out)}
+    config: Any = {
+        "rounds": 2,
+        "local-epochs": 1,
+        "learning-rate": 0.02,
+        "data": "",
+        "out": str(out),
+    }
     client = ClientApp()
 
     def configured(call):
@@ -238,12 +245,15 @@ def test_the_readmes_two_lines_are_all_that_the_defence_needs(app, tmp_path, mon
         plain = plain.replace(f"{line}\n", "")
     assert "Defended" not in plain and "fl_sim" not in plain
     calls = []
-    from strategies import any_app
+    from strategies.cleaning import Cleaning
 
-    original = any_app.Cleaning.__call__
-    monkeypatch.setattr(
-        any_app.Cleaning, "__call__", lambda *given: calls.append(1) or original(*given)
-    )
+    original = Cleaning.__call__
+
+    def counted(*given):
+        calls.append(1)
+        return original(*given)
+
+    monkeypatch.setattr(Cleaning, "__call__", counted)
     cleaned = serve(app, app.server_app.main, tmp_path / "cleaned.pt")
     assert len(calls) == 2
     module = type(sys)("flower_quickstart.plain_app")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cli_kit import fl_sim
 from flwr.serverapp.strategy import FedAvg
 
 import clients.app
+import clients.hospital as hospitals
 from clients.hospital import LocalResult
 from experiments.run.failures import failures_logged
 from experiments.run.start import run
@@ -20,6 +20,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.faults import blaming
 from fl_sim.settings import Settings
 from strategies.base import STRATEGIES, StrategyEntry
+from tests.experiments.cli_kit import fl_sim
 
 SCENARIO: dict[str, Any] = {
     "mode": "federated",
@@ -81,7 +82,7 @@ def _federation(**keys: Any) -> dict[str, Any]:
 
 def _hospital_1(monkeypatch: pytest.MonkeyPatch, change: Callable[[LocalResult], Any]) -> None:
     """Let hospital 1 do something when it has trained."""
-    honest = clients.app.local_round
+    honest = hospitals.local_round
 
     def local_round(settings: Any, hospital: int, *rest: Any, **keys: Any) -> LocalResult:
         result = honest(settings, hospital, *rest, **keys)

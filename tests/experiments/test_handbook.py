@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser_kit import Browser, find_chromium
-from cli_kit import ROOT
 from click.testing import CliRunner
 
 from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
@@ -38,6 +36,8 @@ from experiments.notebooks import NOTEBOOKS
 from experiments.run.shipped import shipped
 from fl_sim.errors import FlSimError
 from fl_sim.results import COLUMNS
+from tests.experiments.browser_kit import Browser, find_chromium
+from tests.experiments.cli_kit import ROOT
 
 CATALOGUE = Catalogue()
 ITEMS = [Item(kind.name, name) for kind in KINDS for name in CATALOGUE.names(kind.name)]
@@ -269,7 +269,13 @@ def test_axe_finds_nothing_serious(address: str, width: int, dark: bool, tmp_pat
     """All rules in the light; in the dark those of colours, since nothing else differs there."""
     program, script = find_chromium(), find_axe()
     assert program is not None and script is not None
-    pages = ("index", "leaderboard", "use/leaderboard", "use/command-line", "paths/clean")
+    pages: tuple[str, ...] = (
+        "index",
+        "leaderboard",
+        "use/leaderboard",
+        "use/command-line",
+        "paths/clean",
+    )
     pages += ("results/measured", "results/index", "concepts/leakage", "compare")
     options = {"resultTypes": ["violations"], **({"runOnly": _OF_COLOURS} if dark else {})}
     with Browser(program, tmp_path) as browser:

@@ -8,12 +8,12 @@ from typing import Any
 import click
 import pytest
 import typer.main
-from cli_kit import fl_sim
-from page_kit import Fence, fences, followed, write
 
 import fl_sim as package
 from experiments.cli.main import app
 from experiments.run.scenario import Scenario
+from tests.experiments.cli_kit import fl_sim
+from tests.experiments.page_kit import Fence, fences, followed, write
 
 FOLLOWED = followed()
 

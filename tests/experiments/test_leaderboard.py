@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cli_kit import ROOT, fl_sim
 
 from experiments.handbook.leaderboard import table
+from experiments.run.identity import VERSION
 from experiments.studies import benchmark, leaderboard
 from experiments.studies.base import RESULTS
 from experiments.studies.benchmark import PHANTOMS, SEEDS, SKIN, faults, grid_of, own_defense
@@ -27,6 +27,7 @@ from experiments.studies.leaderboard import (
 from experiments.studies.rows import ROWS, read_rows, write_rows
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.intervals import metric_interval
+from tests.experiments.cli_kit import ROOT, fl_sim
 
 OWN = ROOT / "experiments/examples/own_defense.py"
 
@@ -108,7 +109,7 @@ def _rows(**changed: float) -> pd.DataFrame:
         }
         metrics = {name: 0.5 for name in (*benchmark.NEEDED, *benchmark.FLOORS)}
         origin = {
-            "identity_version": benchmark.VERSION,
+            "identity_version": VERSION,
             "fl_sim": "0.1.0",
             "torch": "2",
             "data": "266d5d8b",

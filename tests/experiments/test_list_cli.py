@@ -13,7 +13,6 @@ from typing import Any
 import click
 import pytest
 import typer.main
-from cli_kit import ROOT, fl_sim
 from typer.testing import CliRunner
 
 from experiments.catalogue.contents import FILES, KINDS, TABLE, TABLES, Catalogue, Item
@@ -23,6 +22,7 @@ from experiments.cli.main import app
 from experiments.cli.program import program
 from experiments.run.scenario import Scenario
 from experiments.run.shipped import shipped
+from tests.experiments.cli_kit import ROOT, fl_sim
 
 CATALOGUE = Catalogue()
 ITEMS = [Item(kind.name, name) for kind in KINDS for name in CATALOGUE.names(kind.name)]

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from run_kit import CENTRALIZED, FEDERATED
 
 import fl_sim
 from experiments.report import write_report
@@ -21,6 +20,7 @@ from experiments.tables.summary import presented
 from fl_sim.metrics.vocabulary import METRICS, describe, known
 from fl_sim.results import read_table, summary
 from fl_sim.statistics import Interval
+from tests.experiments.run_kit import CENTRALIZED, FEDERATED
 
 FILE = """
 from fl_sim.metrics.vocabulary import LOWER_LEAKS, METRICS, Metric

@@ -48,7 +48,7 @@ def test_what_is_no_sentence_is_counted_and_kept(
     def kind(folder: Path) -> Kind:
         return Kind([b"\x00"], mutate, read, folder / "f")
 
-    monkeypatch.setitem(KINDS, "fake", kind)  # type: ignore[arg-type]
+    monkeypatch.setitem(KINDS, "fake", kind)
     outcomes = mutations.mutate("fake", 40, 0, tmp_path)
     kept = {path.read_bytes()[0] for path in tmp_path.glob("*.mutant")}
     assert kept == {1, 2, 3} and {o.kind for o in outcomes} == {"accepted", "refused", "traceback"}

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import ROOT
 
 from experiments.notebooks import FOLDER, NOTEBOOKS, path_of
 from experiments.notebooks import __main__ as writing
 from experiments.notebooks.execution import MARK, PARAMETERS, digest, execute, read, tidied
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import ROOT
 
 nbformat = pytest.importorskip("nbformat", reason="needs the packages of the extra 'notebooks'")
 pytest.importorskip("nbclient", reason="needs the packages of the extra 'notebooks'")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_kit import fl_sim
 from typer.testing import CliRunner
 
 from experiments.cli.main import app
@@ -15,6 +14,7 @@ from experiments.run.scenario import Scenario
 from experiments.run.start import run
 from fl_sim.case import open_case
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import fl_sim
 
 CODEC = {"name": "factorized", "N": 4, "M": 4, "max_steps": 1, "validate_every": 1}
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from browser_kit import Browser, find_chromium
 from safetensors.torch import save_file
 
 from experiments.report import write_report
@@ -16,6 +15,7 @@ from experiments.tables.pictures import draw_grid
 from fl_sim.auditing.auditor import audit_file
 from fl_sim.auditing.page import write_page
 from fl_sim.results import COLUMNS
+from tests.experiments.browser_kit import Browser, find_chromium
 
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(

@@ -144,8 +144,11 @@ def test_a_description_without_its_run_is_refused_on_resuming(tmp_path: Path, ab
 
 
 def test_odd_values_of_a_description_are_shown_and_nothing_else(tmp_path: Path) -> None:
+    odd: Any
     for odd in (None, [], {}, 3, ESCAPE, "\ud800", [ESCAPE, {"a": None}], -1e308, True):
-        content = dict.fromkeys(("data", "versions", "machine", "began", "task"), odd)
+        content: dict[str, Any] = dict.fromkeys(
+            ("data", "versions", "machine", "began", "task"), odd
+        )
         parts = dict.fromkeys(("training", "federation", "attack"), odd)
         content |= {"identity": "s", "scenario": {"seed": 0, **parts}}
         text = _page(_run(tmp_path / "run", _table(), json.dumps(content)))

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from run_kit import CENTRALIZED, FEDERATED
 
 from experiments.run.folder import load_pictures
 from experiments.run.result import Result
@@ -22,6 +21,7 @@ from fl_sim.metrics.answers import read_answers
 from fl_sim.metrics.leakage import ssim
 from fl_sim.metrics.utility import utility
 from fl_sim.results import FACTS
+from tests.experiments.run_kit import CENTRALIZED, FEDERATED
 
 HOSTILE = "<script>alert('x')</script>\"&"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_kit import fl_sim
 
+from experiments.run.identity import VERSION
 from experiments.studies import published
 from experiments.studies import rows as keeping
-from experiments.studies.base import STUDIES, GridStudy, How, Values, swept
+from experiments.studies.base import RESULTS, STUDIES, GridStudy, How, Values, swept
 from experiments.studies.plan import narrowed
 from experiments.studies.rows import (
     ROWS,
@@ -27,6 +27,7 @@ from experiments.sweep.grid import Grid
 from experiments.sweep.start import sweep
 from experiments.tables.summary import summarise, wide
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import fl_sim
 
 NAME = "held_out"
 """The study that stands for all; its grid is replaced."""
@@ -135,7 +136,7 @@ def test_rows_say_what_the_sweep_says(_ran: Path) -> None:
         kept[numbers].astype(float), full[numbers].astype(float), rtol=1e-5
     )
     assert list(kept["defense"]) == list(full["defense"])
-    assert (rows["identity_version"] == keeping.VERSION).all()
+    assert (rows["identity_version"] == VERSION).all()
     assert rows["machine"].str.contains(" x ").all()
 
 
@@ -156,7 +157,7 @@ def test_stale_rows_are_refused_for_tables_left_out_of_runs_and_dropped_when_tak
     assert len(plan.kept) == len(rows)
     assert "1 are dropped" in take(_ran, results=results).said
     published.refresh(results, check=True)
-    monkeypatch.setattr(keeping, "VERSION", keeping.VERSION + 1)
+    monkeypatch.setattr(keeping, "VERSION", VERSION + 1)
     with pytest.raises(FlSimError, match="version 1 of identities, which is now 2"):
         published.refresh(results)
 
@@ -330,5 +331,5 @@ def test_a_swept_study_keeps_rows_and_shows_what_left(
 
 
 def test_files_of_rows_are_small() -> None:
-    for path in published.RESULTS.glob(f"*/{ROWS}"):
+    for path in RESULTS.glob(f"*/{ROWS}"):
         require_small(read_rows(path), path.parent.name)

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from run_kit import BOTH, CENTRALIZED, PowerCut
 
 from experiments.run.measurer import Measurer
 from experiments.run.result import Result
@@ -23,6 +22,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.extraction import extract
 from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
+from tests.experiments.run_kit import BOTH, CENTRALIZED, PowerCut
 
 FEDERATED = {**BOTH["federated"], "federation": {**BOTH["federated"]["federation"], "hospitals": 3}}
 SCENARIOS = {"centralized": CENTRALIZED, "federated": FEDERATED}
@@ -257,14 +257,14 @@ def test_a_failing_hospital_is_reported_and_the_rest_goes_on(
     import sys
 
     import clients.app
+    from clients.hospital import local_round
 
-    before = clients.app.local_round
     sys.path.insert(0, str(tmp_path))
     try:
         result = run(scenario, tmp_path / "out")
     finally:
         sys.path.remove(str(tmp_path))
-        clients.app.local_round = before
+        clients.app.local_round = local_round  # type: ignore[attr-defined]
     assert "hospital 1 was left out" in capsys.readouterr().err
     failed = result.table[result.table["metric"] == "failed"]
     assert list(failed["stage"]) == ["upload:1"]

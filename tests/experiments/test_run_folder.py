@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_kit import BOTH, CENTRALIZED, FEDERATED, PowerCut, same
 
 import experiments.run.running as running
 from experiments.run.claim import LOCK, claimed
@@ -26,6 +25,7 @@ from experiments.sweep.start import sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.results import read_table
+from tests.experiments.run_kit import BOTH, CENTRALIZED, FEDERATED, PowerCut, same
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_a_run_within_a_run_in_the_same_folder_is_refused(tmp_path: Path) -> Non
         step = finish = start
 
     with pytest.raises(FlSimError, match="this very thread"):
-        run(CENTRALIZED, tmp_path, progress=Again())  # type: ignore[arg-type]
+        run(CENTRALIZED, tmp_path, progress=Again())
 
 
 HOLDER = """
@@ -330,13 +330,12 @@ def test_data_that_changed_meanwhile_are_refused(
 ) -> None:
     import dataclasses
 
+    from fl_sim.case import open_case
     from fl_sim.data.base import DataFile
-
-    opened = running.open_case
 
     def other(*arguments: Any) -> Any:
         file = DataFile("phantoms.npz", "0" * 64, None)
-        return dataclasses.replace(opened(*arguments), files=(file,))
+        return dataclasses.replace(open_case(*arguments), files=(file,))
 
     shutil.copytree(interrupted["centralized"], tmp_path / "out")
     monkeypatch.setattr(running, "open_case", other)

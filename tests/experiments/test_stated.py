@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_kit import fl_sim
 
 from experiments.studies import published, stated
 from experiments.studies.base import RESULTS
@@ -12,6 +11,7 @@ from experiments.studies.published import README, pages
 from experiments.studies.stated import OPEN, Examined, Remark, examine, examine_pages, failures
 from experiments.studies.stated_cells import HOWS, parsed
 from fl_sim.errors import FlSimError
+from tests.experiments.cli_kit import fl_sim
 
 
 @pytest.fixture

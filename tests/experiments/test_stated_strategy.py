@@ -10,7 +10,6 @@ from flwr.serverapp.strategy import (
     FedAvg,
     FedAvgM,
 )
-from run_kit import FEDERATED, PowerCut, same
 from torch import nn
 
 from experiments.run.federated import run_federated
@@ -21,6 +20,7 @@ from experiments.run.scenario import Scenario
 from experiments.run.stated_strategy import with_strategy
 from fl_sim.errors import FlSimError
 from strategies import Defended
+from tests.experiments.run_kit import FEDERATED, PowerCut, same
 
 HONEST = {**FEDERATED, "attack": "none", "defense": "none"}
 
@@ -108,7 +108,7 @@ def test_a_run_goes_on_with_the_same_strategys_state_and_not_with_another(tmp_pa
 
 def test_one_that_cannot_be_copied_does_for_a_run(tmp_path):
     strategy = Halved()
-    with (tmp_path / "log").open("w") as strategy.file:
+    with (tmp_path / "log").open("w") as strategy.file:  # type: ignore[attr-defined]
         run(strategy, tmp_path / "run")
     assert strategy.rounds == 3
 

@@ -48,7 +48,7 @@ def test_higher_bits_survive_more(attacked: Result) -> None:
     wrong = layers.loc[bits, "release"].to_numpy()
     assert wrong[0] > 0.2 and wrong[-1] < wrong[0] / 2 and (np.diff(wrong) < 0.02).all()
     planes = survival_by_plane(attacked.out)
-    assert planes is not None and list(planes.columns) == list(range(12, 18))
+    assert planes is not None and [*planes.columns] == [*range(12, 18)]
     assert set(planes.index) == set(layers.index) - set(bits)
     numbers = [int(name.partition(".")[0]) for name in planes.index]
     assert numbers == sorted(numbers)  # in forward order

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_kit import fl_sim
 
 import clients.hospital as hospital
 import experiments.run.scratch_floor as floor
@@ -22,6 +21,7 @@ from experiments.sweep.start import SweepResult, sweep
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.results import COLUMNS, without_timings
+from tests.experiments.cli_kit import fl_sim
 
 SCENARIO: dict[str, Any] = {
     "mode": "centralized",

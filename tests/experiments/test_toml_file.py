@@ -3,6 +3,7 @@
 import codecs
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,7 @@ def test_settings_at_their_extremes_are_refused_by_key(table: str, key: str, val
     assert "\n" not in str(refusal.value)
 
 
-NO_COMPONENT = (
+NO_COMPONENT: tuple[Any, ...] = (
     3,
     [1],
     3.5,

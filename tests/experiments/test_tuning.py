@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
-from cli_kit import fl_sim
 
 import fl_sim as package
 from experiments.run.shipped import shipped
@@ -26,6 +25,7 @@ from experiments.tuning.space import Range, Space
 from fl_sim.data import load_dataset
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.vocabulary import LOWER_LEAKS, METRICS
+from tests.experiments.cli_kit import fl_sim
 
 LWLRD: dict[str, Any] = {
     "label": "LWLRD",
@@ -224,7 +224,7 @@ def _made_up(plan: Plan, leak: str, values: dict[int, tuple[float, float]]) -> p
 def test_the_limit_is_the_floor_and_the_margin() -> None:
     plan = Plan.of({**FILE, "leakage": {"margin": 0.1}})
     choices = make_choices(plan, _made_up(plan, LEAK, {0: (0.9, 0.6), 1: (0.8, 0.34)}))
-    assert (choices.limit, choices.floor) == (pytest.approx(0.35), 0.25)
+    assert (choices.limit, choices.floor) == (pytest.approx(0.35), 0.25)  # type: ignore[comparison-overlap]
     assert choices.chosen["LWLRD"].setting == 1 and choices.chosen["LWLRD"].satisfied
     assert "at most 0.350 (the floor, 0.250, and 0.1 more)" in rule_in_words(plan, choices)
     stated = Plan.of({**FILE, "leakage": {"limit": 0.7}})

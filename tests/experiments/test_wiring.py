@@ -66,7 +66,7 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
 
 
 def _note(patch: pytest.MonkeyPatch, kind: type, given: Given, split: str) -> None:
-    original = kind.__init__
+    original: Any = kind.__init__  # type: ignore[misc]
 
     def noting(self: Any, *values: Any, **named: Any) -> None:
         original(self, *values, **named)
