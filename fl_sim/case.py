@@ -18,7 +18,7 @@ from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.lent import require_answers
 from fl_sim.models.pixels import normalization
 from fl_sim.progress import SILENT, Progress
-from fl_sim.settings import Seed, Settings, parse
+from fl_sim.settings import Seed, Settings
 from fl_sim.starting import Starting, Weights, read_weights, starting, starting_file
 
 
@@ -146,7 +146,7 @@ def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress
 @lru_cache(maxsize=2)
 def _open(settings_json: str, data_root: Path | None) -> Case:
     settings = CaseSettings.model_validate_json(settings_json)
-    model = parse(model_settings(settings.model.name), settings.model.settings, "[model]")
+    model = settings.model.typed(model_settings(settings.model.name), "[model]")
     # What cannot fit is said before gigabytes are prepared.
     check_task(settings.model.name, task_family(settings.dataset.name, settings.dataset.settings))
     dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)
