@@ -1,6 +1,6 @@
 """What results depend on: every field of a scenario, and every default, is accounted for.
 
-``python tests/experiments/test_identity.py`` writes the snapshot of defaults anew.
+``python tests/experiments/run/test_identity.py`` writes the snapshot of defaults anew.
 """
 
 import json
@@ -31,7 +31,7 @@ from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
 from strategies.base import STRATEGIES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SNAPSHOT = Path(__file__).with_name("identity_defaults.json")
 
 PRODUCTS = {

@@ -274,7 +274,7 @@ def test_the_command_line_says_what_failed_and_its_exit_code_too(tmp_path: Path)
 def test_a_sweep_that_is_killed_continues_to_the_same_table(tmp_path: Path) -> None:
     (tmp_path / "g.toml").write_text(TOML)
     command = [sys.executable, "-m", "experiments.cli.main", "sweep", "g.toml", "--workers", "1"]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     driver = subprocess.Popen(
         [*command, "--out", "cut"],
         cwd=tmp_path,

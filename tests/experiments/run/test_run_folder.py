@@ -168,7 +168,7 @@ def test_a_killed_run_frees_its_folder_though_its_children_live(tmp_path: Path) 
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         stdout=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert holder.stdout is not None and holder.stdout.readline() == b"holds\n"
     assert json.loads((tmp_path / LOCK).read_text())["process"] == holder.pid
@@ -460,7 +460,7 @@ def _begin(place: Path, *prefix: str) -> "subprocess.Popen[str]":
     program = subprocess.Popen(
         [*prefix, *command],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -494,7 +494,7 @@ def test_a_place_where_nothing_can_be_written_is_one_sentence(tmp_path: Path) ->
     done = subprocess.run(
         [sys.executable, "-m", "experiments.cli.main", "run", "s.toml", "--out", "out/a"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         timeout=120,

@@ -551,7 +551,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_text_stands_out_in_both_colour_schemes() -> None:
-    style = Path(__file__).parents[2] / "experiments" / "report" / "templates" / "report.css"
+    style = Path(__file__).parents[3] / "experiments" / "report" / "templates" / "report.css"
     schemes = re.findall(r":root \{(.*?)\}", style.read_text(), flags=re.DOTALL)[:2]
     assert len(schemes) == 2
     for scheme in schemes:
