@@ -1,7 +1,7 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +47,12 @@ def model_settings(name: str) -> type[ModelSettings]:
     Raises:
         FlSimError: if there is no such model.
     """
-    own = MODELS.get(state_model(name)).settings
+    return _with_own(MODELS.get(state_model(name)).settings)
+
+
+@cache
+def _with_own(own: type[Settings]) -> type[ModelSettings]:
+    """Return one class for the keys of every model and a model's own, the same at every call."""
     bases: tuple[Any, ...] = (ModelSettings, own)
     return cast(type[ModelSettings], create_model(own.__name__, __base__=bases))
 

@@ -22,6 +22,16 @@ class Component(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     _parsed: Settings | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether name and settings are the same, parsed or not."""
+        if not isinstance(other, Component):
+            return NotImplemented
+        return (self.name, self.settings) == (other.name, other.settings)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what was parsed: its class may have been made here, as that of a model's is."""
+        return {**super().__getstate__(), "__pydantic_private__": {"_parsed": None}}
+
     def differing(self) -> dict[str, Any]:
         """Return the name, and the settings that are not defaults where it has been checked."""
         settings = self.settings if self._parsed is None else self._parsed.differing()
