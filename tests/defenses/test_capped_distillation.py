@@ -20,6 +20,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
+from fl_sim.training import predict
 from tests.defenses.defense_kit import SPEC, TASK, apply, held_out, release_of
 
 NAME = "capped_distillation"
@@ -219,6 +220,36 @@ def test_a_teacher_that_knows_better_than_the_labels_is_heard() -> None:
             answers = release.model.eval()(split.tensors()[0] * 2 - 1).argmax(1).numpy()
         found[budget] = float((answers == split.labels).mean())
     assert found[100] > found[0] + 0.05
+
+
+def test_the_owners_own_students_answer_what_they_have_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Release] = []
+    answered: list[tuple[Any, Split]] = []
+
+    def learned(release: Release, *args: Any, **more: Any) -> Any:
+        seen.append(release)
+        return distil(release, *args, **more)
+
+    def asked(model: Any, images: Split, task: Task) -> torch.Tensor:
+        answered.append((model, images))
+        return predict(model, images, task)
+
+    monkeypatch.setattr(capped_distillation, "distil", learned)
+    monkeypatch.setattr(capped_distillation, "predict", asked)
+    release = release_of(entries={"payload": torch.zeros(9)})
+    release = replace(release, reference=state_of(build(SPEC, 5)))
+    apply(NAME, release, budget=1, **SHORT)
+    everything = sorted(image.tobytes() for image in release.held_out.images)
+    for own, (model, images) in zip(seen[:2], answered[:2], strict=True):
+        assert own.model is model is not release.model
+        assert own.reference is None and own.entries == {} and own.evaluate is None
+        halves = (*own.held_out.images, *images.images)
+        assert sorted(image.tobytes() for image in halves) == everything
+    # The model that came is asked once, about all images, and after the books were made.
+    assert [model is release.model for model, _ in answered] == [False, False, True]
+    assert answered[2][1] is release.held_out and len(seen) == 3
 
 
 def test_of_several_labels_an_image_each_one_is_a_question() -> None:
