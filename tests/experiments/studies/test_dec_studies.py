@@ -11,15 +11,16 @@ from experiments.studies.base import How
 from experiments.tables.figures import draw_lines
 
 CODEC = {"name": "factorized", "N": 8, "M": 8, "max_steps": 20, "validate_every": 20}
+FEW = {"name": "phantoms", "size": 32, "train": 60, "validation": 60, "test": 40}
 BASE: dict[str, Any] = {
     "mode": "centralized",
-    "dataset": {"name": "phantoms", "size": 32, "task": "segmentation"},
-    "data": {"train_images": 40, "test_images": 20, "images": 20},
+    "dataset": {**FEW, "task": "segmentation"},
+    "data": {"train_images": 40, "test_images": 20, "images": 20, "public_images": 20},
     "training": {"epochs": 1, "batch_size": 8},
     "measure": {"scratch_epochs": 0},
     "threads": 1,
 }
-OUTSIDE = {"name": "phantoms", "size": 32, "seed": 9}
+OUTSIDE = {**FEW, "seed": 9}
 UNET = {"name": "unet", "channels": [4, 8, 8, 8]}
 
 
@@ -52,7 +53,7 @@ def test_the_noise_study_has_a_row_a_series_and_sigma(tmp_path: Path) -> None:
 
 
 def test_the_federated_study_has_a_row_a_round_and_stage(tmp_path: Path) -> None:
-    base = {**BASE, "mode": "federated", "dataset": "phantoms", "model": "cnn"}
+    base = {**BASE, "mode": "federated", "dataset": FEW, "model": "cnn"}
     compared = dec_federated.attacks(CODEC, OUTSIDE, 4)
     chosen = {name: compared[name] for name in ("Z in low bits", "y in frozen weights")}
     grid = dec_federated.grid(chosen, {"hospitals": 2, "rounds": 1}, (1.0, 2.0), **base)
