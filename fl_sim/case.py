@@ -1,7 +1,7 @@
 """A case: the data and the network that a study is about, apart from who attacks or defends it."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from fl_sim.models.base import MODELS, ModelSpec
 from fl_sim.models.lent import require_answers
 from fl_sim.models.pixels import normalization
 from fl_sim.progress import SILENT, Progress
-from fl_sim.settings import Seed, Settings, parse
+from fl_sim.settings import Seed, Settings
 from fl_sim.starting import Starting, Weights, read_weights, starting, starting_file
 
 
@@ -47,7 +47,12 @@ def model_settings(name: str) -> type[ModelSettings]:
     Raises:
         FlSimError: if there is no such model.
     """
-    own = MODELS.get(state_model(name)).settings
+    return _with_own(MODELS.get(state_model(name)).settings)
+
+
+@cache
+def _with_own(own: type[Settings]) -> type[ModelSettings]:
+    """Return one class for the keys of every model and a model's own, the same at every call."""
     bases: tuple[Any, ...] = (ModelSettings, own)
     return cast(type[ModelSettings], create_model(own.__name__, __base__=bases))
 
@@ -146,7 +151,7 @@ def open_case(settings: CaseSettings, data_root: Path | None, progress: Progress
 @lru_cache(maxsize=2)
 def _open(settings_json: str, data_root: Path | None) -> Case:
     settings = CaseSettings.model_validate_json(settings_json)
-    model = parse(model_settings(settings.model.name), settings.model.settings, "[model]")
+    model = settings.model.typed(model_settings(settings.model.name), "[model]")
     # What cannot fit is said before gigabytes are prepared.
     check_task(settings.model.name, task_family(settings.dataset.name, settings.dataset.settings))
     dataset = load_dataset(settings.dataset.name, settings.dataset.settings, data_root)

@@ -11,21 +11,30 @@ from fl_sim.plain import check_plain
 from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
 
+S = TypeVar("S", bound=Settings)
 T = TypeVar("T")
 
 
 class Component(Settings):
-    """A registered component with its settings, as a plain dictionary."""
+    """A registered component with its settings: as JSON holds them, and once parsed, typed."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
-    _kind: type[Settings] | None = None
+    _parsed: Settings | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether name and settings are the same, parsed or not."""
+        if not isinstance(other, Component):
+            return NotImplemented
+        return (self.name, self.settings) == (other.name, other.settings)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what was parsed: its class may have been made here, as that of a model's is."""
+        return {**super().__getstate__(), "__pydantic_private__": {"_parsed": None}}
 
     def differing(self) -> dict[str, Any]:
         """Return the name, and the settings that are not defaults where it has been checked."""
-        settings = self.settings
-        if self._kind is not None:
-            settings = parse(self._kind, settings, self.name).differing()
+        settings = self.settings if self._parsed is None else self._parsed.differing()
         return {"name": self.name, **({"settings": settings} if settings else {})}
 
     @classmethod
@@ -75,15 +84,33 @@ class Component(Settings):
         Raises:
             FlSimError: if a key is wrong.
         """
-        filled = Component(name=self.name, settings=parse(kind, self.settings, where).plain())
-        filled._kind = kind
+        parsed = self.typed(kind, where)
+        filled = Component(name=self.name, settings=parsed.plain())
+        filled._parsed = parsed
         return filled
 
+    def typed(self, kind: type[S], where: str) -> S:
+        """Return the settings as their class, parsed only where they have not been.
+
+        Args:
+            kind: class of the settings.
+            where: how its table is called in messages.
+
+        Raises:
+            FlSimError: if a key is wrong.
+        """
+        if type(self._parsed) is kind:
+            return self._parsed
+        return parse(kind, self.settings, where)
+
     def told(self, **settings: Any) -> "Component":
-        """Return the component with other settings."""
+        """Return the component with other settings, checked where its own have been.
+
+        Raises:
+            FlSimError: if one of those is wrong.
+        """
         changed = Component(name=self.name, settings={**self.settings, **settings})
-        changed._kind = self._kind
-        return changed
+        return changed if self._parsed is None else changed.of_kind(type(self._parsed), self.name)
 
     def build(self, registry: Registry[type[T]], where: str) -> T:
         """Build the component from a registry of classes that have ``Settings``.
@@ -96,5 +123,5 @@ class Component(Settings):
             FlSimError: if there is no such component, or a key is wrong.
         """
         kind: Any = registry.get(self.name)
-        component: T = kind(parse(kind.Settings, self.settings, where))
+        component: T = kind(self.typed(kind.Settings, where))
         return component

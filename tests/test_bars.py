@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_lines_are_some_seconds_apart_and_tell_the_innermost_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(shown.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     file = io.StringIO()
     lines = Lines(file)
     with piece(lines, "rounds", 2):
@@ -159,7 +160,7 @@ def test_a_notebook_shows_bars_in_place_and_clears_them(
 
 
 def test_a_notebook_is_not_flooded(notebook: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shown.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     progress = chosen_progress()
     with piece(progress, "attack", 1000):
         for _ in range(1000):
@@ -173,7 +174,7 @@ def test_whoever_calls_chooses(capfd: pytest.CaptureFixture[str]) -> None:
     assert chosen_progress(False) is SILENT
     assert isinstance(chosen_progress(True), Bars | Lines)
     with pytest.raises(FlSimError, match="progress is 'yes', but it should be True, False"):
-        chosen_progress("yes")  # type: ignore[arg-type]
+        chosen_progress("yes")
 
 
 def test_a_shell_in_a_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ def schemas(get):
     found["scenario"] = ["", get("experiments.run.scenario", "Scenario").model_json_schema()]
     return found
 """
+BASE = {"mode": "centralized", "dataset": "phantoms", "model": "cnn"}
 MISTAKES: list[dict[str, Any]] = [
     {"mode": "centralised"},
     {"modle": "cnn"},
@@ -84,21 +85,48 @@ def _imported(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def test_every_component_is_the_same_at_a_glance_and_torch_is_not_imported() -> None:
-    program = SCHEMAS + (
-        "import json, sys\n"
-        "from fl_sim.glance import Glance\n"
-        "found = schemas(Glance().get)\n"
-        "slow = [m for m in ('torch', 'flwr', 'ray', 'torchvision', 'pandas') if m in sys.modules]"
-        "\nprint(json.dumps([found, slow]))"
-    )
-    glanced, slow = _outside(program)
+GLANCES = (
+    SCHEMAS
+    + """
+import json, sys
+from pathlib import Path
+from fl_sim.errors import FlSimError
+from fl_sim.glance import Glance, at_a_glance
+module = "experiments.run.scenario"
+def said(values):
+    try:
+        at_a_glance(module, "Scenario", lambda s: s.from_mapping(values))
+    except FlSimError as error:
+        return str(error)
+mistakes = [said(values) for values in json.loads(sys.argv[1])]
+read = Glance().get(module, "Scenario").from_toml
+scenarios = {f.name: [(s := read(f)).identity, s.model_dump(mode="json")]
+             for f in Path(sys.argv[2]).glob("*.toml")}
+components = schemas(Glance().get)
+slow = [m for m in ("torch", "flwr", "ray", "torchvision", "pandas") if m in sys.modules]
+print(json.dumps({"mistakes": mistakes, "scenarios": scenarios, "components": components,
+                  "slow": slow}))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def glanced() -> dict[str, Any]:
+    """What a process of its own says at a glance, and what of the slow it imported for that."""
+    return dict(_outside(GLANCES, json.dumps([{**BASE, **m} for m in MISTAKES]), str(SCENARIOS)))
+
+
+def test_nothing_slow_is_imported_for_a_glance(glanced: dict[str, Any]) -> None:
+    assert glanced["slow"] == []
+
+
+def test_every_component_is_the_same_at_a_glance(glanced: dict[str, Any]) -> None:
+    seen = glanced["components"]
     own: dict[str, Any] = {}
     exec(SCHEMAS, own)
     imported = json.loads(json.dumps(own["schemas"](_imported)))
-    assert slow == []
     # Other tests may have registered components of their own in this process.
-    assert len(glanced) > 90 and glanced == {name: imported[name] for name in glanced}
+    assert len(seen) > 90 and seen == {name: imported[name] for name in seen}
 
 
 def test_every_registry_is_known_to_the_catalogue() -> None:
@@ -119,25 +147,9 @@ def test_names_are_those_that_importing_the_whole_package_gives() -> None:
         assert shipped and shipped.items() <= imported.items(), kind.name
 
 
-def test_a_mistake_has_the_same_sentence_before_torch_is_imported() -> None:
-    base = {"mode": "centralized", "dataset": "phantoms", "model": "cnn"}
-    cases = [{**base, **mistake} for mistake in MISTAKES]
-    program = """
-        import json, sys
-        from fl_sim.errors import FlSimError
-        from fl_sim.glance import at_a_glance
-        module = "experiments.run.scenario"
-        def said(values):
-            try:
-                at_a_glance(module, "Scenario", lambda s: s.from_mapping(values))
-            except FlSimError as error:
-                return str(error)
-        print(json.dumps([[said(values) for values in json.loads(sys.argv[1])],
-                          "torch" in sys.modules]))
-    """
-    glanced, slow = _outside(program, json.dumps(cases))
-    assert not slow
-    for values, sentence in zip(cases, glanced, strict=True):
+def test_a_mistake_has_the_same_sentence_before_torch_is_imported(glanced: dict[str, Any]) -> None:
+    for mistake, sentence in zip(MISTAKES, glanced["mistakes"], strict=True):
+        values = {**BASE, **mistake}
         try:
             Scenario.from_mapping(values)
             real = None
@@ -147,21 +159,12 @@ def test_a_mistake_has_the_same_sentence_before_torch_is_imported() -> None:
             assert real is not None and sentence is None
         else:
             assert sentence == real, values
-    assert sum(sentence is not None for sentence in glanced) >= 24
+    assert sum(sentence is not None for sentence in glanced["mistakes"]) >= 24
 
 
-def test_what_is_right_passes_and_is_the_same_scenario() -> None:
-    program = """
-        import json, sys
-        from pathlib import Path
-        from fl_sim.glance import Glance
-        read = Glance().get("experiments.run.scenario", "Scenario").from_toml
-        print(json.dumps({f.name: [(s := read(f)).identity, s.model_dump(mode="json")]
-                          for f in Path(sys.argv[1]).glob("*.toml")}))
-    """
-    glanced = _outside(program, str(SCENARIOS))
-    assert len(glanced) >= 10
-    for name, seen in glanced.items():
+def test_what_is_right_passes_and_is_the_same_scenario(glanced: dict[str, Any]) -> None:
+    assert len(glanced["scenarios"]) >= 10
+    for name, seen in glanced["scenarios"].items():
         real = Scenario.from_toml(SCENARIOS / name)
         assert seen == [real.identity, json.loads(real.model_dump_json())], name
 

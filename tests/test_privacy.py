@@ -63,7 +63,7 @@ def test_gradients_are_clipped_one_by_one_summed_and_divided_by_the_expected_bat
         norms.append(own.norm().item())
         expected += own * min(1.0, 0.1 / own.norm().item())
         losses.append(value.item())
-    found = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+    found = torch.cat([p.grad.flatten() for p in model.parameters()])
     torch.testing.assert_close(found, expected / 16, rtol=1e-4, atol=1e-7)
     assert loss == pytest.approx(np.mean(losses)) and max(norms) > 0.1
 
@@ -74,7 +74,7 @@ def test_noise_has_the_deviation_of_the_settings_even_without_images() -> None:
     generator = torch.Generator().manual_seed(0)
     private = PrivateGradients(model.parameters(), settings, 48, 16, 10, generator)
     assert private.fill([], lambda index: torch.zeros(())) == 0.0
-    found = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+    found = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert found.std().item() == pytest.approx(2.0 * 0.5 / 16, rel=0.02)
 
 
@@ -121,7 +121,7 @@ def test_rounds_share_the_epsilon_of_the_whole_run() -> None:
     run = _run(target_epsilon=5.0, noise_multiplier=None)
     spent = [train(replace(run, window=Window(r / 3, (r + 1) / 3))).dp_epsilon for r in range(3)]
     assert spent == sorted(spent)  # type: ignore[type-var]
-    assert 4.5 < spent[2] <= 5.0 and spent[0] < 4  # type: ignore[operator]
+    assert 4.5 < spent[2] <= 5.0 and spent[0] < 4
 
 
 def test_little_noise_learns_and_the_seed_decides() -> None:

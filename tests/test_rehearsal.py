@@ -102,7 +102,7 @@ def test_whatever_a_rehearsal_depends_on_makes_another_one(
                 parts["attack"],
                 parts["defense"],
                 settings,
-                parts["stream"],  # type: ignore[arg-type]
+                parts["stream"],
             )
 
     monkeypatch.setattr(module._Play, "perform", note)

@@ -1,6 +1,6 @@
 """Settings refuse by key what no computation could use."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
@@ -25,7 +25,7 @@ class _Outer(Settings):
     inner: _Inner = _Inner()
 
 
-REFUSED = {
+REFUSED: dict[str, list[Any]] = {
     "count": [MOST + 1, -MOST - 1, 2**62, 2**200, 1.5, True, "7", None, float("inf")],
     "few": [2**40 + 1],
     "counts": [[1, MOST + 1], [2**63], 3],

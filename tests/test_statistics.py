@@ -52,13 +52,13 @@ def test_the_bootstrap_repeats_and_covers_about_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize("method", ["t", "bootstrap"])
 def test_what_cannot_be_said_is_not_a_number(method: str) -> None:
-    one = mean_interval([0.5], method=method)  # type: ignore[arg-type]
+    one = mean_interval([0.5], method=method)
     assert one.mean == 0.5 and math.isnan(one.low) and math.isnan(one.high) and one.n == 1
-    none = mean_interval([math.nan], method=method)  # type: ignore[arg-type]
+    none = mean_interval([math.nan], method=method)
     assert math.isnan(none.mean) and none.n == 0 and none.missing == 1
-    perfect = mean_interval([30.0, math.inf], method=method)  # type: ignore[arg-type]
+    perfect = mean_interval([30.0, math.inf], method=method)
     assert perfect.mean == math.inf and math.isnan(perfect.low)
-    some = mean_interval([1.0, math.nan, 3.0, 4.0], method=method)  # type: ignore[arg-type]
+    some = mean_interval([1.0, math.nan, 3.0, 4.0], method=method)
     assert some.mean == pytest.approx(8 / 3) and (some.n, some.missing) == (3, 1)
     assert some.low < some.mean < some.high
 
@@ -164,7 +164,7 @@ def test_impossible_requests_are_sentences() -> None:
     with pytest.raises(FlSimError, match="between 0 and 1"):
         mean_interval(VALUES, 95)
     with pytest.raises(FlSimError, match="Did you mean 'bootstrap'"):
-        mean_interval(VALUES, method="bootstrp")  # type: ignore[arg-type]
+        mean_interval(VALUES, method="bootstrp")
 
 
 @pytest.mark.parametrize(

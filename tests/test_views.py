@@ -33,7 +33,7 @@ def test_views_reach_all_orientations_and_mixtures_stay_between() -> None:
     many = image.expand(800, 1, 2, 2)
     classes = torch.eye(2)[torch.arange(800) % 2]
     for orientations, kinds_there_are in (("none", 1), ("flip", 2), ("square", 8)):
-        seen, _ = view(many, classes, orientations, 0.0, _generator())  # type: ignore[arg-type]
+        seen, _ = view(many, classes, orientations, 0.0, _generator())
         kinds, counts = seen.flatten(1).unique(dim=0, return_counts=True)
         assert len(kinds) == kinds_there_are
         assert counts.min() > 60

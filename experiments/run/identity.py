@@ -19,7 +19,7 @@ from fl_sim.component import Component
 from fl_sim.data import dataset_settings
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.errors import printable
-from fl_sim.settings import Settings, parse
+from fl_sim.settings import Settings
 from strategies.base import STRATEGIES
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def made_here(scenario: "Scenario", files: list[str], device: str) -> Plain:
 
 
 def _component(component: Component, kind: type[Settings], name: str = "") -> Plain:
-    settings = parse(kind, component.settings, component.name).differing()
+    settings = component.typed(kind, component.name).differing()
     return {"name": name or component.name, "settings": settings}
 
 

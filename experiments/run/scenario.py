@@ -264,7 +264,7 @@ class Scenario(Settings):
         for external in attack.outside_data if attack else ():
             published = {published_name(choice.name) for choice in (external, self.dataset)}
             same = external.name == self.dataset.name and (
-                parse(dataset_settings(external.name), external.settings, "[attack] external")
+                external.typed(dataset_settings(external.name), "[attack] external")
                 == self._dataset_settings()
             )
             if same or (len(published) == 1 and None not in published):
@@ -307,8 +307,7 @@ class Scenario(Settings):
 
     def _dataset_settings(self) -> Settings:
         """Return the dataset's keys with every default, also of those that the file decides."""
-        kind = dataset_settings(self.dataset.name)
-        return parse(kind, self.dataset.settings, "[dataset]")
+        return self.dataset.typed(dataset_settings(self.dataset.name), "[dataset]")
 
     def make_attack(self) -> Attack[Any] | None:
         """Build the attack."""
@@ -354,9 +353,8 @@ def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _component(value: Any, where: str, settings_of: Any) -> Component:
-    name, settings = _split(value, where)
-    checked = parse(settings_of(name), settings, where)
-    return Component(name=name, settings=checked.plain())
+    component = Component.of(value, where)
+    return component.of_kind(settings_of(component.name), where)
 
 
 def _optional(value: Any, where: str, settings_of: Any) -> Component | None:
@@ -405,8 +403,9 @@ def _federation(value: Any) -> FederationSettings:
             raise FlSimError(f"[federation] has no key {shown(key)}.{did_you_mean(key, valid)}")
         owner[1][key] = table.pop(key)
     name, settings, kind = parts["strategy"]
-    checked = parse(kind, settings, "[federation] strategy").model_dump(mode="json")
-    table["strategy"] = Component(name=name, settings=checked)
+    table["strategy"] = chosen = Component(name=name, settings=settings).of_kind(
+        kind, "[federation] strategy"
+    )
     table["partition"] = parse(
         PartitionSettings, {"scheme": scheme, **parts["partition"][1]}, "[federation] partition"
     )
@@ -414,9 +413,8 @@ def _federation(value: Any) -> FederationSettings:
         EngineSettings, {"engine": engine, **parts["engine"][1]}, "[federation] engine"
     )
     federation = parse(FederationSettings, table, "[federation]")
-    check_strategy(
-        name, checked, federation.cohort or len(federation.present), "[federation] strategy"
-    )
+    replies = federation.cohort or len(federation.present)
+    check_strategy(name, chosen.settings, replies, "[federation] strategy")
     return federation
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fl_sim.artifact import Artifact, Key
-from fl_sim.attacks.answers import Answers, AnswersSettings
+from fl_sim.attacks.answers import Answers
 from fl_sim.attacks.answers.channel import (
     Channel,
     directions,
@@ -21,6 +21,7 @@ from fl_sim.attacks.answers.channel import (
 )
 from fl_sim.attacks.answers.frames import framed, unframed
 from fl_sim.attacks.answers.modulation import Modulator, expected_gains, sizes_for
+from fl_sim.attacks.answers.settings import AnswersSettings
 from fl_sim.attacks.answers.writing import Writer, _gain
 from fl_sim.attacks.base import Inside, Plan
 from fl_sim.codec import CODECS

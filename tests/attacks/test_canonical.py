@@ -9,9 +9,10 @@ from torch import nn
 
 from fl_sim.artifact import Artifact
 from fl_sim.attacks.base import Inside
-from fl_sim.attacks.dec import Dec, DecSettings
+from fl_sim.attacks.dec import Dec
 from fl_sim.attacks.dec.canonical import sorted_groups
 from fl_sim.attacks.dec.route import Route
+from fl_sim.attacks.dec.settings import DecSettings
 from fl_sim.carriers.base import CARRIERS
 from fl_sim.component import Component
 from fl_sim.data.base import Split, Task
@@ -105,7 +106,7 @@ def test_ties_are_broken_on_any_network_and_in_any_precision(name: str, precisio
     if precision != "float32" and name != "cnn":
         pytest.skip("one network in each precision will do")
     stem = "small" if name == "densenet121" else "default"
-    spec = ModelSpec(name=name, channels=3, size=16, classes=3, stem=stem)  # type: ignore[arg-type]
+    spec = ModelSpec(name=name, channels=3, size=16, classes=3, stem=stem)
     bits = 6 if precision == "bfloat16" else 8
     route = _route(spec, True, {"name": "lsb", "bits": bits}, precision=precision)
     payload = PAYLOAD[:20_000]

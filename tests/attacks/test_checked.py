@@ -51,7 +51,7 @@ def test_a_good_plan_passes() -> None:
     [
         (lambda: None, r"plan is None, not a fl_sim\.attacks\.base\.Plan"),
         (lambda: replace(GOOD, key={"codes": 1}), "not a fl_sim.artifact.Key"),
-        (lambda: replace(GOOD, key=Key({"codes": 1})), "the first argument is the attack's"),  # type: ignore[arg-type]
+        (lambda: replace(GOOD, key=Key({"codes": 1})), "the first argument is the attack's"),
         (lambda: replace(GOOD, key=Key("transposed")), "transpose"),
         (lambda: replace(GOOD, key=Key("dec", {"a": 3})), "holds 3 as 'a'"),  # type: ignore[dict-item]
         (lambda: replace(GOOD, key=Key("dec", {}, {"a": torch.ones(1)})), "written as JSON"),

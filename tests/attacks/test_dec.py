@@ -10,8 +10,9 @@ import torch
 
 from fl_sim.artifact import Artifact, read_artifact, write_artifact, write_key
 from fl_sim.attacks.base import Inside, Plan
-from fl_sim.attacks.dec import Dec, DecSettings
+from fl_sim.attacks.dec import Dec
 from fl_sim.attacks.dec.route import Route, codec_inside
+from fl_sim.attacks.dec.settings import DecSettings
 from fl_sim.carriers.base import State
 from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError

@@ -77,7 +77,7 @@ def test_a_patch_has_at_most_as_many_pixels_as_outputs(outputs: int, size: int) 
     def queries(patch: tuple[int, int]) -> int:
         return math.ceil(size / patch[0]) * math.ceil(size / patch[1])
 
-    fewest, square = (patch_shape(outputs, size, k) for k in ("fewest", "square"))  # type: ignore[arg-type]
+    fewest, square = (patch_shape(outputs, size, k) for k in ("fewest", "square"))
     assert fewest[0] * fewest[1] <= outputs and max(fewest) <= size
     assert square[0] == square[1] == min(math.isqrt(outputs), size)
     assert queries(fewest) <= queries(square)
@@ -220,13 +220,13 @@ def _memory(model: nn.Module, window: Window | None = None, **settings: Any) -> 
 def test_triggers_leave_the_running_statistics_to_the_tasks_images() -> None:
     model = build_model("cnn", 1, 16, 3)
     model.train()
-    model[1].eval()  # type: ignore[index]
+    model[1].eval()
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     weights = [p.detach().clone() for p in model.parameters()]
     _memory(model).after_step()
     assert all(torch.equal(b, buffers[n]) for n, b in model.named_buffers())
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
-    assert model[4].training and not model[1].training  # type: ignore[index]
+    assert model[4].training and not model[1].training
 
 
 def test_a_joint_step_adds_the_memorys_weighted_gradient_to_the_tasks() -> None:
@@ -241,7 +241,7 @@ def test_a_joint_step_adds_the_memorys_weighted_gradient_to_the_tasks() -> None:
         weights = [p.detach().clone() for p in model.parameters()]
         assert hooks.after_step()["memory"] > 0
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
-        gradients.append(model[-1].weight.grad.clone() - 1)  # type: ignore[index, union-attr]
+        gradients.append(model[-1].weight.grad.clone() - 1)
     torch.testing.assert_close(gradients[1], 10 * gradients[0], rtol=1e-3, atol=1e-5)
     assert float(gradients[0].abs().max()) > 0
 
@@ -304,7 +304,7 @@ def test_a_residual_network_in_colour_answers_in_evaluation_mode() -> None:
     [("mlp", "default", 8), ("resnet18", "small", 12), ("vit", "default", 5)],
 )
 def test_every_architecture_learns_to_answer(name: str, stem: str, epochs: int) -> None:
-    spec = ModelSpec(name=name, channels=1, size=16, classes=3, stem=stem)  # type: ignore[arg-type]
+    spec = ModelSpec(name=name, channels=1, size=16, classes=3, stem=stem)
     data = _data(8)
     _, _, report = _attack(data, spec=spec, epochs=epochs, images=1, batch_size=8, memory_steps=1)
     memory = report.losses["memory"]

@@ -113,8 +113,8 @@ def test_the_schedule_is_torchs_one_cycle() -> None:
 def test_losses_are_zero_for_equal_images_and_ssim_is_nearly_the_reported_one() -> None:
     a, b = torch.rand(4, 3, 28, 28), torch.rand(4, 3, 28, 28)
     for kind in ("l1", "mse", "ssim", "l1+ssim"):
-        assert float(memory_loss(kind, a, a)) == pytest.approx(0, abs=1e-5)  # type: ignore[arg-type]
-        assert float(memory_loss(kind, a, b)) > 0  # type: ignore[arg-type]
+        assert float(memory_loss(kind, a, a)) == pytest.approx(0, abs=1e-5)
+        assert float(memory_loss(kind, a, b)) > 0
     assert float(mean_ssim(a, b)) == pytest.approx(float(ssim(a, b).mean()), abs=1e-2)
 
 
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_the_released_variant_trains_no_convolution_from_the_memory(tmp_path: Path) -> None:
     model = build_model("cnn", 1, 16, 3)
     transposed_pass(model, SPEC, "as_released")(torch.rand(2, 3)).sum().backward()
-    assert model[0].weight.grad is None  # type: ignore[index]
+    assert model[0].weight.grad is None
     _, plan, _ = _attack(TrainingSettings(epochs=1), variant="as_released")
     assert plan.key.settings["variant"] == "as_released"
 
@@ -207,10 +207,10 @@ def test_the_released_variant_trains_no_convolution_from_the_memory(tmp_path: Pa
 def test_a_vision_transformer_is_run_as_its_paper_does(variant: str) -> None:
     spec = ModelSpec(name="vit", channels=3, size=28, classes=5)
     model = build_model("vit", 3, 28, 5)
-    images = transposed_pass(model, spec, variant)(torch.rand(2, 5))  # type: ignore[arg-type]
+    images = transposed_pass(model, spec, variant)(torch.rand(2, 5))
     assert images.shape == (2, 3, 28, 28)
     images.square().mean().backward()
-    grads = [block.mlp[0].weight.grad is not None for block in model.encoder.layers]  # type: ignore[union-attr]
+    grads = [block.mlp[0].weight.grad is not None for block in model.encoder.layers]
     assert grads == ([False] * 6 + [True] if variant == "as_released" else [True] * 7)
 
 
@@ -225,8 +225,8 @@ def test_a_vision_transformer_is_run_as_its_paper_does(variant: str) -> None:
     ],
 )
 def test_every_architecture_memorises(name: str, stem: str) -> None:
-    spec = ModelSpec(name=name, channels=1, size=16, classes=3, stem=stem)  # type: ignore[arg-type]
-    model = build_model(name, 1, 16, 3, stem)  # type: ignore[arg-type]
+    spec = ModelSpec(name=name, channels=1, size=16, classes=3, stem=stem)
+    model = build_model(name, 1, 16, 3, stem)
     attack = Transpose(TransposeSettings(images=2))
     data = _data(16)
     plan = attack.plan(Inside(data, TASK, spec, STREAM))

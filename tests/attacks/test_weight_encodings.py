@@ -123,7 +123,7 @@ def test_noise_on_the_weights_shows_in_the_reading_and_by_tensor(
     error = bit_error_rate if plan.key.attack == "sign_encoding" else value_error
     before, after = (attack.extract(Artifact(SPEC, s), plan.key).reading for s in (state, noisy))
     assert before is not None and after is not None
-    assert error(plan.payload, after.content) > error(plan.payload, before.content) + 0.01  # type: ignore[arg-type]
+    assert error(plan.payload, after.content) > error(plan.payload, before.content) + 0.01
     sent, key = _files(tmp_path / "sent", plan, state)
     arrived, _ = _files(tmp_path / "arrived", plan, noisy)
     rows = survival_by_place(sent, arrived, plan.payload, key)
@@ -240,7 +240,7 @@ def test_each_tensor_may_have_a_scale_of_its_own() -> None:
         state = {name: value * (1 + p) for p, (name, value) in enumerate(state.items())}
         extraction = Correlated.extract(Artifact(SPEC, state), plan.key)
         assert plan.payload is not None and extraction.reading is not None
-        errors[scope] = value_error(plan.payload, extraction.reading.content)  # type: ignore[arg-type]
+        errors[scope] = value_error(plan.payload, extraction.reading.content)
     assert errors["tensor"] < 0.1 < errors["all"]
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fl_sim.attacks.base import ATTACKS, Inside
-from fl_sim.auditing.auditor import AuditReport, audit, audit_file
+from fl_sim.auditing.auditor import audit, audit_file
 from fl_sim.auditing.bits import plane_statistics
 from fl_sim.auditing.content import entropy
 from fl_sim.auditing.dead import check_dead
@@ -18,6 +18,7 @@ from fl_sim.auditing.page import page, write_page
 from fl_sim.auditing.precision import rounded_to
 from fl_sim.auditing.probes import roughness
 from fl_sim.auditing.reference import check_reference, written_dead
+from fl_sim.auditing.report import AuditReport
 from fl_sim.auditing.subject import Subject
 from fl_sim.auditing.values import lattice_peak, shared_values
 from fl_sim.carriers.base import CARRIERS

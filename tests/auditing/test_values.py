@@ -270,7 +270,8 @@ def test_bits_of_values_that_are_no_numbers_are_found() -> None:
     assert "bits of their own" in told["not a number"] and "not finite" in told["finite"]
     for usual in (0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0x7FFF0000):
         broken = _changed(
-            weight, lambda words, nan=usual: np.where(words > 0, nan, nan).astype("<u4")
+            weight,
+            lambda words, nan=usual: np.where(words > 0, nan, nan).astype("<u4"),  # type: ignore[misc]
         )
         assert _told({"weight": broken}).keys() == {"finite"}
 
@@ -296,7 +297,7 @@ def test_text_over_many_small_tensors_is_found(kind: str) -> None:
     payload, names = _text(1920), [n for n in state if n.endswith(kind)]
     for number, name in enumerate(names):
         part = payload[64 * number : 64 * number + 64]
-        state[name] = _changed(state[name], lambda words, p=part: _low(words, 8, p))
+        state[name] = _changed(state[name], lambda words, p=part: _low(words, 8, p))  # type: ignore[misc]
     assert kind in _told(state)["content"]
 
 

@@ -86,7 +86,7 @@ def test_no_gradient_reaches_what_is_called_dead_in_a_resnet18() -> None:
 
 def test_a_larger_image_leaves_none() -> None:
     assert not dead_weights(RESNET.model_copy(update={"size": 96}))
-    kind = CARRIERS.get("sign")
+    kind: Any = CARRIERS.get("sign")
     one = kind(kind.Settings(elements="dead"), 1, RESNET.model_copy(update={"size": 96}))
     with pytest.raises(FlSimError, match="no dead weights"):
         one.capacity(build(RESNET).state_dict())
@@ -114,7 +114,8 @@ def test_dead_weights_through_fine_tuning_with_momentum_and_weight_decay(
     name: str, settings: dict[str, Any], decay: float, survives: bool
 ) -> None:
     spec = ModelSpec(name="odd_convolutions", channels=3, size=8, classes=3)
-    network, kind = build(spec), CARRIERS.get(name)
+    network = build(spec)
+    kind: Any = CARRIERS.get(name)
     one = kind(kind.Settings(elements="dead", **settings), 1, spec)
     state = state_of(network)
     count = one.capacity(state)

@@ -237,7 +237,7 @@ def test_places_are_the_elements_that_can_change(bits: int) -> None:
             name: sum(
                 lsb.write(state, np.full(count, byte, np.uint8))[name] != state[name]
                 for byte in (0, 255)
-            ).bool()  # type: ignore[union-attr]
+            ).bool()
             for name in places
         }
         assert all(torch.equal(places[name], changed[name]) for name in places)

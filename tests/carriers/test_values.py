@@ -187,10 +187,10 @@ def test_the_mean_of_copies_is_nearer_than_one(cnn: State, name: str) -> None:
     for copies in (1, 4):
         way = carrier(name, copies=copies)
         assert way.capacity(cnn) == carrier(name).capacity(cnn) // copies
-        count = min(500, way.capacity(cnn))
+        count = min(500, way.capacity(cnn))  # type: ignore[type-var]
         written = way.write(cnn, values(count))
         np.testing.assert_allclose(way.read(written, count), values(count), rtol=3e-7)
-        assert sum(int(mask.sum()) for mask in way.places(cnn, count).values()) == copies * count
+        assert sum(int(mask.sum()) for mask in way.places(cnn, count).values()) == copies * count  # type: ignore[misc]
         noisy = {
             n: t + 0.5 * fresh_deviation(t.shape) * torch.randn(t.shape, generator=noise)
             if t.dim() > 1

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_kit import (
+from safetensors.torch import save_file
+
+from fl_sim.checkpoints import read_checkpoint
+from fl_sim.checkpoints.pickles import read_pickle
+from fl_sim.checkpoints.source import Source
+from fl_sim.errors import FlSimError
+from tests.checkpoints.checkpoint_kit import (
     archive,
     edited,
     found,
@@ -25,12 +31,6 @@ from checkpoint_kit import (
     weights,
     zip_by_hand,
 )
-from safetensors.torch import save_file
-
-from fl_sim.checkpoints import read_checkpoint
-from fl_sim.checkpoints.pickles import read_pickle
-from fl_sim.checkpoints.source import Source
-from fl_sim.errors import FlSimError
 
 N = 777
 SECRET = bytes(range(256)) * 3 + b"end of it"
@@ -194,7 +194,7 @@ def test_bytes_after_and_in_a_pickle(path: Path) -> None:
     }
     for what, insert in inserts.items():
         saved(path, weights())
-        edited(path, lambda content, insert=insert: content[:2] + insert + content[2:])
+        edited(path, lambda content, insert=insert: content[:2] + insert + content[2:])  # type: ignore[misc]
         words = [f for f in read_checkpoint(path).findings if f.level == "carries"]
         assert words and words[0].evidence["bytes"] >= N, what
 

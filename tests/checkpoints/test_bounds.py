@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_kit import edited, loud, saved, zip_by_hand
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import Finding, read_checkpoint
 from fl_sim.errors import FlSimError, legible
+from tests.checkpoints.checkpoint_kit import edited, loud, saved, zip_by_hand
 
 MEGABYTE = 1 << 20
 _ALLOWED = 24 * MEGABYTE  # for what Python itself needs, whatever the file

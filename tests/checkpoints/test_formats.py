@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_kit import archive, loud, network, records, refusal, same, saved, weights
 from safetensors.torch import save_file
 
 from fl_sim.artifact import write_artifact
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.models.base import ModelSpec
+from tests.checkpoints.checkpoint_kit import (
+    archive,
+    loud,
+    network,
+    records,
+    refusal,
+    same,
+    saved,
+    weights,
+)
 
 SPEC = ModelSpec(name="cnn", channels=3, size=12, classes=4)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import edited, loud, refusal, saved, weights
 
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.checkpoints.nodes import walk
 from fl_sim.checkpoints.pickles import read_pickle
 from fl_sim.checkpoints.source import Source
 from fl_sim.errors import FlSimError
+from tests.checkpoints.checkpoint_kit import edited, loud, refusal, saved, weights
 
 
 def _text(value: str) -> bytes:

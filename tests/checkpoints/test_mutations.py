@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_kit import archive, network, records, saved, weights
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.errors import FlSimError
+from tests.checkpoints.checkpoint_kit import archive, network, records, saved, weights
 
 ROUNDS = 250
 _OPERATIONS = b"012(.Rb\x81\x93ctQ]}sueahNoi\x8a\x8f\x90\x92\x95PVSIFL\x8b\x8c\x8d\x8e"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_kit import loud, refusal, same, saved, weights
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.errors import FlSimError
+from tests.checkpoints.checkpoint_kit import loud, refusal, same, saved, weights
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_archives_of_other_things_are_named(tmp_path: Path) -> None:
 def _sharded(folder: Path, index: bool = True) -> dict[str, torch.Tensor]:
     folder.mkdir()
     names = sorted(weights())
-    placed = {}
+    placed: dict[str, str] = {}
     for number in (1, 2):
         file = f"model-{number:05d}-of-00002.safetensors"
         part = {name: weights()[name] for name in names[number - 1 :: 2]}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import found, loud, refusal, weights
 from safetensors.torch import save_file
 
 from fl_sim.checkpoints import read_checkpoint
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
+from tests.checkpoints.checkpoint_kit import found, loud, refusal, weights
 
 SPEC = {"name": "cnn", "channels": 3, "size": 12, "classes": 4}
 
@@ -165,5 +165,5 @@ def test_a_statement_with_more_in_it_than_a_network(tmp_path: Path) -> None:
     padded = json.dumps(SPEC).replace(",", "," + " " * 100)
     header = {"__metadata__": {"fl_sim.model": padded}, "w": _one()}
     read = read_checkpoint(_written(tmp_path / "a.safetensors", header))
-    assert read.spec == ModelSpec(**SPEC)  # type: ignore[arg-type]
+    assert read.spec == ModelSpec(**SPEC)
     assert any("longer" in words for words in loud(read))

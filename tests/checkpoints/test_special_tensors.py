@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import edited, found, loud, refusal, same, saved
 from torch import nn
 from torch.nn.utils import prune
 
 from fl_sim.checkpoints import read_checkpoint
+from tests.checkpoints.checkpoint_kit import edited, found, loud, refusal, same, saved
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -67,7 +67,7 @@ def test_a_dynamically_quantised_network_gives_its_weights(tmp_path: Path) -> No
         network = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(30, 40)))
     read = read_checkpoint(saved(tmp_path / "a.pth", network.state_dict()))
     (weight,) = [n for n in read.state if n.endswith(".weight")]
-    assert torch.equal(read.state[weight], network[0].weight().int_repr())  # type: ignore[operator]
+    assert torch.equal(read.state[weight], network[0].weight().int_repr())
     assert loud(read) == []
 
 

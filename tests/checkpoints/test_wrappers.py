@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_kit import loud, network, same, saved, weights
 from torch.optim.swa_utils import AveragedModel
 
 from fl_sim.checkpoints import read_checkpoint
+from tests.checkpoints.checkpoint_kit import loud, network, same, saved, weights
 
 State = dict[str, torch.Tensor]
 

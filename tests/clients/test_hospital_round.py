@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from federation_kit import initial, network, same, settings
 
 from clients.hospital import (
     ALWAYS_SAID,
@@ -23,6 +22,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import build_model
 from fl_sim.randomness import Stream
 from fl_sim.training import LocalTraining, Proximal, train
+from tests.engine.federation_kit import initial, network, same, settings
 
 
 def test_the_settings_survive_json():

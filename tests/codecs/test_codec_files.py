@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from codec_kit import LEARNED, images, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,6 +18,7 @@ from fl_sim.codecs.files import _ENCODER_TOO, codec_from, load_codec, save_codec
 from fl_sim.errors import FlSimError
 from fl_sim.files import checksum
 from fl_sim.randomness import Stream
+from tests.codecs.codec_kit import LEARNED, images, trained
 
 DECODING = """
 import sys

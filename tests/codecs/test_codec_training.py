@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from codec_kit import LEARNED, images
 from torch import nn
 
 from fl_sim.codec import CODECS, CodecTrainer, ImageShape, LearnedCodec
@@ -17,6 +16,7 @@ from fl_sim.codecs.factorized import ConvolutionalSettings, Factorized
 from fl_sim.codecs.training import LearnedSettings, fit
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import Stream
+from tests.codecs.codec_kit import LEARNED, images
 
 
 class Scripted(LearnedCodec[LearnedSettings], CodecTrainer):
@@ -38,7 +38,7 @@ class Scripted(LearnedCodec[LearnedSettings], CodecTrainer):
 
     def step(self, images: torch.Tensor) -> dict[str, float]:
         with torch.no_grad():
-            self.network.weight += 1  # type: ignore[operator]
+            self.network.weight.add_(1)
         self.batches.append(images)
         return {"codec": self.loss}
 
@@ -52,7 +52,7 @@ class Scripted(LearnedCodec[LearnedSettings], CodecTrainer):
         return self
 
     def freeze(self) -> None:
-        self.frozen_at = float(self.network.weight.detach())  # type: ignore[operator]
+        self.frozen_at = float(self.network.weight.detach())
 
     def fit(self, *_: Any, **__: Any) -> Any: ...
 
@@ -174,7 +174,8 @@ def small(**settings: Any) -> Factorized:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_training_is_the_same_bit_for_bit(name: str) -> None:
-    kind, data = CODECS.get(name), images(40)
+    kind: Any = CODECS.get(name)
+    data = images(40)
 
     def trained(seed: int, noise: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(noise)  # the global generator has no say, and is left alone

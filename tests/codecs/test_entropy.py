@@ -116,7 +116,7 @@ def test_what_the_coder_cannot_take_is_refused_in_one_sentence() -> None:
             encode(one + symbol, one)
     many = np.broadcast_to(one, LARGEST_COUNT + 1)
     with pytest.raises(FlSimError, match="latents is too large; cut it"):
-        encode_symbols([Symbols(many, many)], TABLES)  # type: ignore[arg-type]
+        encode_symbols([Symbols(many, many)], TABLES)
     with pytest.raises(FlSimError, match="latents are too large to be decoded"):
         SymbolDecoder(bytes(8), LARGEST_COUNT + 1, TABLES)
     for size in (0, 3, longest_string(5) + 1):

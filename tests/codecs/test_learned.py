@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from codec_kit import LEARNED, images, trained
 from torch import nn
 
 from fl_sim.codec import CODECS
 from fl_sim.codecs.factorized import Factorized
 from fl_sim.codecs.learned import CompressAICodec
 from fl_sim.errors import FlSimError
+from tests.codecs.codec_kit import LEARNED, images, trained
 
 
 def copy_of(codec: CompressAICodec[Any]) -> CompressAICodec[Any]:
@@ -176,7 +176,7 @@ def test_thousands_of_damaged_codes_are_values(name: str) -> None:
     reasons = [isinstance(r, str) for r in results]
     assert any(reasons[:1000]) and not all(reasons[:1000]) and all(reasons[1000:1004])
     wanted = decoded(codec, good, (3, 28, 28))
-    assert torch.allclose(torch.stack(results[-20:]), wanted, atol=1e-5)  # type: ignore[arg-type]
+    assert torch.allclose(torch.stack(results[-20:]), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -196,7 +196,7 @@ def test_impossible_images_are_refused_in_one_sentence() -> None:
     codec = trained("factorized")
     for shape in [(2, 28, 28), (3, 15, 28), (3, 28, 5000), (28, 28)]:
         with pytest.raises(FlSimError, match="takes images of"):
-            codec.decode([], shape)  # type: ignore[arg-type]
+            codec.decode([], shape)
     for use in (codec.encode, codec.analysis, codec.latents):
         with pytest.raises(FlSimError, match="takes images of"):
             use(torch.zeros(1, 3, 8, 8))
@@ -229,7 +229,7 @@ def test_tables_of_another_size_are_taken_up_as_they_are() -> None:
     codec = copy_of(trained("factorized"))
     codes, weights = codec.encode(images(3)), codec.tensors()
     with torch.no_grad():
-        for matrix in codec.network.entropy_bottleneck.matrices:  # type: ignore[union-attr]
+        for matrix in codec.network.entropy_bottleneck.matrices:
             matrix -= 0.3  # wider distributions
     codec.freeze()
     wide = codec.tensors()
@@ -267,7 +267,7 @@ def test_quantiles_have_no_part_in_the_training_loss_nor_in_the_tables(name: str
     torch.manual_seed(0)
     before = codec.forward(batch).bpp()
     with torch.no_grad():
-        codec.network.entropy_bottleneck.quantiles.mul_(3.0).add_(1.0)  # type: ignore[operator,union-attr]
+        codec.network.entropy_bottleneck.quantiles.mul_(3.0).add_(1.0)
     torch.manual_seed(0)
     assert torch.equal(codec.forward(batch).bpp(), before)
     codec.freeze()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,12 @@ def test_a_killed_build_is_not_taken_for_complete(
 
     read: list[Path] = []
     real = mimic_cxr.read_jpg
-    monkeypatch.setattr(mimic_cxr, "read_jpg", lambda p, s: (read.append(p), real(p, s))[1])
+
+    def noted(path: Path, size: int) -> Any:
+        read.append(path)
+        return real(path, size)
+
+    monkeypatch.setattr(mimic_cxr, "read_jpg", noted)
     resumed = load(tree)
     assert len(read) == 19 - 8  # two chunks of four were kept
     assert cached(tree) == [".npy"]

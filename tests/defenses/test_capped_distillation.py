@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from defense_kit import SPEC, TASK, apply, held_out, release_of
 
-from fl_sim import randomness
 from fl_sim.artifact import artifact_bytes
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses import capped_distillation
 from fl_sim.defenses.base import Release
 from fl_sim.defenses.capped_distillation import Questions, code_book, coded
 from fl_sim.defenses.ledger import coded_answers_bits
+from fl_sim.defenses.loops.distil import distil
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
+from fl_sim.training import predict
+from tests.defenses.defense_kit import SPEC, TASK, apply, held_out, release_of
 
 NAME = "capped_distillation"
 SHORT: dict[str, Any] = {"steps": 2, "batch_size": 8}
@@ -62,7 +63,7 @@ class _Speaking:
 
 
 def _spoken(release: Release, chances: torch.Tensor) -> Release:
-    release.model.forward = _Speaking(chances)  # type: ignore[method-assign]
+    release.model.forward = _Speaking(chances)
     return release
 
 
@@ -221,6 +222,36 @@ def test_a_teacher_that_knows_better_than_the_labels_is_heard() -> None:
     assert found[100] > found[0] + 0.05
 
 
+def test_the_owners_own_students_answer_what_they_have_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Release] = []
+    answered: list[tuple[Any, Split]] = []
+
+    def learned(release: Release, *args: Any, **more: Any) -> Any:
+        seen.append(release)
+        return distil(release, *args, **more)
+
+    def asked(model: Any, images: Split, task: Task) -> torch.Tensor:
+        answered.append((model, images))
+        return predict(model, images, task)
+
+    monkeypatch.setattr(capped_distillation, "distil", learned)
+    monkeypatch.setattr(capped_distillation, "predict", asked)
+    release = release_of(entries={"payload": torch.zeros(9)})
+    release = replace(release, reference=state_of(build(SPEC, 5)))
+    apply(NAME, release, budget=1, **SHORT)
+    everything = sorted(image.tobytes() for image in release.held_out.images)
+    for own, (model, images) in zip(seen[:2], answered[:2], strict=True):
+        assert own.model is model is not release.model
+        assert own.reference is None and own.entries == {} and own.evaluate is None
+        halves = (*own.held_out.images, *images.images)
+        assert sorted(image.tobytes() for image in halves) == everything
+    # The model that came is asked once, about all images, and after the books were made.
+    assert [model is release.model for model, _ in answered] == [False, False, True]
+    assert answered[2][1] is release.held_out and len(seen) == 3
+
+
 def test_of_several_labels_an_image_each_one_is_a_question() -> None:
     split = held_out()
     several = Split(split.images, np.eye(3, dtype=np.int64)[split.labels])
@@ -237,9 +268,8 @@ def test_targets_are_labels_where_nothing_was_asked(monkeypatch: pytest.MonkeyPa
 
     def noted(*args: Any, targets: torch.Tensor | None = None) -> Any:
         learned.extend([] if targets is None else [targets])
-        return distil(*args, targets=targets)
+        return distil(*args, targets=targets)  # type: ignore[misc]
 
-    distil = capped_distillation.distil
     monkeypatch.setattr(capped_distillation, "distil", noted)
     release = release_of()
     apply(NAME, release, budget=1, bits=2, **SHORT)
@@ -261,7 +291,7 @@ def test_a_secret_is_not_told_by_the_scenario_nor_by_what_leaves(
     assert leaves()[0] == leaves()[0]
     assert leaves(secret=True)[0] != leaves(secret=True)[0]
     drawn = 5_124_095_575_370_701_057
-    monkeypatch.setattr(randomness.secrets, "randbits", lambda bits: drawn)
+    monkeypatch.setattr("secrets.randbits", lambda bits: drawn)
     one, report = leaves(secret=True)
     assert str(drawn).encode() not in one and drawn.to_bytes(8, "little") not in one
     assert str(drawn) not in report

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from defense_kit import apply, release_of
 
 from fl_sim.defenses.chain import ChainSettings
 from fl_sim.errors import FlSimError
 from fl_sim.settings import parse
+from tests.defenses.defense_kit import apply, release_of
 
 STEPS = ["weight_dropout", {"name": "lwlrd", "epochs": 1, "layers": "tensor"}, "entry_removal"]
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from defense_kit import SPEC, apply, cleaned, release_of
 
 from fl_sim.models import ModelSpec
+from tests.defenses.defense_kit import SPEC, apply, cleaned, release_of
 
 
 @pytest.mark.parametrize("rescale", [1.0, 2.0])

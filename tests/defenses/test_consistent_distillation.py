@@ -1,5 +1,7 @@
 """Consistent distillation: what the student learns, and that nothing else of the model leaves."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl_sim.carriers.dead import dead_weights
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, Release
-from fl_sim.defenses.loops.distil import DistillingSettings, distil, divergence
+from fl_sim.defenses.loops.distil import DistillingSettings, _step, distil, divergence
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
-from fl_sim.training import predict
+from fl_sim.training import normalized, predict, rate_factor
+from fl_sim.views import shares_loss
 
 TASK = Task("multi-class", ("a", "b", "c"))
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=3)
@@ -89,6 +92,33 @@ def test_the_student_learns_the_teachers_answers() -> None:
     assert report.images == len(held_out)
 
 
+def test_each_step_has_the_schedules_rate_and_both_parts_of_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates, step = [], _step
+
+    def watched(student, teacher, asked, truth, task, optimizer, settings):
+        assert student.training and not teacher.training
+        rates.append({group["lr"] for group in optimizer.param_groups})
+        with torch.no_grad():
+            given = copy.deepcopy(student)(
+                normalized(asked)
+            )  # its statistics are not the student's
+            soft = divergence(given, teacher(normalized(asked)), task, 3.0)
+            expected = 0.75 * soft + 0.25 * shares_loss(given, truth, task)
+        loss = step(student, teacher, asked, truth, task, optimizer, settings)
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        return loss
+
+    monkeypatch.setattr("fl_sim.defenses.loops.distil._step", watched)
+    model = build(SPEC, 1).train()
+    settings = DistillingSettings(steps=5, batch_size=8, labels=0.25, temperature=3.0)
+    distil(_release(model), settings)
+    assert rates == [{settings.learning_rate * rate_factor("cosine", n, 5)} for n in range(5)]
+    counted = {int(v) for n, v in state_of(model).items() if n.endswith("num_batches_tracked")}
+    assert counted == {5} and not model.training
+
+
 def test_nothing_that_the_answers_do_not_tell_reaches_the_student() -> None:
     # What is written into dead weights and further entries leaves no trace, not in a single bit.
     spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)
@@ -122,7 +152,8 @@ def test_the_student_starts_from_the_reference_where_there_is_one() -> None:
 @pytest.mark.parametrize("kind", ["multi-class", MULTI_LABEL, SEGMENTATION])
 def test_labels_teach_what_the_teacher_does_not_know(kind: str) -> None:
     held_out = _held_out()
-    names, spec = ("a", "b", "c"), SPEC
+    spec = SPEC
+    names: tuple[str, ...] = ("a", "b", "c")
     if kind == MULTI_LABEL:
         held_out = Split(held_out.images, np.eye(3, dtype=np.int64)[held_out.labels])
     if kind == SEGMENTATION:

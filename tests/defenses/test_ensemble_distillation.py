@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from defense_kit import SPEC, TASK, apply, held_out, release_of
 
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
 from fl_sim.defenses.base import DEFENSES, DefenseReport, Release
@@ -24,6 +23,7 @@ from fl_sim.privacy import gaussian_epsilon
 from fl_sim.randomness import Stream
 from fl_sim.settings import parse
 from fl_sim.training import predict
+from tests.defenses.defense_kit import SPEC, TASK, apply, held_out, release_of
 
 State = dict[str, torch.Tensor]
 NAME = "ensemble_distillation"
@@ -142,7 +142,7 @@ def test_one_vote_of_four_is_a_quarter_whatever_it_says() -> None:
     unanimous = Ensemble(release_of(uploads=[honest] * 4)).votes()
     assert unanimous.amax(1).tolist() == [4.0] * 40
     for change in (lambda value: value * 1e6, lambda value: value * math.nan):
-        wild = _upload(9, lambda v, c=change: c(v) if v.is_floating_point() else v)
+        wild = _upload(9, lambda v, c=change: c(v) if v.is_floating_point() else v)  # type: ignore[misc]
         votes = Ensemble(release_of(uploads=[honest, wild, honest, honest])).votes()
         assert (votes.sum(1) == 4).all()
         assert ((votes - unanimous).abs() <= 1).all() and (
@@ -208,7 +208,8 @@ def test_the_student_learns_what_most_answer(combine: str) -> None:
 @pytest.mark.parametrize("combine", ["median", "vote"])
 @pytest.mark.parametrize("kind", [MULTI_LABEL, SEGMENTATION])
 def test_other_tasks(kind: str, combine: str) -> None:
-    images, spec, names = held_out(12), SPEC, ("a", "b", "c")
+    images, spec = held_out(12), SPEC
+    names: tuple[str, ...] = ("a", "b", "c")
     if kind == MULTI_LABEL:
         images = Split(images.images, np.eye(3, dtype=np.int64)[images.labels])
     else:
@@ -287,6 +288,7 @@ def test_secret_noise_is_not_drawn_from_the_seed() -> None:
 
 
 def test_without_uploads_one_sentence_says_what_to_do() -> None:
+    uploads: Any
     for uploads in (None, []):
         with pytest.raises(FlSimError, match=r"hospitals' uploads.*consistent_distillation\.$"):
             apply(NAME, release_of(uploads=uploads))

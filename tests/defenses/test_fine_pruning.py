@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from defense_kit import TASK, apply, held_out, release_of
 from torch import nn
 
 from fl_sim.defenses.fine_pruning import (
@@ -15,6 +14,7 @@ from fl_sim.defenses.fine_pruning import (
 from fl_sim.errors import FlSimError
 from fl_sim.models import ModelSpec
 from fl_sim.training import normalized
+from tests.defenses.defense_kit import TASK, apply, held_out, release_of
 
 
 def test_activations_are_the_means_after_normalisation_and_relu() -> None:

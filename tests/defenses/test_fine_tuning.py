@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from defense_kit import TASK, apply, cleaned, release_of
 
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.defenses.loops import fine_tune
 from fl_sim.defenses.super_fine_tuning import SuperFineTuningSettings, triangular_rate
 from fl_sim.errors import FlSimError
 from fl_sim.settings import parse
+from fl_sim.training import task_step
+from tests.defenses.defense_kit import TASK, apply, cleaned, release_of
 
 NAMES = ["fine_tuning", "high_rate_fine_tuning", "super_fine_tuning", "refit"]
 
@@ -18,9 +19,9 @@ NAMES = ["fine_tuning", "high_rate_fine_tuning", "super_fine_tuning", "refit"]
 def _rates(monkeypatch: pytest.MonkeyPatch, name: str, **settings: object) -> list[float]:
     """The learning rate of every step."""
     rates: list[float] = []
-    step = fine_tune.task_step
+    step = task_step
 
-    def watched(model, data, indices, task, optimizer, **more):  # type: ignore[no-untyped-def]
+    def watched(model, data, indices, task, optimizer, **more):
         groups = {group["lr"] for group in optimizer.param_groups}
         assert len(groups) == 1
         rates.append(groups.pop())

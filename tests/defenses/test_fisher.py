@@ -29,7 +29,7 @@ def test_it_is_the_mean_square_of_every_images_gradient() -> None:
     assert all(p.grad is None for p in model.parameters())
     model.eval()
 
-    def loss(parameters, image, label):  # type: ignore[no-untyped-def]
+    def loss(parameters, image, label):
         logits = torch.func.functional_call(model, parameters, (image[None] * 2 - 1,))
         return functional.cross_entropy(logits, label[None])
 
@@ -59,7 +59,7 @@ class _Softmax(nn.Module):
 def test_labels_drawn_from_the_model_give_the_fisher_information(per: str) -> None:
     model, held_out = _Softmax(), _held_out(4000)
     how = {"labels": "model", "per": per, "batch_size": 4}
-    estimate = diagonal_fisher(model, held_out, TASK, STREAM, **how)  # type: ignore[arg-type]
+    estimate = diagonal_fisher(model, held_out, TASK, STREAM, **how)
     x = (held_out.tensors()[0] * 2 - 1).mean((1, 2, 3))[:, None]
     p = (x * model.weight.detach()).softmax(1)
     exact = (x.square() * p * (1 - p)).mean(0)
@@ -78,7 +78,7 @@ def test_other_tasks_have_one_too(kind: str, labels: str) -> None:
     settings = {"channels": (4, 8), "residual_units": 1} if name == "unet" else None
     model = build_model(name, 1, side, 3, settings=settings)
     task = Task(kind, ("a", "b", "c"))
-    fisher = diagonal_fisher(model, held_out, task, STREAM, labels=labels)  # type: ignore[arg-type]
+    fisher = diagonal_fisher(model, held_out, task, STREAM, labels=labels)
     assert fisher.keys() == dict(model.named_parameters()).keys()
     assert all((f >= 0).all() and f.isfinite().all() for f in fisher.values())
     assert sum(float(f.sum()) for f in fisher.values()) > 0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from defense_kit import SPEC, apply, held_out, release_of
 
 from fl_sim.artifact import artifact_bytes
 from fl_sim.defenses.base import DefenseReport
@@ -17,9 +16,11 @@ from fl_sim.defenses.ledger import (
     entry_bits,
     noised_answers_bits,
     tensor_bits,
+    voted_answers_bits,
 )
 from fl_sim.defenses.quantization import QuantizationSettings, quantized
 from fl_sim.models import build, state_of
+from tests.defenses.defense_kit import SPEC, apply, held_out, release_of
 
 SHORT = {"steps": 1, "batch_size": 8}
 
@@ -48,6 +49,14 @@ def test_coded_answers_are_counted_as_there_are_combinations() -> None:
     assert coded_answers_bits(0, 7) == coded_answers_bits(5, 1) == 0
 
 
+def test_votes_are_counted_as_there_are_ways_to_share_them_out() -> None:
+    for outputs, voters in ((2, 1), (3, 4), (7, 2)):
+        counts = len(list(itertools.combinations_with_replacement(range(outputs), voters)))
+        assert voted_answers_bits(1, outputs, voters) == pytest.approx(math.log2(counts))
+        assert voted_answers_bits(9, outputs, voters) == pytest.approx(9 * math.log2(counts))
+    assert voted_answers_bits(5, 7, 1) == pytest.approx(coded_answers_bits(5, 7))
+
+
 def test_a_filter_is_counted_as_there_are_subsets() -> None:
     for images, most in ((5, None), (5, 2), (6, 0), (4, 9)):
         subsets = sum(
@@ -67,7 +76,9 @@ def test_noised_answers_carry_no_more_than_the_channel() -> None:
         bound = noised_answers_bits(1, 1, 1.0, noise)
         assert told <= bound < told + 1
         assert noised_answers_bits(10, 7, 1.0, noise) == pytest.approx(70 * bound)
+        assert noised_answers_bits(1, 1, 3.0, 3 * noise) == pytest.approx(bound)
     assert noised_answers_bits(3, 7, 1.0, 0.0) == math.inf
+    assert noised_answers_bits(3, 7, 0.0, 1.0) == 0
     assert noised_answers_bits(0, 7, 1.0, 0.0) == 0
 
 

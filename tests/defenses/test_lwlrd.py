@@ -41,7 +41,7 @@ def test_rates_of_five_layers_by_hand() -> None:
 def test_each_layer_gets_its_rate_in_forward_order(grouping: str) -> None:
     model = build_model("resnet18", 1, 16, 3)
     spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)
-    settings = LwlrdSettings(epochs=1, layers=grouping)  # type: ignore[arg-type]
+    settings = LwlrdSettings(epochs=1, layers=grouping)
     report = Lwlrd(settings).apply(Release(model, spec, _held_out(8), TASK, STREAM))
     ordered = [layer.name for layer in layers(model, (1, 16, 16), settings.layers)]
     assert list(report.learning_rates) == ordered
@@ -55,7 +55,7 @@ def test_one_step_of_sgd_moves_each_layer_by_its_rate_times_its_gradient() -> No
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     pixels, labels = held_out.tensors()
     TASK.loss(model(pixels * 2 - 1), labels).backward()
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}  # type: ignore[union-attr]
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
     fresh = build_model("cnn", 1, 16, 3)
     settings = LwlrdSettings(epochs=1, batch_size=16, momentum=0.0)
     report = Lwlrd(settings).apply(Release(fresh, SPEC, held_out, TASK, STREAM))
@@ -78,7 +78,7 @@ def test_the_report_has_every_epoch_and_layer(multi_label: bool, optimizer: str)
         network.eval()
         return 0.5
 
-    settings = LwlrdSettings(epochs=3, batch_size=8, optimizer=optimizer, flip=True)  # type: ignore[arg-type]
+    settings = LwlrdSettings(epochs=3, batch_size=8, optimizer=optimizer, flip=True)
     report = Lwlrd(settings).apply(
         Release(model, SPEC, _held_out(multi_label=multi_label), task, STREAM, evaluate)
     )

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from defense_kit import SPEC, apply, release_of
 from torch.nn.utils import prune
 
 from fl_sim.carriers.lsb import LeastSignificantBits, LsbSettings
 from fl_sim.defenses.quantization import QuantizationSettings, quantized
 from fl_sim.defenses.random_bits import with_random_bits
 from fl_sim.models import build, state_of
+from tests.defenses.defense_kit import SPEC, apply, release_of
 
 NAMES = ["weight_dropout", "random_bits", "quantization", "magnitude_pruning"]
 
@@ -100,7 +100,7 @@ def test_random_bits_stop_a_payload_in_low_bits_and_leave_the_answers() -> None:
 @pytest.mark.parametrize("per", ["tensor", "channel"])
 def test_quantization_is_torchs(bits: int, symmetric: bool, per: str) -> None:
     tensor = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0)) + 0.5
-    settings = QuantizationSettings(bits=bits, per=per, symmetric=symmetric)  # type: ignore[arg-type]
+    settings = QuantizationSettings(bits=bits, per=per, symmetric=symmetric)
     ours = quantized(tensor, settings)
     rows = tensor.flatten(1) if per == "channel" else tensor.reshape(1, -1)
     if symmetric:

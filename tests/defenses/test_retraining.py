@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from defense_kit import SPEC, TASK, apply, cleaned, release_of
 
 from fl_sim.defenses.fine_pruning import accuracy
 from fl_sim.defenses.loops.retrain import replace_weights
 from fl_sim.errors import FlSimError
+from tests.defenses.defense_kit import SPEC, TASK, apply, cleaned, release_of
 
 FAST = {"epochs": 3, "batch_size": 8, "learning_rate": 3e-3}
 
@@ -50,7 +50,7 @@ def test_the_student_learns_what_only_the_teacher_knows() -> None:
             parameter.copy_(parameter.roll(1, 0))
     assert accuracy(release.model, release.held_out, TASK) < 0.1
     apply("distillation", release, epochs=8, batch_size=8, learning_rate=3e-3, soft=1.0)
-    wrong = release.held_out.subset(range(40))  # type: ignore[arg-type]
+    wrong = release.held_out.subset(range(40))
     wrong = type(wrong)(wrong.images, (wrong.labels + 1) % 3)
     assert accuracy(release.model, wrong, TASK) > 0.8
 

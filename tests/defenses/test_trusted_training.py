@@ -12,15 +12,16 @@ from fl_sim.defenses.loops import fine_tune
 from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
+from fl_sim.training import task_step
 from tests.defenses.defense_kit import SPEC, TASK, apply, held_out, release_of
 
 
 def _seen(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """Return what becomes the set of all images that steps of fine-tuning take."""
     seen: set[bytes] = set()
-    step = fine_tune.task_step
+    step = task_step
 
-    def watched(model, data, indices, *rest, **more):  # type: ignore[no-untyped-def]
+    def watched(model, data, indices, *rest, **more):
         seen.update(data.images[i].tobytes() for i in indices)
         return step(model, data, indices, *rest, **more)
 
@@ -62,9 +63,9 @@ def test_nothing_of_the_model_gets_into_a_trusted_one() -> None:
 def test_steps_replace_passes_and_the_cosine_ends_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     given = release_of(count=12)
     rates = []
-    step = fine_tune.task_step
+    step = task_step
 
-    def watched(model, data, indices, task, optimizer, **more):  # type: ignore[no-untyped-def]
+    def watched(model, data, indices, task, optimizer, **more):
         rates.append([group["lr"] for group in optimizer.param_groups])
         return step(model, data, indices, task, optimizer, **more)
 

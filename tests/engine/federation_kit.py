@@ -127,7 +127,7 @@ def settings(**changes) -> HospitalSettings:
     if "attack" in changes:
         changes["attack"] = Component(name=changes["attack"], settings={"images": 3})
         changes.setdefault("malicious", (0,))
-    return HospitalSettings(**{**values, "plugins": ("federation_kit",), **changes})
+    return HospitalSettings(**{**values, "plugins": ("tests.engine.federation_kit",), **changes})
 
 
 def network():

@@ -1,8 +1,8 @@
 import pytest
-from federation_kit import client_app
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.app import client_app
 from fl_sim.engine import EngineSettings, guard, run
 from fl_sim.errors import FlSimError
 

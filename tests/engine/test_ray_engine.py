@@ -7,24 +7,24 @@ import time
 
 import pytest
 import torch
-from federation_kit import (
+
+from clients.app import client_app
+from fl_sim.engine import EngineSettings, guard, run
+from fl_sim.engine import ray as ray_engine
+from fl_sim.engine.ray import backend_config, hospitals_at_once
+from fl_sim.engine.records import from_record, to_record
+from fl_sim.engine.watched import WatchedGrid
+from tests.engine.federation_kit import (
     LATE,
     Recorder,
     Steps,
-    client_app,
     halve,
     initial,
     same,
     settings,
     strategy,
 )
-from flower_kit import ROOT, flower
-
-from fl_sim.engine import EngineSettings, guard, run
-from fl_sim.engine import ray as ray_engine
-from fl_sim.engine.ray import backend_config, hospitals_at_once
-from fl_sim.engine.records import from_record, to_record
-from fl_sim.engine.watched import WatchedGrid
+from tests.engine.flower_kit import ROOT, flower
 
 
 def test_resources_are_given_in_full():

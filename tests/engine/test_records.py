@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from federation_kit import network, same
 from flwr.app import Array, ArrayRecord
 
 from fl_sim.engine.records import from_record, to_record
+from tests.engine.federation_kit import network, same
 
 STATE = {
     "half": torch.tensor([1.5, float("inf")], dtype=torch.float16),

@@ -1,12 +1,13 @@
 """Replies are reported when they come, not when the last one has come."""
 
-from federation_kit import Steps, client_app
 from flwr.app import Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.app import client_app
 from fl_sim.engine import EngineSettings, run
 from fl_sim.engine.through import OwnTimeGrid
 from fl_sim.engine.watched import WatchedGrid
+from tests.engine.federation_kit import Steps
 
 IN_PROCESS = EngineSettings(engine="inprocess")
 

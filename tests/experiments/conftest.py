@@ -1,12 +1,8 @@
-"""Makes this folder's kit importable, and gives files a cache of their own."""
+"""Gives files a cache of their own."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module")

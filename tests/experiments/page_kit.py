@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli_kit import ROOT
+from tests.experiments.cli_kit import ROOT
 
 PAGES = ROOT / "docs"
 README = ROOT / "README.md"

@@ -23,7 +23,7 @@ def noisy(clean: torch.Tensor) -> torch.Tensor:
 
 
 def values(*arguments: object, **named: object) -> dict[str, float]:
-    rows = measure_compression(*arguments, **named)  # type: ignore[arg-type]
+    rows = measure_compression(*arguments, **named)
     assert {row.extraction for row in rows} == {"-"}
     assert len({row.metric for row in rows}) == len(rows)
     return {row.metric: row.value for row in rows}
@@ -74,7 +74,7 @@ def test_fidelity_is_that_of_the_reference_libraries(channels: int, side: int) -
 def test_what_cannot_be_decoded_counts_nothing_and_is_counted() -> None:
     clean = images(4, 1, 28)
     whole = values(clean, list(clean), [b"1234"] * 4)
-    assert (whole["psnr"], whole["ssim"]) == (100.0, pytest.approx(1.0))
+    assert (whole["psnr"], whole["ssim"]) == (100.0, pytest.approx(1.0))  # type: ignore[comparison-overlap]
     broken = [clean[0], "The code is damaged.", clean[2], torch.full_like(clean[3], torch.nan)]
     measured = values(clean, broken, [b"1234"] * 4)
     assert measured["undecoded"] == 2.0

@@ -7,7 +7,7 @@ from fl_sim.metrics.intervals import metric_interval
 from fl_sim.statistics import mean_interval
 
 
-def beside(**values: list[float]):  # type: ignore[no-untyped-def]
+def beside(**values: list[float]):
     return lambda name: values.get(name, [])
 
 

@@ -56,10 +56,7 @@ def rows(reading: Reading, **known: object) -> dict[str, float]:
     images = torch.zeros(3, 1, 2, 2)
     images[2] = torch.nan
     given = {"sent": None, "original": None, **known}
-    return {
-        row.metric: row.value
-        for row in measure_payload(reading, recovered=images, **given)  # type: ignore[arg-type]
-    }
+    return {row.metric: row.value for row in measure_payload(reading, recovered=images, **given)}
 
 
 def test_rows_of_a_payload_without_error_correction() -> None:

@@ -173,7 +173,7 @@ def test_dice_of_images_is_that_of_monai() -> None:
         torch.nn.functional.one_hot(m, 4).permute(0, 3, 1, 2) for m in (scores.argmax(1), truth)
     ]
     # MONAI gives a class that the labels lack 1 or 0; both empty is left out here.
-    theirs = compute_dice(*one_hot, include_background=False, ignore_empty=False)
+    theirs = compute_dice(*one_hot, include_background=False, ignore_empty=False)  # type: ignore[misc]
     either = (one_hot[0] + one_hot[1])[:, 1:].flatten(2).any(dim=2)
     values = utility(scores, truth, ORGANS)
     for index, name in enumerate(ORGANS.label_names[1:]):

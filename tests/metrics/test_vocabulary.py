@@ -110,7 +110,9 @@ def test_where_lower_leaks_more_the_strongest_is_the_lowest_and_a_broken_image_n
             "Farthest",
             "leakage",
             LOWER_LEAKS,
-            batchwise=lambda recovered, originals, public: (recovered - originals).abs().max(),
+            batchwise=lambda recovered, originals, public: (
+                (recovered - originals).abs().max().item()
+            ),
         )
     )
     generator = torch.Generator().manual_seed(0)

@@ -78,7 +78,7 @@ def trained(
         )
         order = torch.randperm(320)
     with torch.no_grad():
-        network[6].weight.mul_(scale)  # type: ignore[union-attr, operator]
+        network[6].weight.mul_(scale)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     images, labels = dataset.train.tensors()
     losses = []

@@ -47,7 +47,7 @@ def test_answers_stay_and_weights_move(
     name: str, stem: str, size: int, share: float, scalable: int
 ) -> None:
     settings = {"channels": (4, 8, 16)} if name == "unet" else None
-    model = _lively(build_model(name, 3, size, 5, stem, settings=settings))  # type: ignore[arg-type]
+    model = _lively(build_model(name, 3, size, 5, stem, settings=settings))
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(2, 3, size, size, generator=generator)
     before = {n: t.clone() for n, t in model.state_dict().items()}

@@ -36,8 +36,8 @@ def test_a_fresh_copy_has_none_of_the_values() -> None:
     new, again, other = fresh(spec, 1), fresh(spec, 1), fresh(spec, 2)
     assert all(not bool((v == 3).any()) for v in new.state_dict().values())
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in new.state_dict().items())
-    assert not torch.equal(new[0].weight, other[0].weight)  # type: ignore[index]
-    assert float(network[0].weight.mean()) == 3  # type: ignore[index]
+    assert not torch.equal(new[0].weight, other[0].weight)
+    assert float(network[0].weight.mean()) == 3
 
 
 def test_a_reset_that_leaves_something_out_does_not_pass() -> None:

@@ -26,7 +26,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "stem"), CASES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_model_classifies_small_images(name: str, stem: str, channels: int) -> None:
-    model = build_model(name, channels, 28, 5, stem).eval()  # type: ignore[arg-type]
+    model = build_model(name, channels, 28, 5, stem).eval()
     assert model(torch.rand(2, channels, 28, 28)).shape == (2, 5)
 
 
@@ -113,8 +113,8 @@ def test_layers_come_in_forward_order_and_unused_ones_last() -> None:
 @pytest.mark.parametrize(("name", "stem"), CASES)
 @pytest.mark.parametrize("by", ["tensor", "module", "block", "depth"])
 def test_every_parameter_is_in_exactly_one_layer(name: str, stem: str, by: str) -> None:
-    model = build_model(name, 3, 28, 7, stem)  # type: ignore[arg-type]
-    listed = [p for layer in layers(model, (3, 28, 28), by) for p in layer.parameters]  # type: ignore[arg-type]
+    model = build_model(name, 3, 28, 7, stem)
+    listed = [p for layer in layers(model, (3, 28, 28), by) for p in layer.parameters]
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
 
 

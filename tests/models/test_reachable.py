@@ -41,7 +41,7 @@ NETWORKS = [
 
 def spec_of(name: str, stem: str, size: int) -> ModelSpec:
     task = MODELS.get(name).tasks[0]
-    return ModelSpec(name=name, channels=3, size=size, classes=4, stem=stem, task=task)  # type: ignore[arg-type]
+    return ModelSpec(name=name, channels=3, size=size, classes=4, stem=stem, task=task)
 
 
 def plain(spec: ModelSpec, seed: int = 0) -> nn.Module:
@@ -76,7 +76,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_network(
     # Biases that a normalisation takes away again have gradients of rounding alone.
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for key, gradient in gradients.items():
-        difference = float((ours[key].grad - gradient).abs().max())  # type: ignore[operator]
+        difference = float((ours[key].grad - gradient).abs().max())
         assert difference <= 1e-9 * float(gradient.abs().max()) + 1e-11 * largest, key
 
 
@@ -216,14 +216,14 @@ def test_settings_that_are_changed_later_count(kind: str) -> None:
     network = COPIES[kind](build(RESNET)).eval()
     theirs = plain(RESNET).eval()
     for one in (network, theirs):
-        one.layer4[1].conv1.padding = (2, 2)  # type: ignore[index, union-attr]
-        one.layer4[1].conv1.dilation = (2, 2)  # type: ignore[index, union-attr]
-        one.conv1.stride = (1, 1)  # type: ignore[union-attr]
+        one.layer4[1].conv1.padding = (2, 2)
+        one.layer4[1].conv1.dilation = (2, 2)
+        one.conv1.stride = (1, 1)  # type: ignore[assignment, method-assign]
         mirrored = nn.Conv2d(512, 512, 3, padding=1, padding_mode="replicate")
-        one.layer4[1].conv2.padding_mode = "replicate"  # type: ignore[index, union-attr]
-        one.layer4[1].conv2._reversed_padding_repeated_twice = (  # type: ignore[index, union-attr]
-            mirrored._reversed_padding_repeated_twice
-        )
+        one.layer4[1].conv2.padding_mode = "replicate"
+        one.layer4[
+            1
+        ].conv2._reversed_padding_repeated_twice = mirrored._reversed_padding_repeated_twice
     images = torch.rand(2, 3, 28, 28)
     torch.testing.assert_close(network(images), theirs(images))
 
@@ -231,9 +231,9 @@ def test_settings_that_are_changed_later_count(kind: str) -> None:
 def test_a_network_is_freed_at_once_and_a_shallow_copy_of_a_layer_lives_on() -> None:
     network, images = _tiny(), torch.rand(2, 4, 1, 1)
     leave_out_padding(network)
-    shallow = copy.copy(network[2])  # type: ignore[index]
+    shallow = copy.copy(network[2])
     expected = shallow(images)
-    gone = weakref.ref(network[2])  # type: ignore[index]
+    gone = weakref.ref(network[2])
     gc.disable()
     try:
         del network
@@ -272,7 +272,7 @@ def test_gradients_of_single_images_by_vmap() -> None:
 
 
 def test_low_precision_one_image_by_itself_and_no_image_at_all() -> None:
-    network, theirs = _tiny()[:3], _tiny()[:3]  # type: ignore[index]
+    network, theirs = _tiny()[:3], _tiny()[:3]
     leave_out_padding(network)
     images = torch.rand(2, 3, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):

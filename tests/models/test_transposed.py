@@ -110,7 +110,7 @@ def _resnet18_by_hand(network: nn.Module, codes: torch.Tensor) -> torch.Tensor:
     [("resnet18", "default"), ("densenet121", "small"), ("vgg11", "small"), ("cnn", "default")],
 )
 def test_every_convolution_gets_gradient(name: str, stem: str) -> None:
-    network = build_model(name, 1, 28, 3, stem)  # type: ignore[arg-type]
+    network = build_model(name, 1, 28, 3, stem)
     TransposedPass(network, (1, 28, 28))(torch.rand(4, 3)).square().mean().backward()
     for module_name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -121,8 +121,8 @@ def test_detached_convolutions_get_none() -> None:
     network = build_model("cnn", 1, 28, 3)
     backwards = TransposedPass(network, (1, 28, 28), detach_convolutions=True)
     backwards(torch.rand(4, 3)).square().mean().backward()
-    assert network[0].weight.grad is None  # type: ignore[index]
-    assert network[11].weight.grad is not None  # type: ignore[index]
+    assert network[0].weight.grad is None
+    assert network[11].weight.grad is not None
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "resnet50"])

@@ -111,10 +111,10 @@ def test_it_learns_organs_and_lwlrd_moves_all_of_it() -> None:
     assert report.losses["task"][-1] < report.losses["task"][0] / 2
     held_out = data.validation.subset(np.arange(64))
     release = Release(model, SPEC, held_out, data.task, Stream(0))
-    report = Lwlrd(parse(LwlrdSettings, {"epochs": 1}, "[defense]")).apply(release)
-    rates = list(report.learning_rates.values())
+    cleaned = Lwlrd(parse(LwlrdSettings, {"epochs": 1}, "[defense]")).apply(release)
+    rates = list(cleaned.learning_rates.values())
     assert rates == sorted(rates, reverse=True) and rates[0] / rates[-1] == pytest.approx(100)
-    assert all(change > 0 for change in report.relative_change.values())
+    assert all(change > 0 for change in cleaned.relative_change.values())
     assert dice() > 0.6
 
 

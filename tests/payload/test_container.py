@@ -83,7 +83,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
         with pytest.raises(FlSimError, match="range"):
             pack([], SHAPE, low=low, high=high)
     with pytest.raises(FlSimError, match="not 'int8'"):
-        pack([], SHAPE, dtype="int8")  # type: ignore[arg-type]
+        pack([], SHAPE, dtype="int8")
     with pytest.raises(FlSimError, match="more than"):
         pack([b""] * (2**24 + 1), SHAPE)
 
@@ -316,7 +316,7 @@ def test_data_full_of_tags_is_given_up() -> None:
     def counted(*arguments: object) -> int:
         nonlocal tries
         tries += 1
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fl_sim.payload.container.zlib.crc32", counted)

@@ -335,7 +335,7 @@ def test_a_servers_optimiser_steps_from_the_release_and_not_the_statistics():
 
 def test_a_strategy_with_a_loop_of_its_own():
     class Saving(FedAvg):
-        def start(self, grid, initial_arrays, num_rounds=3, folder="", **given):
+        def start(self, grid, initial_arrays, num_rounds=3, folder="", **given):  # type: ignore[override]
             self.saved = []
             arrays = initial_arrays
             for number in range(1, num_rounds):  # it leaves before its last round

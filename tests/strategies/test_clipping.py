@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from federation_kit import federate, initial, settings
 from flwr.clientapp import ClientApp
 
 from clients.hospital import boosted
 from fl_sim.engine.records import from_record, to_record
+from tests.engine.federation_kit import federate, initial, settings
 
 
 def boosted_app(factor: float, hospital: int = 0) -> ClientApp:
-    from federation_kit import client_app
+    from clients.app import client_app
 
     app = ClientApp()
     app.query()(lambda m, c: client_app(m, c))

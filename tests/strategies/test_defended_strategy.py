@@ -1,10 +1,23 @@
 import numpy as np
 import pytest
 import torch
-from federation_kit import (
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+)
+
+from clients.app import client_app
+from fl_sim.engine.inprocess import InProcessGrid
+from fl_sim.engine.records import from_record, to_record
+from fl_sim.errors import FlSimError
+from strategies.base import STRATEGIES
+from strategies.cohort import cohort_size, sample_cohort
+from strategies.defended import DefendedStrategy
+from tests.engine.federation_kit import (
     Recorder,
     changed_upload,
-    client_app,
     federate,
     halve,
     initial,
@@ -13,19 +26,6 @@ from federation_kit import (
     strategy,
     tampered,
 )
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import (
-    DifferentialPrivacyServerSideFixedClipping,
-    FedAvg,
-)
-
-from fl_sim.engine.inprocess import InProcessGrid
-from fl_sim.engine.records import from_record, to_record
-from fl_sim.errors import FlSimError
-from strategies.base import STRATEGIES
-from strategies.cohort import cohort_size, sample_cohort
-from strategies.defended import DefendedStrategy
 
 COUNTER = "1.num_batches_tracked"
 

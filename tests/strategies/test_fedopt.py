@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from federation_kit import federate, halve, initial, settings
 
 from strategies.base import STRATEGIES
+from tests.engine.federation_kit import federate, halve, initial, settings
 
 WEIGHT = "4.weight"
 KEYS = {"eta": 0.02, "beta_1": 0.8, "beta_2": 0.95, "tau": 0.01}

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from federation_kit import client_app, federate, initial, settings
 from flwr.clientapp import ClientApp
 
+from clients.app import client_app
 from experiments.studies.adaptive import counted
 from fl_sim.engine.records import to_record
+from tests.engine.federation_kit import federate, initial, settings
 
 HOSPITALS = 16
 DIFFERENCE = 1e-5

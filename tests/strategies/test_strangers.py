@@ -1,19 +1,28 @@
 """Strategies, defences and observers that nobody here wrote: whatever they do is told by name."""
 
 import errno
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from federation_kit import Recorder, client_app, federate, initial, same, settings, strategy
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from clients.app import client_app
 from fl_sim.engine.inprocess import InProcessGrid
 from fl_sim.engine.records import from_record, to_record
 from fl_sim.errors import FlSimError
 from strategies.base import Aggregator
 from strategies.defended import DefendedStrategy
+from tests.engine.federation_kit import (
+    Recorder,
+    federate,
+    initial,
+    same,
+    settings,
+    strategy,
+)
 
 
 class Stranger(FedAvg):
@@ -157,7 +166,8 @@ def test_the_round_is_named():
 
 def test_a_strategy_may_ask_fewer_and_average_metrics_of_none():
     def none(arrays, metrics):
-        built.train_metrics_aggr_fn._note([], "num-examples")
+        noting: Any = built.train_metrics_aggr_fn
+        noting._note([], "num-examples")
         return arrays, None
 
     built = Stranger(none, lambda messages: messages[:2])

@@ -3,16 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from federation_kit import (
-    Recorder,
-    changed_upload,
-    federate,
-    initial,
-    same,
-    settings,
-    strategy,
-    tampered,
-)
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
@@ -24,6 +14,16 @@ from fl_sim.errors import FlSimError
 from strategies.base import STRATEGIES
 from strategies.cohort import map_nodes
 from strategies.uploads import LARGEST, MOST_EXAMPLES, Rejected, check_evaluation
+from tests.engine.federation_kit import (
+    Recorder,
+    changed_upload,
+    federate,
+    initial,
+    same,
+    settings,
+    strategy,
+    tampered,
+)
 
 BIAS, VARIANCE, COUNTER = "4.bias", "1.running_var", "1.num_batches_tracked"
 

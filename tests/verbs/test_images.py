@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from verb_kit import FEW, labels, pixels
 
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION
 from fl_sim.errors import FlSimError
 from fl_sim.verbs.images import is_labelled, split_of, task_of
+from tests.verbs.verb_kit import FEW, labels, pixels
 
 
 def _forms() -> dict[str, tuple[Any, Any]]:

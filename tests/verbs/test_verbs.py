@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
-from verb_kit import DATA, FEW, HELD_OUT, Own, Scaled, labels, pixels
 
 import fl_sim
 from fl_sim.errors import FlSimError
 from fl_sim.verbs.attacking import Attacked
+from tests.verbs.verb_kit import DATA, FEW, HELD_OUT, Own, Scaled, labels, pixels
 
 SHORT = {"epochs": 0.5}
 
