@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from verb_kit import DATA, HELD_OUT, Own, labels, pixels
 
 import fl_sim
 from fl_sim.errors import FlSimError
 from fl_sim.metrics.leakage import ssim
 from fl_sim.metrics.utility import utility
+from tests.verbs.verb_kit import DATA, HELD_OUT, Own, labels, pixels
 
 TRUE = pixels()[:6]
 STOLEN = 0.2 * TRUE - 3  # legible once the batch's mean and deviation are right
