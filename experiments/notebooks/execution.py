@@ -57,7 +57,7 @@ def execute(notebook: Any, folder: Path, parameters: Mapping[str, Any] | None = 
     for cell in _code(running):
         cell.outputs, cell.execution_count = [], None
     if parameters:
-        _put(running, parameters)
+        put(running, parameters)
     client = NotebookClient(
         running,
         timeout=_SECONDS,
@@ -112,8 +112,12 @@ def _code(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _put(notebook: Any, parameters: Mapping[str, Any]) -> None:
-    """Append values to the cell of parameters, so that they go before its own."""
+def put(notebook: Any, parameters: Mapping[str, Any]) -> None:
+    """Append values to the cell of parameters, so that they go before its own.
+
+    Raises:
+        FlSimError: if the cell does not set one of them.
+    """
     cell = next(c for c in _code(notebook) if PARAMETERS in c.metadata.get("tags", ()))
     for name, value in parameters.items():
         if not re.search(rf"\b{re.escape(name)}\b.*=", cell.source):

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.notebooks import FOLDER, NOTEBOOKS, path_of
 from experiments.notebooks import __main__ as writing
-from experiments.notebooks.execution import MARK, PARAMETERS, digest, execute, read, tidied
+from experiments.notebooks.execution import MARK, PARAMETERS, digest, execute, put, read, tidied
 from fl_sim.errors import FlSimError
 from tests.experiments.cli_kit import ROOT
 
@@ -67,22 +67,45 @@ def test_every_notebook_is_listed() -> None:
     assert set(TINY) == set(NOTEBOOKS)
 
 
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """All notebooks, run by one kernel, which imports everything once; names are forgotten between.
+
+    Returns:
+        The folder that they were run in, and each as it was run.
+    """
+    folder = tmp_path_factory.mktemp("notebooks")
+    cells, parts = [], {}
+    for name in NOTEBOOKS:
+        notebook = read(path_of(name))
+        put(notebook, TINY[name])
+        (folder / name).mkdir()
+        fresh = f"%reset -f\n%cd -q {folder / name}"
+        cells += [nbformat.v4.new_code_cell(fresh), *notebook.cells]
+        parts[name] = slice(len(cells) - len(notebook.cells), len(cells))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FL_SIM_DATA", raising=False)
+        patch.setenv("FL_SIM_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        done = execute(nbformat.v4.new_notebook(cells=cells), folder)
+    v4 = nbformat.v4
+    return folder, {n: v4.new_notebook(cells=done.cells[part]) for n, part in parts.items()}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # a kernel of its own has to import everything
+@pytest.mark.timeout(1200)  # the kernel has to import everything, and runs all of them
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom_on_the_phantoms(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, executed: tuple[Path, dict[str, Any]]
 ) -> None:
-    monkeypatch.delenv("FL_SIM_DATA", raising=False)
-    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = execute(read(path_of(name)), tmp_path, TINY[name])
+    folder, notebooks = executed
+    done = notebooks[name]
     assert not [one for one in _outputs(done) if one.output_type == "error"]
     assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code")
     assert "dermamnist" not in json.dumps(_outputs(done))
     assert any("image/png" in one.get("data", {}) for one in _outputs(done)) or "check" in name
     text = nbformat.writes(tidied(done))
-    assert str(tmp_path) not in text
+    assert str(folder) not in text
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
