@@ -221,7 +221,7 @@ def train_head(
                     f"The head's loss became {losses[-1]} at step {epoch + 1} of "
                     f"{settings.epochs}; lower learning_rate ({settings.learning_rate:g})."
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             progress.step()
     trained = tuple(

@@ -1,6 +1,7 @@
 """Small sealed heads, and plain products to hold them against."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def layers_of(shape: Shape, seed: int = 0) -> list[NDArray[np.float64]]:
     sizes = [shape.features, *([shape.hidden] if shape.hidden else []), shape.outputs]
     return [
         generator.normal(size=(outputs, inputs + 1)) / inputs**0.5
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
+        for inputs, outputs in pairwise(sizes)
     ]
 
 
@@ -46,9 +47,7 @@ class Kept:
 
     def read(self, answer: list[bytes]) -> NDArray[np.float64]:
         level, scale = self.shape.answer_level, self.shape.answer_scale(self.owner)
-        parts = [
-            self.owner.ciphertext(part, level, scale, "It", computed=True) for part in answer
-        ]
+        parts = [self.owner.ciphertext(part, level, scale, "It", computed=True) for part in answer]
         return self.shape.answers(np.stack([self.owner.decrypted(part) for part in parts]))
 
 

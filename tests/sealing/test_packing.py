@@ -1,4 +1,4 @@
-"""Packing at odd sizes: rows that are multiplied, added and rotated give the products of matrices."""
+"""Packing at odd sizes: rows multiplied, added and rotated give the products of matrices."""
 
 import numpy as np
 import pytest
