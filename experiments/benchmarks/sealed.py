@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -52,11 +53,11 @@ def _row(shape: Shape, turns: int) -> str:
     answer: list[bytes] = []
     for _ in range(turns):
         features = generator.normal(size=shape.features)
-        wanted, spent = _timed(lambda given=features: _clear(layers, given), _CLEAR)
+        wanted, spent = _timed(partial(_clear, layers, features), _CLEAR)
         clear.append(spent)
-        answer, spent = _timed(lambda given=features: [to_bytes(c) for c in head.answer(given)])
+        answer, spent = _timed(partial(_sealed, head, features))
         sealed.append(spent)
-        logits, spent = _timed(lambda own=answer: _read(shape, owner, own))
+        logits, spent = _timed(partial(_read, shape, owner, answer))
         read.append(spent)
         errors.append(float(np.abs(logits - wanted).max()))
     ratio = statistics.median(a / b for a, b in zip(sealed, clear, strict=True))
@@ -75,6 +76,10 @@ def _timed(compute: Callable[[], Any], times: int = 1) -> tuple[Any, float]:
     for _ in range(times):
         found = compute()
     return found, (time.process_time() - began) * 1e3 / times
+
+
+def _sealed(head: SealedHead, features: Any) -> list[bytes]:
+    return [to_bytes(ciphertext) for ciphertext in head.answer(features)]
 
 
 def _clear(layers: list[Any], features: Any) -> Any:
