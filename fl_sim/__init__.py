@@ -19,7 +19,8 @@ torch.Size([8, 3, 28, 28])
 
 :func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
-:class:`Defended` cleans what any Flower strategy broadcasts.
+:class:`Defended` cleans what any Flower strategy broadcasts. :func:`seal` lets a model leave with
+a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.gating import gate
     from fl_sim.verbs.measuring import measure
     from fl_sim.verbs.restoring import restore
+    from fl_sim.verbs.sealing import decide, predict_sealed, seal
     from strategies.any_app import Defended
 
 # No telemetry and no update checks, unless the user has asked for them; and idle threads sleep
@@ -70,13 +72,16 @@ _HOMES = {
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
     "clean": "fl_sim.verbs.cleaning",
+    "decide": "fl_sim.verbs.sealing",
     "evaluate": "fl_sim.verbs.evaluating",
     "extract": "fl_sim.verbs.extracting",
     "gate": "fl_sim.verbs.gating",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
+    "predict_sealed": "fl_sim.verbs.sealing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
+    "seal": "fl_sim.verbs.sealing",
     "sweep": "experiments.sweep.start",
     "tune": "experiments.tuning.start",
 }
@@ -89,14 +94,17 @@ __all__ = [
     "audit",
     "clean",
     "compare",
+    "decide",
     "evaluate",
     "extract",
     "gate",
     "load_dataset",
     "load_runs",
     "measure",
+    "predict_sealed",
     "restore",
     "run",
+    "seal",
     "sweep",
     "tune",
 ]

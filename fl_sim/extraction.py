@@ -8,6 +8,7 @@ from fl_sim.attacks.base import ATTACKS, Attack, Extraction
 from fl_sim.carriers.base import Payload
 from fl_sim.errors import FlSimError, printable
 from fl_sim.metrics.measure import Measured
+from fl_sim.sealing.files import MANIFEST, read_view
 from fl_sim.words import NO_EXTRACTION
 
 
@@ -15,7 +16,8 @@ def extract(artifact: Path, key: Path) -> Extraction:
     """Recover images from an exported model.
 
     Args:
-        artifact: the model file, read back from disk.
+        artifact: the model file, read back from disk; or the folder of a sealed model, of which
+            everything but the head can be read (:mod:`fl_sim.sealing.files`).
         key: the attacker's key file.
 
     Returns:
@@ -24,7 +26,8 @@ def extract(artifact: Path, key: Path) -> Extraction:
     Raises:
         FlSimError: if a file is missing, damaged, or names an attack that is not installed.
     """
-    model = read_artifact(artifact)
+    sealed = (artifact / MANIFEST).is_file()
+    model = read_view(artifact).artifact() if sealed else read_artifact(artifact)
     attack, known = known_key(key, model)
     return attack.extract(model, known)
 

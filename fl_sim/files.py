@@ -73,11 +73,16 @@ def writing(path: Path) -> Iterator[None]:
         raise told from error
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> Path:
     """Write a file so that it is there whole or not at all, and on disk when this returns.
 
     A process that is killed meanwhile leaves a file ``.<name>.<process>.<thread>`` beside it; see
     :func:`sweep_temporaries`.
+
+    Args:
+        path: of the file; folders are made where missing.
+        content: of the file.
+        private: whether only its owner may read it, from its first byte on (mode 0600).
 
     Returns:
         ``path``.
@@ -89,7 +94,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb", opener=_open_private if private else None) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,6 +105,12 @@ def write_atomically(path: Path, content: bytes) -> Path:
             raise
         sync_folder(path.parent)
     return path
+
+
+def _open_private(path: str, flags: int) -> int:
+    handle = os.open(path, flags, 0o600)
+    os.fchmod(handle, 0o600)  # also where a killed process left the file
+    return handle
 
 
 def sync_folder(folder: Path) -> None:

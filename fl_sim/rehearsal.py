@@ -34,6 +34,7 @@ from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.restorations.base import choose
+from fl_sim.sealing.view import as_received
 from fl_sim.settings import MOST_EPOCHS, Settings
 from fl_sim.training import LocalTraining, TrainingSettings
 
@@ -232,7 +233,7 @@ class _Play:
     def _released(self, trained: State, number: int) -> State:
         model = Artifact(self.outside.spec, trained).model().to(self.outside.device)
         entries = {n: v.clone() for n, v in further_entries(trained, model).items()}
-        self.defense.apply(
+        report = self.defense.apply(
             Release(
                 model=model,
                 spec=self.outside.spec,
@@ -245,7 +246,7 @@ class _Play:
                 uploads=[trained],  # of the others' he knows nothing
             )
         )
-        return state_of(model) | entries
+        return as_received(state_of(model) | entries, report.sealed)
 
     def _extracted(self, state: State, plan: Plan) -> torch.Tensor:
         images = self.attack.extract(Artifact(self.outside.spec, state), plan.key).images

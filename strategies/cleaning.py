@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from fl_sim.defenses.base import DefenseReport
+from fl_sim.defenses.base import DefenseReport, refuse_sealing
 from fl_sim.errors import FlSimError
 from fl_sim.models.pixels import Normalization
 from fl_sim.randomness import Stream
@@ -43,6 +43,7 @@ class Cleaning:
     ) -> None:
         images, labels = held_out if _is_pair(held_out) else (held_out, None)
         self._defense, self.defense_name = defense_of(defense, settings)
+        refuse_sealing(self._defense, self.defense_name, "a Flower app")
         self._held_out = split_of(images, labels, "held-out images")
         if self._defense.uses_labels and not is_labelled(self._held_out):
             raise FlSimError(

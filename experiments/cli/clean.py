@@ -72,7 +72,7 @@ def clean(
     from fl_sim.artifact import further_entries
     from fl_sim.auditing.architecture import Statement
     from fl_sim.bars import make_progress
-    from fl_sim.defenses.base import Release
+    from fl_sim.defenses.base import Release, refuse_sealing
     from fl_sim.defenses.ledger import cap_bits
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
@@ -80,6 +80,7 @@ def clean(
 
     console = make_console()
     chosen, name = defense_of({"name": defense, **settings_of(overrides)})
+    refuse_sealing(chosen, name, "fl-sim clean")
     network = Statement(model, classes, channels, size, stem, normalize)
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     console.print(f"Network: {plain(opened.known.words)}")

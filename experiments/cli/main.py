@@ -23,6 +23,7 @@ from experiments.cli.leaderboard import app as leaderboard_app
 from experiments.cli.listing import list_components, show
 from experiments.cli.program import program
 from experiments.cli.report import report
+from experiments.cli.rhe import app as rhe_app
 from experiments.cli.run import run
 from experiments.cli.study import app as study_app
 from experiments.cli.sweep import sweep
@@ -85,6 +86,7 @@ app.add_typer(
     name="leaderboard",
     short_help="Show defences side by side, and measure another.",
 )
+app.add_typer(rhe_app, name="rhe", short_help="Seal a model's head, and use it sealed.")
 app.add_typer(study_app, name="study", short_help="Run a study: its cells, its table, its figure.")
 
 

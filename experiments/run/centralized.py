@@ -10,6 +10,7 @@ from experiments.run.failures import failures_logged
 from experiments.run.owner import State
 from experiments.run.running import Run
 from experiments.run.scratch_floor import record_scratch_floor
+from experiments.run.sealed_release import seal_release
 from experiments.run.standing import TRAINED, damaged, proven, set_mark
 from fl_sim.artifact import read_artifact, write_artifact
 from fl_sim.attacks.base import Attack, Plan
@@ -31,7 +32,9 @@ def run_centralized(run: Run) -> None:
     trained = train_and_attack(run)
     with failures_logged(run.out):
         released, defence = _cleaned(run, trained)
-    run.measurer.record(0, "release", {None: released})
+    sealing = None if defence is None else defence.sealed
+    run.measurer.record(0, "release", {None: released}, sealing=sealing)
+    seal_release(run, 0, released, defence)
     run.folder.record_report(0, defence)
     run.folder.record_values(0, "release", cap_bytes=run.owner.cap_bytes(released, defence))
     record_scratch_floor(run, 0)

@@ -20,6 +20,7 @@ from experiments.run.owner import State
 from experiments.run.running import Run
 from experiments.run.scenario import FederationSettings
 from experiments.run.scratch_floor import record_scratch_floor
+from experiments.run.sealed_release import seal_release
 from experiments.run.standing import Standing, damaged, read_sealed, write_sealed
 from fl_sim.defenses.base import DefenseReport
 from fl_sim.defenses.ensemble_distillation import DELTA
@@ -196,7 +197,9 @@ class _Rounds:
             if promise is not None:
                 total = gaussian_epsilon(self._zcdp, DELTA)
                 self._run.folder.record_values(server_round, "release", pate_epsilon_total=total)
-            self._run.measurer.record(server_round, "release", {None: state})
+            sealing = None if report is None else report.sealed
+            self._run.measurer.record(server_round, "release", {None: state}, sealing=sealing)
+            seal_release(self._run, server_round, state, report)
             self._run.folder.save_pictures()
         if server_round == self._federation.rounds:
             record_scratch_floor(self._run, server_round)

@@ -33,6 +33,7 @@ from fl_sim.randomness import Stream, derive_seed
 from fl_sim.rehearsal import Outside, rehearse
 from fl_sim.restorations.base import Restoration, choose
 from fl_sim.restorations.learned import LEARNED, learn
+from fl_sim.sealing.view import Sealing, as_received
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Measurer:
         stage: str,
         models: Mapping[int | None, State],
         senders: Collection[int] = (),
+        sealing: Sealing | None = None,
     ) -> None:
         """Write models to their files, extract from those files, and append what is measured.
 
@@ -127,12 +129,14 @@ class Measurer:
                 model that every attacker reads.
             senders: hospitals that have just written a payload into their model; what is read
                 later is compared with it.
+            sealing: what of the models leaves encrypted: a file has a stand-in for it, while
+                utility is that of the whole model, whose owner decides.
         """
         utilities: list[list[Measured]] = []
         leaks: list[list[Measured]] = []
         for hospital, state in models.items():
             path = self._folder.artifact(server_round, stage, hospital)
-            artifact = write_artifact(path, self._case.spec, state)
+            artifact = write_artifact(path, self._case.spec, as_received(state, sealing))
             size = Measured("-", "file_bytes", float(artifact.stat().st_size))
             with self._owner.threads():
                 said = self._folder.answers(server_round, stage, hospital)

@@ -11,6 +11,7 @@ from fl_sim.data.overlap import refuse_attacked
 from fl_sim.errors import FlSimError
 from fl_sim.progress import SILENT, Progress
 from fl_sim.rehearsal import SMALLEST
+from fl_sim.sealing.ckks import require_tenseal
 
 
 def check_ready(
@@ -27,6 +28,9 @@ def check_ready(
     Raises:
         FlSimError: naming the key.
     """
+    defense = scenario.make_defense()
+    if defense is not None and defense.seals:
+        require_tenseal()
     attack = scenario.make_attack()
     if attack is None:
         return

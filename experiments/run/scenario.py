@@ -244,6 +244,7 @@ class Scenario(Settings):
         scenario._refuse_absent_attackers()
         scenario._refuse_attacked_outside()
         scenario._refuse_uploads_in_a_lake()
+        scenario._refuse_sealed_broadcasts()
         return scenario
 
     def _refuse_absent_attackers(self) -> None:
@@ -281,6 +282,17 @@ class Scenario(Settings):
             raise FlSimError(
                 f"The defence '{self.defense.name}' learns from the hospitals' uploads, and a data "
                 f'lake has one model; set mode = "federated", or take consistent_distillation.'
+            )
+
+    def _refuse_sealed_broadcasts(self) -> None:
+        """Refuse a defence that seals what hospitals would have to train on with."""
+        defense, federation = self.make_defense(), self.federation
+        if defense is None or self.defense is None or not defense.seals:
+            return
+        if federation is not None and federation.defend != "last":
+            raise FlSimError(
+                f"The defence '{self.defense.name}' seals the model's head, which hospitals could "
+                f'not train on with; set [federation] defend = "last".'
             )
 
     @property

@@ -29,7 +29,7 @@ from fl_sim.carriers.dead import dead_weights
 from fl_sim.checkpoints import Checkpoint, Finding
 from fl_sim.component import Component
 from fl_sim.data.base import MULTI_LABEL, SEGMENTATION, Split, Task
-from fl_sim.defenses.base import DEFENSES, Release
+from fl_sim.defenses.base import DEFENSES, Release, refuse_sealing
 from fl_sim.defenses.loops.fine_tune import FineTuningSettings, LayerRate, fine_tune
 from fl_sim.defenses.loops.perturb import draw_anew
 from fl_sim.errors import FlSimError, unknown_name
@@ -48,6 +48,12 @@ _FASTER = 3.0
 _GRADIENT_BATCHES = 8
 _GRADIENT_BATCH = 32
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _defense(value: object) -> Component:
+    choice = Component.of(value, "[gate] defense")
+    refuse_sealing(choice.build(DEFENSES, "[gate] defense"), choice.name, "the gate")
+    return choice
 
 
 class GateSettings(FineTuningSettings):
@@ -80,7 +86,7 @@ class GateSettings(FineTuningSettings):
     learning_rate: float = Field(1e-2, gt=0)
     defense: Annotated[
         Component | None,
-        BeforeValidator(lambda value: value and Component.of(value, "[gate] defense")),
+        BeforeValidator(lambda value: value and _defense(value)),
     ] = None
     rounds: int = Field(3, ge=1)
     min_change: float = Field(1e-3, gt=0, lt=1)

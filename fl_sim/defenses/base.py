@@ -14,6 +14,7 @@ from fl_sim.models.base import ModelSpec
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
 from fl_sim.registry import Registry
+from fl_sim.sealing.view import Sealing
 from fl_sim.settings import Settings
 
 DefenseSettingsT = TypeVar("DefenseSettingsT", bound=Settings)
@@ -38,6 +39,8 @@ class DefenseReport:
             privacy, as rho of zero-concentrated differential privacy (Bun and Steinke 2016, arXiv
             1605.02065): the Rényi divergence of every order ``alpha`` is at most ``rho * alpha``,
             and releases add up. ``None`` promises nothing.
+        sealed: what of the model leaves encrypted, if anything. Then the model is its owner's, and
+            a receiver has what :func:`fl_sim.sealing.view.as_received` gives.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -48,6 +51,7 @@ class DefenseReport:
     figures: dict[str, float] = field(default_factory=dict)
     cap_bits: float | None = None
     zcdp: float | None = None
+    sealed: Sealing | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ class Defense(ABC, Generic[DefenseSettingsT]):
         return False
 
     @property
+    def seals(self) -> bool:
+        """Whether a part of what leaves is encrypted: an export form, for the last release only."""
+        return False
+
+    @property
     def uses_labels(self) -> bool:
         """Whether it learns from the held-out images' labels."""
         return True
@@ -140,6 +149,24 @@ class Defense(ABC, Generic[DefenseSettingsT]):
         Raises:
             FlSimError: if the held-out images do not suffice.
         """
+
+
+def refuse_sealing(defense: Defense[Any], name: str, place: str) -> None:
+    """Refuse an export form where what leaves must be a model that anybody can run.
+
+    Args:
+        defense: the defence.
+        name: how it is called.
+        place: where it was named, for example ``"fl-sim clean"``.
+
+    Raises:
+        FlSimError: what to take instead.
+    """
+    if defense.seals:
+        raise FlSimError(
+            f"The defence '{name}' seals the model's head, so {place} would write a model without "
+            f"it; take fl-sim rhe seal, fl_sim.seal, or a scenario."
+        )
 
 
 DEFENSES: Registry[type[Defense[Any]]] = Registry("defense", "fl_sim.defenses")

@@ -1,9 +1,9 @@
 """Several defences, one after the other."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from fl_sim.component import Component
 from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
@@ -30,6 +30,13 @@ class ChainSettings(Settings):
 
     steps: tuple[Annotated[Component, BeforeValidator(_checked)], ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _sealed_last(self) -> Self:
+        for step in self.steps[:-1]:
+            if step.build(DEFENSES, _WHERE).seals:
+                raise ValueError(f"nothing can follow '{step.name}', which seals; put it last")
+        return self
+
 
 @DEFENSES.register("chain", "several defences, one after the other")
 class Chain(Defense[ChainSettings]):
@@ -43,6 +50,11 @@ class Chain(Defense[ChainSettings]):
     """
 
     Settings = ChainSettings
+
+    @property
+    def seals(self) -> bool:
+        """Whether its last step does; none before it may."""
+        return self.settings.steps[-1].build(DEFENSES, _WHERE).seals
 
     @property
     def uses_labels(self) -> bool:
@@ -77,5 +89,6 @@ class Chain(Defense[ChainSettings]):
         claims = [report.cap_bits for report in reports if report.cap_bits is not None]
         whole.cap_bits = min(claims, default=None)
         whole.zcdp = min((r.zcdp for r in reports if r.zcdp is not None), default=None)
+        whole.sealed = reports[-1].sealed
         whole.seconds = sum(report.seconds for report in reports)
         return whole

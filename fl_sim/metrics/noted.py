@@ -172,6 +172,17 @@ METRICS.register("file_bytes", "bytes of the model file")(
         order=10,
     )
 )
+METRICS.register("sealed_bytes", "bytes of the files that leave where the head is encrypted")(
+    Metric(
+        "Sealed model",
+        "file",
+        unit="bytes",
+        format="bytes",
+        range=(0.0, math.inf),
+        shown=(),
+        order=15,
+    )
+)
 METRICS.register("key_bytes", "bytes of an attacker's key file")(
     Metric(
         "Key file",

@@ -13,7 +13,7 @@ from fl_sim.artifact import Artifact, further_entries, write_artifact
 from fl_sim.bars import chosen_progress
 from fl_sim.component import Component
 from fl_sim.data.base import Split
-from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release
+from fl_sim.defenses.base import DEFENSES, Defense, DefenseReport, Release, refuse_sealing
 from fl_sim.defenses.ledger import cap_bits
 from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming
@@ -113,6 +113,59 @@ def clean(
         FlSimError: one sentence for what is wrong; a defence that breaks the network is named.
     """
     chosen, name = defense_of(defense, settings)
+    refuse_sealing(chosen, name, "fl_sim.clean")
+    network, release, weights = release_of(
+        model,
+        images,
+        labels,
+        chosen,
+        name,
+        state=state,
+        make=make,
+        normalize=normalize,
+        classes=classes,
+        seed=seed,
+        reference=reference,
+        training=training,
+        uploads=uploads,
+        stream=stream,
+        device=device,
+        progress=progress,
+    )
+    cleaned, report = cleaned_release(chosen, name, release, weights)
+    cap = cap_bits(report, state_of(network.model), release.entries) / 8
+    return Cleaned(network.back(cleaned), report, cleaned, network.spec, cap)
+
+
+def release_of(
+    model: Any,
+    images: Any,
+    labels: Any,
+    chosen: Defense[Any],
+    name: str,
+    *,
+    state: State | None = None,
+    make: Make | None = None,
+    normalize: Normalization = "symmetric",
+    classes: int | None = None,
+    seed: int = 0,
+    reference: State | None = None,
+    training: Any = None,
+    uploads: Sequence[State] | None = None,
+    stream: Stream | None = None,
+    device: str | None = None,
+    progress: Progress | bool | None = None,
+) -> tuple[Given, Release, State]:
+    """Return a network as a defence is given it; for the arguments see :func:`clean`.
+
+    Args:
+        model, images, labels: the network, and its owner's images.
+        chosen: the defence.
+        name: how messages call it.
+
+    Returns:
+        The network, what the defence is given, and the state as it came.
+    """
     split = split_of(images, labels, "held-out images")
     if chosen.uses_labels and not is_labelled(split):
         raise FlSimError(
@@ -139,9 +192,7 @@ def clean(
         training=None if training is None else split_of(training, None, "training images"),
         uploads=uploads,
     )
-    cleaned, report = cleaned_release(chosen, name, release, weights)
-    cap = cap_bits(report, state_of(network.model), release.entries) / 8
-    return Cleaned(network.back(cleaned), report, cleaned, network.spec, cap)
+    return network, release, weights
 
 
 def cleaned_release(

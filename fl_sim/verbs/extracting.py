@@ -21,6 +21,7 @@ from fl_sim.models.lent import Pixels, lend
 from fl_sim.verbs.attacking import Attacked
 from fl_sim.verbs.cleaning import Cleaned
 from fl_sim.verbs.network import Make, State, fits
+from fl_sim.verbs.sealing import Sealed
 
 
 def extract(
@@ -30,7 +31,7 @@ def extract(
 
     Args:
         model: the network; a state dictionary; a model file (whatever ``fl-sim audit`` reads); or
-            what :func:`fl_sim.attack` or :func:`fl_sim.clean` returned.
+            what :func:`fl_sim.attack`, :func:`fl_sim.clean` or :func:`fl_sim.seal` returned.
         key: the attacker's, or its file.
         network: an ``nn.Module`` or a name of the architecture, where ``model`` is a file or a
             state dictionary and neither it nor the key names one that is known here.
@@ -59,7 +60,7 @@ def extract(
 
 
 def _artifact(model: Any, key: Key, network: Any, make: Make | None) -> Artifact:
-    if isinstance(model, Attacked | Cleaned):
+    if isinstance(model, Attacked | Cleaned | Sealed):
         return model.artifact
     if isinstance(model, nn.Module):
         return Artifact(_spec(model, key, make), state_of(model))

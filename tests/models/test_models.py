@@ -20,6 +20,7 @@ CASES = [
     ("vit", "default"),
     ("cnn", "default"),
     ("mlp", "default"),
+    ("square_head", "default"),
 ]
 
 

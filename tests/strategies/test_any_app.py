@@ -494,5 +494,8 @@ def test_arrays_of_another_network_are_refused_before_anybody_is_asked(arrays, s
 
 def test_every_registered_defence_can_be_named():
     for name in DEFENSES.names():
-        if name != "chain":
+        if name == "rhe":
+            with pytest.raises(FlSimError, match="seals the model's head"):
+                defended(defense=name)
+        elif name != "chain":
             defended(defense=name)
