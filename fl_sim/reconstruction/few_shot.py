@@ -31,6 +31,7 @@ class FewShotSettings(Settings):
         validation: share of them on which the ridge is chosen.
         sees: ``"weights"`` (white box) or ``"decisions"`` (black box: the class of each image that
             he asks about, from which he learns weights by logistic regression).
+        questions: images of his own that he asks about at most, where he sees decisions.
         head: how the victim trains, which the attacker knows.
     """
 
@@ -38,6 +39,7 @@ class FewShotSettings(Settings):
     shadows: int = Field(3000, ge=2, le=MOST_SHADOWS)
     validation: float = Field(0.1, gt=0, lt=1)
     sees: Literal["weights", "decisions"] = "weights"
+    questions: int = Field(2000, ge=2)
     head: HeadSettings = HeadSettings()
 
 
@@ -132,7 +134,8 @@ def learn(
         validation=settings.validation,
         progress=progress,
     )
-    return Attacker(settings, shadows, ridge, features)
+    asked = np.linspace(0, len(features) - 1, min(len(features), settings.questions)).astype(int)
+    return Attacker(settings, shadows, ridge, features[torch.from_numpy(asked)])
 
 
 def attack_heads(

@@ -67,7 +67,8 @@ def test_the_null_against_itself_has_as_many_true_as_false_positives(attacker, a
 
 def test_images_are_read_from_decisions(attacked) -> None:
     heads, originals = attacked
-    attacker = _attacker(sees="decisions")
+    attacker = _attacker(sees="decisions", questions=500)
+    assert len(attacker.questions) == 500
     _, evidence = attack_heads(attacker, heads, originals, 50, Stream(1))
     assert evidence.true_positives().mean > 0.1
     assert evidence.identified.mean > 5 * evidence.chance
