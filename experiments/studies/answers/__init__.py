@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 PANELS = {"upload": "AUC of what was handed over", "release": "AUC of what left"}
 
-TABLES = {
-    "answers": PublishedTable(
-        ("answers.csv",),
+
+def table_of(file: str) -> PublishedTable:
+    """Return the published table of a file of means."""
+    return PublishedTable(
+        (file,),
         {"attack": "attack", "defense": "defence"},
         (
             Column("AUC handed over", "auc", stage="upload"),
@@ -30,8 +32,10 @@ TABLES = {
             Column("cap in bytes", "cap_bytes", stage="release"),
             Column("AUC", "auc", stage="release"),
         ),
-    ),
-}
+    )
+
+
+TABLES = {"answers": table_of("answers.csv"), "answers_earlier": table_of("answers_earlier.csv")}
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
