@@ -41,7 +41,8 @@ class Fence:
 
     def commands(self) -> Iterator[list[str]]:
         """Yield the words of each command of ``fl-sim`` in it, without what the shell takes."""
-        for line in self.text.splitlines() if self.language == "sh" else ():
+        whole = self.text.replace("\\\n", " ")
+        for line in whole.splitlines() if self.language == "sh" else ():
             words = shlex.split(line.partition(" || ")[0], comments=True)
             if words and words[0] in ("fl-sim", ".venv/bin/fl-sim"):
                 yield words[1:]
