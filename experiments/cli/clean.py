@@ -23,6 +23,7 @@ from experiments.cli.model_file import (
     Size,
     StemChoice,
     open_model_file,
+    require_fitting,
     settings_of,
     write_model,
 )
@@ -85,7 +86,7 @@ def clean(
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     console.print(f"Network: {plain(opened.known.words)}")
     built = opened.artifact.model()
-    _require_outputs(opened, built, str(model_file))
+    require_fitting(opened, built, str(model_file))
     test = _test_images(opened)
     before = _worth(built, test, opened)
     entries = further_entries(opened.artifact.state, built)
@@ -114,31 +115,6 @@ def clean(
         + ("" if model else ", beside how its layers are built and named, which the file chose")
     )
     console.print(f"Cleaned model {plain(out)}")
-
-
-def _require_outputs(opened: Opened, network: "nn.Module", file: str) -> None:
-    """Refuse a network that is not for the owner's images.
-
-    Raises:
-        FlSimError: naming what does not fit.
-    """
-    from fl_sim.errors import FlSimError
-    from fl_sim.models.lent import require_answers
-
-    spec, task = opened.artifact.spec, opened.dataset.task
-    shape = (opened.dataset.channels, opened.dataset.size, opened.dataset.size)
-    if spec.input_shape != shape:
-        raise FlSimError(
-            f"The network of {file} takes images of shape {list(spec.input_shape)}, and those of "
-            f"{opened.dataset.name} are {list(shape)}; choose the dataset or --size it was trained "
-            f"on."
-        )
-    if spec.classes != task.outputs:
-        raise FlSimError(
-            f"The network of {file} has {spec.classes} outputs, and the task of "
-            f"{opened.dataset.name} has {task.outputs}; choose the dataset it was trained on."
-        )
-    require_answers(spec, network)
 
 
 def _test_images(opened: Opened) -> "Split":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fl_sim.artifact import Artifact
     from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.identified import Identified
@@ -137,6 +139,31 @@ def open_model_file(
     artifact, known = identified_artifact(checkpoint, stated, str(file))
     held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
     return Opened(artifact, checkpoint, known, loaded, held_out)
+
+
+def require_fitting(opened: Opened, network: "nn.Module", file: str) -> None:
+    """Refuse a network that is not for the owner's images.
+
+    Raises:
+        FlSimError: naming what does not fit.
+    """
+    from fl_sim.errors import FlSimError
+    from fl_sim.models.lent import require_answers
+
+    spec, task = opened.artifact.spec, opened.dataset.task
+    shape = (opened.dataset.channels, opened.dataset.size, opened.dataset.size)
+    if spec.input_shape != shape:
+        raise FlSimError(
+            f"The network of {file} takes images of shape {list(spec.input_shape)}, and those of "
+            f"{opened.dataset.name} are {list(shape)}; choose the dataset or --size it was trained "
+            f"on."
+        )
+    if spec.classes != task.outputs:
+        raise FlSimError(
+            f"The network of {file} has {spec.classes} outputs, and the task of "
+            f"{opened.dataset.name} has {task.outputs}; choose the dataset it was trained on."
+        )
+    require_answers(spec, network)
 
 
 def settings_of(overrides: list[str] | None, **values: Any) -> dict[str, Any]:

@@ -62,12 +62,11 @@ def seal(
     """
     from dataclasses import asdict
 
-    from experiments.cli.model_file import open_model_file
+    from experiments.cli.model_file import open_model_file, require_fitting
     from experiments.tables.console import make_console, plain
     from fl_sim.auditing.architecture import Statement
     from fl_sim.bars import make_progress
     from fl_sim.defenses.base import Release
-    from fl_sim.errors import FlSimError
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.sealing.ckks import require_tenseal
@@ -80,13 +79,10 @@ def seal(
     network = Statement(model, classes, channels, size, stem, normalize)
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     spec, task = opened.artifact.spec, opened.dataset.task
-    if spec.classes != task.outputs:
-        raise FlSimError(
-            f"The network of {model_file} has {spec.classes} outputs, and the task of "
-            f"{opened.dataset.name} has {task.outputs}; choose the dataset it was trained on."
-        )
+    built = opened.artifact.model()
+    require_fitting(opened, built, str(model_file))
     release = Release(
-        opened.artifact.model(),
+        built,
         spec,
         opened.held_out,
         task,

@@ -105,9 +105,7 @@ class Polar(Code[PolarSettings]):
         layout, check = self._layout(length), self.settings.check
         values = np.full(len(layout.frozen), layout.unsent)
         values[layout.sent] = -soft.astype(np.float64)
-        words, _, costs = _paths(
-            values[None], layout.frozen, np.zeros(1), max(1, self.settings.paths)
-        )
+        words, _, costs = _paths(values[None], layout.frozen, np.zeros(1), self.settings.paths)
         found = transform(words)[np.argsort(costs, kind="stable")][:, layout.information]
         whole = np.packbits(found, axis=1, bitorder="little")
         for row in whole:
