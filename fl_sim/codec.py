@@ -54,6 +54,11 @@ class Codec(ABC, Generic[CodecSettingsT]):
     def __init__(self, settings: CodecSettingsT) -> None:
         self.settings = settings
 
+    @property
+    def code_bytes(self) -> int | None:
+        """Length of every code, where all have the same; else ``None``."""
+        return None
+
     @abstractmethod
     def fit(
         self,

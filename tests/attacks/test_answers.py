@@ -26,6 +26,7 @@ from fl_sim.attacks.answers.writing import Writer, _gain
 from fl_sim.attacks.base import Inside, Plan
 from fl_sim.codec import CODECS
 from fl_sim.codecs.library import trained_codec
+from fl_sim.codecs.principal import Principal, PrincipalSettings
 from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.data.base import MULTI_LABEL, Dataset, Split, Task
@@ -224,7 +225,7 @@ def test_frames_come_back_and_tell_damage() -> None:
     images, _ = _phantoms().train.batch(np.arange(3))
     codes = codec.encode(images)
     frame = max(map(len, codes)) + 5
-    content = framed(codes, frame)
+    content = framed(codes, frame, codec)
     assert len(content) == 3 * frame
     decoded, status = unframed(content, 3, frame, codec, (1, 16, 16))
     assert status.tolist() == [Status.INTACT] * 3
@@ -236,6 +237,32 @@ def test_frames_come_back_and_tell_damage() -> None:
     for seed in range(20):  # whatever arrives is an image or lost, never an exception
         noise = np.random.default_rng(seed).integers(0, 256, 3 * frame, dtype=np.uint8)
         unframed(noise, 3, frame, codec, (1, 16, 16))
+
+
+def test_frames_of_codes_of_one_length_cost_a_byte_more() -> None:
+    codec = Principal(PrincipalSettings(bytes=4))
+    images, _ = _phantoms().train.batch(np.arange(40))
+    codec.fit(images, images, Stream(0, ()))
+    content = framed(codec.encode(images[:3]), 5, codec)
+    assert len(content) == 3 * 5
+    decoded, status = unframed(content, 3, 5, codec, (1, 16, 16))
+    assert status.tolist() == [Status.INTACT] * 3
+    assert torch.equal(decoded[2], codec.decode(codec.encode(images[2:3]), (1, 16, 16))[0])
+    content[7] ^= 1
+    _, status = unframed(content, 3, 5, codec, (1, 16, 16))
+    assert status.tolist() == [Status.INTACT, Status.DAMAGED, Status.INTACT]
+
+
+def test_a_codec_can_be_fitted_to_the_public_images() -> None:
+    codec = {"name": "principal", "bytes": 4}
+    attack = _attack(images=2, codec=codec, external="public", frame=5)
+    assert attack.outside_data == () and attack.prepared_outside is None
+    plan = attack.plan(_inside())
+    assert plan.content is not None and len(plan.content) == 10
+    own = {name for name in plan.key.tensors if name.startswith("codec.")}
+    assert own == {f"codec.{name}" for name in ("mean", "axes", "scales", "bits", "levels")}
+    other = attack.plan(dataclasses.replace(_inside(), public=_phantoms().validation))
+    assert not torch.equal(plan.key.tensors["codec.mean"], other.key.tensors["codec.mean"])
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from fl_sim.attacks.answers.channel import (
 )
 from fl_sim.attacks.answers.frames import framed, longest, unframed
 from fl_sim.attacks.answers.modulation import Modulator, expected_gains, sizes_for
-from fl_sim.attacks.answers.settings import AnswersSettings, Modulation
+from fl_sim.attacks.answers.settings import PUBLIC, AnswersSettings, Modulation
 from fl_sim.attacks.answers.writing import Writer
 from fl_sim.attacks.base import (
     ATTACKS,
@@ -49,10 +49,11 @@ from fl_sim.attacks.outside_codec import (
     decoder_tensors,
 )
 from fl_sim.carriers.base import Payload, State
-from fl_sim.codec import Codec
-from fl_sim.codecs.library import trained_codec
+from fl_sim.codec import CODECS, Codec
+from fl_sim.codecs.library import STREAM, trained_codec
 from fl_sim.coding.base import CODES, UNCODED, Code, code_of, hard_bytes
 from fl_sim.component import Component
+from fl_sim.data.base import Split
 from fl_sim.errors import FlSimError
 from fl_sim.models import state_of
 from fl_sim.models.base import ModelSpec
@@ -76,7 +77,7 @@ class AnswersKey(Settings):
     """
 
     images: int = Field(ge=1)
-    frame: int = Field(ge=4, le=258)
+    frame: int = Field(ge=2, le=258)
     coding: Component
     codec: tuple[str, dict[str, Any]]
     side: int = Field(ge=1, le=64)
@@ -97,8 +98,9 @@ class Answers(CodecOutside[AnswersSettings]):
     @property
     def trained_outside(self) -> tuple[Component, Component] | None:
         """The codec and its dataset, where it has to be trained; see the base."""
-        settings = self.settings
-        return None if settings.external is None else (settings.codec, settings.external)
+        external = self.settings.external
+        outside = external is not None and external.name != PUBLIC
+        return (self.settings.codec, external) if external and outside else None
 
     def plan(self, inside: Inside) -> Plan:
         """Choose images, compress them, and learn from public images what is asked."""
@@ -109,12 +111,12 @@ class Answers(CodecOutside[AnswersSettings]):
                 "The attack 'answers' asks about public images, and was given none; raise [data] "
                 "public_images (public= in Python)."
             )
-        codec = trained_codec(settings.codec, settings.external, inside.data_root, inside.progress)
+        codec = self._codec(inside, public)
         indices, codes = self._fitting(inside, codec)
         queries = queries_of(public)
         features = learn_features(public, task, settings.features, settings.side, settings.spare)
         key = self._key(inside, codec, features, queries)
-        payload = framed(codes, settings.frame)
+        payload = framed(codes, settings.frame, codec)
         code = _code(key_settings(key, AnswersKey))
         coded = payload if code is None else code.encode(payload)
         self._check_room(8 * len(coded), inside.spec, task.multi_label)
@@ -193,6 +195,18 @@ class Answers(CodecOutside[AnswersSettings]):
         images, status = unframed(content, known.images, known.frame, codec, shape)
         return Extraction(images, Reading(hard_bytes(soft), status, content, soft=soft))
 
+    def _codec(self, inside: Inside, public: Split) -> Codec[Any]:
+        """Return the codec, trained outside or on three quarters of the public images."""
+        settings = self.settings
+        if settings.external is None or settings.external.name != PUBLIC:
+            return trained_codec(
+                settings.codec, settings.external, inside.data_root, inside.progress
+            )
+        codec: Codec[Any] = settings.codec.build(CODECS, "[attack] codec")
+        images, part = public.tensors()[0], len(public) - len(public) // 4
+        codec.fit(images[:part], images[part:], STREAM, inside.progress)
+        return codec
+
     def _fitting(self, inside: Inside, codec: Codec[Any]) -> tuple[NDArray[np.int64], list[bytes]]:
         """Return images at random among those whose codes fit into a frame, and the codes."""
         wanted, order = self.settings.images, draw(inside, len(inside.data))
@@ -200,14 +214,14 @@ class Answers(CodecOutside[AnswersSettings]):
         found: list[tuple[int, bytes]] = []
         for chunk in np.array_split(order, math.ceil(len(order) / _CHUNK)):
             codes = codec.encode(inside.data.batch(chunk)[0])
-            fits = [len(code) <= longest(self.settings.frame) for code in codes]
+            fits = [len(code) <= longest(self.settings.frame, codec) for code in codes]
             found += [(int(i), c) for i, c, fit in zip(chunk, codes, fits, strict=True) if fit]
             if len(found) >= wanted:
                 break
         else:
             raise FlSimError(
                 f"[attack] {len(found)} of the hospital's {len(order)} images have codes of at "
-                f"most {longest(self.settings.frame)} bytes, what a frame of "
+                f"most {longest(self.settings.frame, codec)} bytes, what a frame of "
                 f"{self.settings.frame} holds beside length and checksum; raise frame, or lower "
                 f"images."
             )

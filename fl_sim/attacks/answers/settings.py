@@ -12,6 +12,9 @@ from fl_sim.component import Component
 from fl_sim.defenses.base import DEFENSES
 
 UNREHEARSED = "none"
+PUBLIC = "public"
+"""What ``external`` is called where the codec is fitted to the public images."""
+
 Modulation = Literal["lattice", "sign"]
 
 
@@ -21,10 +24,11 @@ class AnswersSettings(AttackSettings):
     Args:
         images: how many images are taken.
         codec: a registered codec and its settings, trained outside.
-        external: the dataset, and its settings, that the codec is trained on; a lossless codec
-            needs none.
-        frame: bytes for each image: a length, a checksum, and the code, padded; images whose codes
-            are longer are not taken.
+        external: the dataset, and its settings, that the codec is trained on, or ``"public"``: the
+            public images that the attacker has anyway; a lossless codec needs none.
+        frame: bytes for each image: a length, a checksum of two bytes, and the code, padded, or
+            where all codes have one length, a checksum of one byte and the code; images whose
+            codes are longer are not taken.
         coding: an error-correcting code around the frames, and its settings; ``"none"`` without.
         features: numbers of an image that answers depend on, the strongest principal components of
             public images at ``side`` pixels.
@@ -60,7 +64,7 @@ class AnswersSettings(AttackSettings):
     images: int = Field(1, ge=1)
     codec: Annotated[Component, component_of("codec")] = Component(name="factorized")
     external: Annotated[Component | None, component_of("external")] = None
-    frame: int = Field(40, ge=4, le=258)
+    frame: int = Field(40, ge=2, le=258)
     coding: Annotated[Component, component_of("coding")] = Component(name=UNCODED)
     features: int = Field(96, ge=1, le=4096)
     side: int = Field(7, ge=1, le=64)
@@ -93,6 +97,8 @@ class AnswersSettings(AttackSettings):
         if self.external is None and not CODECS.get(self.codec.name).lossless:
             raise ValueError(
                 f"the codec '{self.codec.name}' has to be trained outside: name another dataset, "
-                f'for example external = "pneumoniamnist"'
+                f'for example external = "pneumoniamnist", or "public"'
             )
+        if self.external is not None and self.external.name == PUBLIC and self.external.settings:
+            raise ValueError('external = "public" are the public images, which have no settings')
         return self
