@@ -248,6 +248,7 @@ def test_frames_of_codes_of_one_length_cost_a_byte_more() -> None:
     decoded, status = unframed(content, 3, 5, codec, (1, 16, 16))
     assert status.tolist() == [Status.INTACT] * 3
     assert torch.equal(decoded[2], codec.decode(codec.encode(images[2:3]), (1, 16, 16))[0])
+    content = content.copy()
     content[7] ^= 1
     _, status = unframed(content, 3, 5, codec, (1, 16, 16))
     assert status.tolist() == [Status.INTACT, Status.DAMAGED, Status.INTACT]
