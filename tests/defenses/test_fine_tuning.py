@@ -1,14 +1,19 @@
 """Fine-tuning baselines: rates at every step, what they minimise, and what the report says."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fl_sim.defenses.base import DEFENSES
 from fl_sim.defenses.loops import fine_tune
 from fl_sim.defenses.super_fine_tuning import SuperFineTuningSettings, triangular_rate
 from fl_sim.errors import FlSimError
+from fl_sim.models import state_of
+from fl_sim.models.base import ModelSpec
 from fl_sim.settings import parse
 from fl_sim.training import task_step
 from tests.defenses.defense_kit import TASK, apply, cleaned, release_of
@@ -149,3 +154,42 @@ def test_no_held_out_images_is_one_sentence(name: str) -> None:
     assert DEFENSES.get(name)
     with pytest.raises(FlSimError, match="held-out images"):
         apply(name, release_of(count=0))
+
+
+def test_flips_are_half_of_the_images_and_only_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    step = task_step
+
+    def watched(*given: Any, **more: Any) -> float:
+        seen.append(more["flip"])
+        return step(*given, **more)
+
+    monkeypatch.setattr(fine_tune, "task_step", watched)
+    apply("fine_tuning", release_of(), epochs=5, batch_size=20)
+    assert all(flip is None for flip in seen)
+    seen.clear()
+    apply("fine_tuning", release_of(), epochs=5, batch_size=20, flip=True)
+    share = float(np.concatenate(seen).mean())
+    assert 0.35 < share < 0.65
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("fine_tuning", {"epochs": 3, "learning_rate": 1e-2}),
+        ("consistent_distillation", {"steps": 12}),
+    ],
+)
+def test_watching_utility_changes_nothing(name: str, settings: dict[str, Any]) -> None:
+    def look(model: nn.Module) -> float:
+        model.eval()
+        return 0.0
+
+    spec = ModelSpec(name="resnet18", channels=1, size=16, classes=3)  # with batch normalisation
+    unwatched, watched = release_of(spec), release_of(spec, evaluate=look)
+    apply(name, unwatched, **settings)
+    apply(name, watched, **settings)
+    one, other = state_of(unwatched.model), state_of(watched.model)
+    assert all(torch.equal(one[entry], other[entry]) for entry in one)

@@ -124,6 +124,7 @@ def test_bad_settings_are_one_sentence() -> None:
         Lwlrd(LwlrdSettings()).apply(
             Release(build_model("cnn", 1, 16, 3), SPEC, _held_out(0), TASK, STREAM)
         )
+    assert parse(LwlrdSettings, {"high": 1e-3, "low": 1e-3}, "[defense]").low == 1e-3
 
 
 def test_it_is_registered() -> None:
