@@ -79,7 +79,7 @@ def kept_extractions(pictures: Mapping[str, torch.Tensor], stage: str) -> list[s
 def _row_name(name: str) -> str:
     stage, _, extraction = name.partition("/")
     if not extraction:
-        return "original"
+        return stage
     how = "raw" if extraction == "raw" else f"{extraction.replace('_', ' ')} restoration"
     return f"{ROW_NAMES.get(stage, stage)},\n{how}"
 
