@@ -30,15 +30,21 @@ TABLES = {
 }
 
 
+PASSED = "identification_correlation chosen"
+
+
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
-    """Draw what passes: a bar an attack, a colour a door."""
+    """Draw what passes: a bar an attack, a colour a door; nothing of what was withheld."""
     wide = table.pivot_table(
-        index=["attack", "variant", "stage"], columns="metric", values="mean", sort=False
-    ).reset_index()
-    passed = wide[wide["stage"].isin(["door"])]
-    return draw_bars(
-        path, passed, "attack", ("identification_correlation chosen",), "variant", title
+        index=["attack", "variant"], columns=["metric", "stage"], values="mean", sort=False
     )
+    before = wide[(PASSED, "upload")]
+    after = wide[(PASSED, "door")] if (PASSED, "door") in wide else before * float("nan")
+    withheld = wide[("withheld", "door")] > 0 if ("withheld", "door") in wide else before.isna()
+    # Without a door what was trained is what leaves.
+    passed = after.where(after.notna(), before).mask(withheld & after.isna(), 0.0)
+    frame = passed.dropna().rename(PASSED).reset_index()
+    return draw_bars(path, frame, "attack", (PASSED,), "variant", title)
 
 
 STUDIES.register("door", "what passes a hospital's own door before it leaves")(
