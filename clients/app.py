@@ -11,12 +11,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY
 
 import fl_sim.engine.records as records
-from clients.hospital import local_round
+from clients.door import door_metrics, hospital_door
+from clients.hospital import LocalResult, local_round
 from clients.settings import HospitalSettings
 from fl_sim.engine.guard import answering
 from fl_sim.errors import FlSimError
@@ -64,17 +66,40 @@ def train(message: Message, context: Context) -> Message:
 
 def _train(content: RecordDict, hospital: int) -> RecordDict:
     config = next(iter(content.config_records.values()))
+    settings = _settings(str(config["hospital-settings"]))
+    server_round = _number(config, "server-round", int)
+    broadcast = records.from_record(next(iter(content.array_records.values())))
     result = local_round(
-        _settings(str(config["hospital-settings"])),
+        settings,
         hospital,
-        _number(config, "server-round", int),
-        records.from_record(next(iter(content.array_records.values()))),
+        server_round,
+        broadcast,
         _number(config, "proximal-mu", float, 0.0),
         device=str(config.get("device", "cpu")),
     )
-    return RecordDict(
-        {"arrays": records.to_record(result.state), "metrics": MetricRecord(dict(result.metrics))}
-    )
+    metrics = MetricRecord(dict(result.metrics))
+    if settings.door is None:
+        return RecordDict({"arrays": records.to_record(result.state), "metrics": metrics})
+    return RecordDict(_at_door(settings, hospital, server_round, result, broadcast, metrics))
+
+
+def _at_door(
+    settings: HospitalSettings,
+    hospital: int,
+    server_round: int,
+    result: LocalResult,
+    broadcast: Mapping[str, torch.Tensor],
+    metrics: MetricRecord,
+) -> dict[str, Any]:
+    """Return what leaves and, of a malicious hospital, what would have left, for measuring."""
+    passage = hospital_door(settings, hospital, server_round, result, broadcast)
+    said: dict[str, Any] = {**door_metrics(passage.record), "reason": passage.record.reason}
+    content: dict[str, Any] = {"metrics": metrics, records.DOOR: ConfigRecord(said)}
+    if passage.state is not None:
+        content["arrays"] = records.to_record(passage.state)
+    if hospital in settings.malicious or passage.state is None:
+        content[records.BEFORE_DOOR] = records.to_record(result.state)
+    return content
 
 
 def _hospital(context: Context) -> int:

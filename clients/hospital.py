@@ -104,7 +104,7 @@ def local_round(
     """
     began = time.perf_counter()
     with computing_threads(1):
-        case = _case(settings)
+        case = hospital_case(settings)
         with _network(case.spec, device) as model:
             _load(model, state, case.spec)
             run = LocalTraining(
@@ -139,7 +139,7 @@ def hospital_data(settings: HospitalSettings, hospital: int) -> Split:
         raise FlSimError(
             f"There is no hospital {hospital}: they are numbered from 0 to {len(shares) - 1}."
         )
-    return _case(settings).train.subset(shares[hospital])
+    return hospital_case(settings).train.subset(shares[hospital])
 
 
 def dealt(settings: HospitalSettings) -> list[int]:
@@ -314,7 +314,8 @@ def _metrics(
     return metrics
 
 
-def _case(settings: HospitalSettings) -> Case:
+def hospital_case(settings: HospitalSettings) -> Case:
+    """Return data and network, opened once in a process."""
     import_plugins(settings.plugins)
     return open_case(settings.case, _data_root(settings))
 
@@ -339,7 +340,7 @@ def _shares_of(settings: HospitalSettings) -> list[NDArray[np.int64]]:
 @lru_cache(maxsize=2)
 def _shares(settings_json: str) -> list[NDArray[np.int64]]:
     settings = HospitalSettings.model_validate_json(settings_json)
-    case = _case(settings)
+    case = hospital_case(settings)
     return cached_partition(
         case.train, case.task, settings.hospitals, settings.partition, settings.case.seed
     )
@@ -348,7 +349,7 @@ def _shares(settings_json: str) -> list[NDArray[np.int64]]:
 @lru_cache(maxsize=16)
 def _plan(settings_json: str, hospital: int) -> Plan:
     settings = HospitalSettings.model_validate_json(settings_json)
-    case = _case(settings)
+    case = hospital_case(settings)
     data = hospital_data(settings, hospital)
     attack = build_attack(settings)
     collusion = None

@@ -6,15 +6,55 @@ of defences or measurements.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from fl_sim.auditing.report import Outcome
 from fl_sim.case import CaseSettings
 from fl_sim.component import Component
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
+from fl_sim.defenses.base import DEFENSES, refuse_sealing
+from fl_sim.errors import FlSimError
 from fl_sim.settings import Settings
 from fl_sim.training import TrainingSettings
 
 MOST_ROUNDS = 100_000
+
+
+def _cleaning(value: object) -> Component | None:
+    if value in (None, "none"):
+        return None
+    choice = Component.of(value, "[federation] door clean").checked(
+        DEFENSES, "[federation] door clean"
+    )
+    defense = choice.build(DEFENSES, "[federation] door clean")
+    refuse_sealing(defense, choice.name, "a hospital's door")
+    if defense.needs_uploads:
+        raise FlSimError(
+            f"The defence '{choice.name}' learns from several hospitals' uploads, and a door sees "
+            f"one; take consistent_distillation."
+        )
+    return choice
+
+
+class DoorSettings(Settings):
+    """What a hospital does with an upload before it leaves, outside of the training code.
+
+    Entries that nobody asked for never leave; an upload that lacks one, or has one of another shape
+    or type or with values that such an entry cannot have, is withheld.
+
+    Args:
+        clip: L2 norm that the update is scaled down to; not at all where not given.
+        clean: a registered defence and its settings, applied to the upload on the hospital's own
+            images; ``"none"`` for none.
+        audit: whether what would leave is audited, against the broadcast.
+        refuse: the mildest outcome of the audit with which an upload is withheld:
+            ``"unchecked"``, ``"suspicious"`` or ``"carries"``.
+    """
+
+    clip: float | None = Field(None, gt=0)
+    clean: Annotated[Component | None, BeforeValidator(_cleaning)] = None
+    audit: bool = True
+    refuse: Outcome = "suspicious"
 
 
 class Together(Settings):
@@ -32,12 +72,14 @@ class Together(Settings):
             writes for itself, and may overwrite another's payload. ``"repeat"``: all send the first
             one's images, which they were given outside, at the same places, so that their shares
             of the average add up. ``"split"``: each sends its own images, at places of its own.
+        door: what every hospital does with an upload before it leaves; ``None`` for nothing.
     """
 
     partition: PartitionSettings = PartitionSettings()
     boost: float = Field(1.0, gt=0)
     update_norm: Annotated[float, Field(gt=0)] | Literal["honest"] | None = None
     collusion: Literal["none", "repeat", "split"] = "none"
+    door: DoorSettings | None = None
 
 
 class HospitalSettings(Together):

@@ -19,7 +19,8 @@ torch.Size([8, 3, 28, 28])
 
 :func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
-:class:`Defended` cleans what any Flower strategy broadcasts. :func:`seal` lets a model leave with
+:class:`Defended` cleans what any Flower strategy broadcasts, and :func:`egress_check` puts a door on
+any ClientApp. :func:`seal` lets a model leave with
 a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
@@ -32,6 +33,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clients.egress import behind_door, egress_check
     from experiments.run.start import run
     from experiments.sweep.compare import compare, load_runs
     from experiments.sweep.start import sweep
@@ -71,8 +73,10 @@ _HOMES = {
     "load_runs": "experiments.sweep.compare",
     "attack": "fl_sim.verbs.attacking",
     "audit": "fl_sim.verbs.auditing",
+    "behind_door": "clients.egress",
     "clean": "fl_sim.verbs.cleaning",
     "decide": "fl_sim.verbs.sealing",
+    "egress_check": "clients.egress",
     "evaluate": "fl_sim.verbs.evaluating",
     "extract": "fl_sim.verbs.extracting",
     "gate": "fl_sim.verbs.gating",
@@ -92,9 +96,11 @@ __all__ = [
     "FlSimError",
     "attack",
     "audit",
+    "behind_door",
     "clean",
     "compare",
     "decide",
+    "egress_check",
     "evaluate",
     "extract",
     "gate",

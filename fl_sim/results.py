@@ -33,7 +33,7 @@ COLUMNS = (
     "metric",
     "value",
 )
-STAGES = ("upload", "aggregate", "release")
+STAGES = ("upload", "door", "aggregate", "release")
 FACTS = ("mode", "dataset", "model", "attack", "defense", "aggregator", "seed")
 """Columns that tell runs apart, as people do."""
 _INTEGERS = ("seed", "clients", "round")

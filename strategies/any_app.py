@@ -20,8 +20,8 @@ from fl_sim.errors import FlSimError, shown
 from fl_sim.faults import blaming, first_line
 from fl_sim.models.entries import is_counter, is_variance
 from fl_sim.models.pixels import Normalization
+from fl_sim.verbs.arrays import Cleaning
 from strategies.base import as_aggregator
-from strategies.cleaning import Cleaning
 from strategies.inner import read_aggregate
 from strategies.merging import settled, weighted_mean
 from strategies.observers import State
@@ -101,7 +101,7 @@ class Defended(Strategy):
             device=device,
             settings=settings,
         )
-        self._releasing = Releasing(self._cleaning, every, "cleaning")
+        self._releasing = Releasing(self._clean_state, every, "cleaning")
         self._configure, self._aggregate = inner.configure_train, inner.aggregate_train
         self._numbers: dict[int, int] = {}
         self._begin(None)
@@ -203,6 +203,12 @@ class Defended(Strategy):
     ) -> MetricRecord | None:
         """Return what the inner strategy makes of the clients' evaluation."""
         return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def _clean_state(
+        self, state: State, server_round: int, reference: State | None, uploads: Received
+    ) -> tuple[State, DefenseReport]:
+        renamed = uploads.renamed(self._cleaning.renamed)
+        return self._cleaning(state, server_round, reference, renamed)
 
     # ------------------------------------------------------------------- a round
 

@@ -25,6 +25,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.faults import WORDED, blaming, first_line
 from strategies.base import Aggregator, as_aggregator, too_few
 from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
+from strategies.door import taken_apart
 from strategies.inner import Inner
 from strategies.merging import for_strategy, settled, weighted_mean
 from strategies.observers import Observer, State, Unobserved
@@ -64,6 +65,7 @@ class DefendedStrategy(Strategy):
             claims another number is rejected.
         needed: metrics that every upload must have beside ``num-examples``.
         absent: numbers of hospitals that are never asked; cohorts are drawn from the others.
+        doors: whether hospitals have a door, and their replies say what it did.
 
     Raises:
         FlSimError: if the cohort is impossible, or too small for the strategy.
@@ -85,6 +87,7 @@ class DefendedStrategy(Strategy):
         dealt: Sequence[int] | None = None,
         needed: Collection[str] = (),
         absent: Collection[int] = (),
+        doors: bool = False,
     ) -> None:
         if isinstance(inner, Strategy):
             inner = as_aggregator(inner)
@@ -105,6 +108,7 @@ class DefendedStrategy(Strategy):
         self._timeout = 3600.0
         self._dealt = dealt
         self._needed = tuple(needed)
+        self._doors = doors
         size = cohort_size(len(self._present), cohort)
         if size < inner.min_replies:
             raise too_few(inner.name, inner.min_replies, size)
@@ -264,9 +268,15 @@ class DefendedStrategy(Strategy):
         return uploads
 
     def _read(self, server_round: int, hospital: int, message: Message) -> Upload:
-        terms = Terms(self._broadcast, len(self._asked), self._needed)
-        dealt = None if self._dealt is None else self._dealt[hospital]
-        state, further, metrics = read_upload(message, terms, dealt)
+        door = taken_apart(message) if self._doors and not message.has_error() else None
+        if door is not None and door.before is not None:
+            state, further, metrics = self._checked(hospital, door.before)
+            self._observed(server_round, hospital, state | further, metrics)
+        if door is not None and door.withheld:
+            with self._observing(server_round, "door"):
+                self._observer.door(server_round, hospital, None, door.values)
+            raise Rejected(f"its door withheld the upload: {door.withheld}")
+        state, further, metrics = self._checked(hospital, message)
         received = next(iter(message.content.array_records.values()))
         upload = Upload(
             hospital=hospital,
@@ -276,9 +286,24 @@ class DefendedStrategy(Strategy):
             integers={k: v.clone() for k, v in state.items() if not v.is_floating_point()},
             averaged={k: state[k].clone() for k in state if k in self._set_aside()},
         )
-        with self._observing(server_round, "upload"):
-            self._observer.upload(server_round, hospital, state | further, dict(metrics))
+        if door is None or door.before is None:
+            self._observed(server_round, hospital, state | further, metrics)
+        if door is not None:
+            with self._observing(server_round, "door"):
+                self._observer.door(server_round, hospital, state | further, door.values)
         return upload
+
+    def _checked(
+        self, hospital: int, message: Message
+    ) -> tuple[State, State, dict[str, int | float]]:
+        terms = Terms(self._broadcast, len(self._asked), self._needed)
+        return read_upload(message, terms, None if self._dealt is None else self._dealt[hospital])
+
+    def _observed(
+        self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
+    ) -> None:
+        with self._observing(server_round, "upload"):
+            self._observer.upload(server_round, hospital, state, dict(metrics))
 
     def _report(self, server_round: int, failures: Mapping[int, str]) -> None:
         for hospital in sorted(failures):

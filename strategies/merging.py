@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord
 
 from fl_sim.engine.records import as_numpy
 from fl_sim.errors import FlSimError
-from fl_sim.models.entries import entry_problem
+from fl_sim.models.entries import cast_like, entry_problem
 
 
 def for_strategy(
@@ -32,23 +32,6 @@ def for_strategy(
         else:
             record[name] = array
     return record
-
-
-def cast_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Give a value its entry's shape and dtype; integers are rounded and kept in range."""
-    value = value.reshape(reference.shape)
-    if value.dtype == reference.dtype:
-        return value.clone()
-    if reference.is_floating_point():
-        return value.to(reference.dtype)
-    rounded = value.double().round()
-    if reference.dtype == torch.bool:
-        return rounded > 0
-    limits = torch.iinfo(reference.dtype)
-    # float64 cannot hold the largest int64, so that end is cut by hand.
-    cut = rounded.clamp(float(limits.min), float(limits.max))
-    whole = torch.where(cut >= float(limits.max), 0.0, cut).to(reference.dtype)
-    return torch.where(cut >= float(limits.max), limits.max, whole).to(reference.dtype)
 
 
 def settled(

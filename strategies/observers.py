@@ -19,6 +19,15 @@ class Observer(Protocol):
         ``state`` also has entries that nobody asked for; they are not aggregated.
         """
 
+    def door(
+        self, server_round: int, hospital: int, state: State | None, values: Mapping[str, float]
+    ) -> None:
+        """An upload was at its hospital's door, where hospitals have one.
+
+        ``state`` is what left, ``None`` where nothing did; ``values`` what the door says, by
+        metric. What was to leave was told before, as the upload, of malicious hospitals.
+        """
+
     def aggregate(self, server_round: int, state: State) -> None:
         """The uploads were aggregated."""
 
@@ -37,6 +46,11 @@ class Unobserved:
 
     def upload(
         self, server_round: int, hospital: int, state: State, metrics: Mapping[str, int | float]
+    ) -> None:
+        """Ignore."""
+
+    def door(
+        self, server_round: int, hospital: int, state: State | None, values: Mapping[str, float]
     ) -> None:
         """Ignore."""
 

@@ -127,6 +127,7 @@ def _defended(
         buffers=buffers,
         dealt=images,
         needed=ALWAYS_SAID,
+        doors=federation.door is not None,
     )
 
 
@@ -140,6 +141,8 @@ class _Rounds:
         self._federation = federation
         self._attackers = set(run.scenario.attackers)
         self._uploads: dict[int | None, State] = {}
+        self._left: dict[int | None, State] = {}
+        self._doors: list[dict[str, float]] = []
         self._said: dict[int, dict[str, float]] = {}
         self._seconds: list[float] = []
         self._epsilons: list[float] = []
@@ -163,6 +166,14 @@ class _Rounds:
                     if name.startswith(ATTACK_VALUE)
                 }
 
+    def door(
+        self, server_round: int, hospital: int, state: State | None, values: Mapping[str, float]
+    ) -> None:
+        """Keep what an attacker's door let through for measuring."""
+        self._doors.append(dict(values))
+        if hospital in self._attackers and self._measured(server_round) and state is not None:
+            self._left[hospital] = state
+
     def aggregate(self, server_round: int, state: State) -> None:
         """Measure the uploads and what became of them."""
         self._run.progress.step(f"round {server_round}: measuring, defending", advance=0)
@@ -179,9 +190,21 @@ class _Rounds:
             said = [[Measured("-", m, v) for m, v in s.items()] for s in self._said.values()]
             means = {row.metric: row.value for row in mean_rows(said)}
             self._run.folder.record_values(server_round, "upload", **means)
+        self._record_doors(server_round)
         if self._measured(server_round):
             self._run.measurer.record(server_round, "aggregate", {None: state})
         self._uploads, self._said, self._seconds, self._epsilons = {}, {}, [], []
+
+    def _record_doors(self, server_round: int) -> None:
+        """Measure what came through the hospitals' doors, and append what these say, on average."""
+        if self._doors:
+            said = [[Measured("-", m, v) for m, v in s.items()] for s in self._doors]
+            means = {row.metric: row.value for row in mean_rows(said)}
+            means["withheld"] = sum(values["withheld"] for values in self._doors)
+            self._run.folder.record_values(server_round, "door", **means)
+        if self._left:
+            self._run.measurer.record(server_round, "door", self._left)
+        self._left, self._doors = {}, []
 
     def release(self, server_round: int, state: State, report: DefenseReport | None) -> None:
         """Measure what is broadcast next, or exported, and make the round durable."""

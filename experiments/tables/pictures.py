@@ -12,6 +12,7 @@ from fl_sim.files import write_atomically
 
 ROW_NAMES = {
     "upload": "as uploaded",
+    "door": "past the door",
     "aggregate": "after averaging",
     "release": "as released",
 }

@@ -34,6 +34,11 @@ ANSWERED_ROUGHNESS = 0.8
 """The same for answers to triggers. Clean networks whose answers could all be pixels had 1.0 to
 1.4, and others pixel shares under 0.8; attacked ones had 1.0 and 0.26 to 0.67."""
 
+ANSWERED_BY_QUERY = 0.5
+"""Share of the answers' deviation within images that must come from which patch is asked for.
+Networks that have hardly been trained answer about the same to every trigger, which looks smooth:
+theirs was at most 0.28."""
+
 _CODES_A_CLASS = 4
 _MOST_CLASSES = 16
 _QUERIES_AT_ONCE = 256
@@ -61,7 +66,9 @@ def check_memory_backdoor(subject: Subject) -> list[Finding]:
         "memory backdoor probe",
         backdoor_probe,
         lambda found: (
-            found["pixels"] >= ANSWERED_PIXELS and found["roughness"] <= ANSWERED_ROUGHNESS
+            found["pixels"] >= ANSWERED_PIXELS
+            and found["roughness"] <= ANSWERED_ROUGHNESS
+            and found["by query"] >= ANSWERED_BY_QUERY
         ),
         "Asked with the memory backdoor's triggers, it answers with images.",
     )
@@ -107,8 +114,15 @@ def backdoor_probe(model: nn.Module, spec: ModelSpec) -> Probed:
         model(normalized(triggers.batch(which)))[:, :pixels]
         for which in torch.arange(len(triggers)).split(_QUERIES_AT_ONCE)
     ]
-    images = triggers.assemble(torch.cat(answers))
-    return {"pixels": pixel_share(images), "roughness": roughness(images)}
+    answered = torch.cat(answers)
+    images = triggers.assemble(answered)
+    within = images.double().std(dim=(1, 2, 3)).mean().clamp(min=1e-12)
+    by_query = answered.double().view(len(classes), -1, pixels).std(dim=1).mean()
+    return {
+        "pixels": pixel_share(images),
+        "roughness": roughness(images),
+        "by query": float(by_query / within),
+    }
 
 
 def pixel_share(images: torch.Tensor) -> float:

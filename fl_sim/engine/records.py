@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from fl_sim.faults import cause, first_line
 
+BEFORE_DOOR, DOOR = "before-door", "door"
+"""Records of a simulated hospital's reply: what a malicious one wanted to send, for those who
+measure it, and what its door says."""
+
 
 def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     """Serialise a state dictionary; the record shares no memory with it."""

@@ -161,6 +161,19 @@ METRICS.register("failed", "a hospital that was left out of a round counts 1")(
         order=40,
     )
 )
+METRICS.register("withheld", "uploads that their hospitals' doors withheld")(
+    Metric(
+        "Withheld at the door",
+        "cost",
+        format="count",
+        range=(0.0, math.inf),
+        shown=(),
+        order=50,
+    )
+)
+METRICS.register("update_norm", "L2 norm of an upload less the broadcast, on average")(
+    Metric("Norm of an update", "cost", range=(0.0, math.inf), shown=(), order=60)
+)
 METRICS.register("file_bytes", "bytes of the model file")(
     Metric(
         "Model file",

@@ -60,5 +60,22 @@ def require_sound(release: Mapping[str, torch.Tensor], before: Mapping[str, torc
             raise FlSimError(f"The release's {problem}.")
 
 
+def cast_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Give a value its entry's shape and dtype; integers are rounded and kept in range."""
+    value = value.reshape(reference.shape)
+    if value.dtype == reference.dtype:
+        return value.clone()
+    if reference.is_floating_point():
+        return value.to(reference.dtype)
+    rounded = value.double().round()
+    if reference.dtype == torch.bool:
+        return rounded > 0
+    limits = torch.iinfo(reference.dtype)
+    # float64 cannot hold the largest int64, so that end is cut by hand.
+    cut = rounded.clamp(float(limits.min), float(limits.max))
+    whole = torch.where(cut >= float(limits.max), 0.0, cut).to(reference.dtype)
+    return torch.where(cut >= float(limits.max), limits.max, whole).to(reference.dtype)
+
+
 def _leaf(name: str) -> str:
     return name.rpartition(".")[2]

@@ -169,6 +169,12 @@ def test_the_transposed_pass_of_an_attacked_network_gives_itself_away(phantoms: 
     assert "transpose probe" in _checks(_audit(state))
 
 
+@pytest.mark.parametrize("name", ["cnn", "squeezenet1_1", "shufflenet_v2_x0_5"])
+def test_a_fresh_network_that_answers_all_triggers_alike_has_no_memory(name: str) -> None:
+    spec = ModelSpec(name=name, channels=3, size=28, classes=7)
+    assert "memory backdoor probe" not in _checks(_audit(state_of(build(spec, 0)), spec=spec))
+
+
 def test_the_memory_backdoor_gives_itself_away() -> None:
     # Smaller images have too few pixels to tell images from noise by their smoothness.
     spec = SPEC.model_copy(update={"size": 20})

@@ -245,7 +245,7 @@ def test_the_readmes_two_lines_are_all_that_the_defence_needs(app, tmp_path, mon
         plain = plain.replace(f"{line}\n", "")
     assert "Defended" not in plain and "fl_sim" not in plain
     calls = []
-    from strategies.cleaning import Cleaning
+    from fl_sim.verbs.arrays import Cleaning
 
     original = Cleaning.__call__
 

@@ -117,6 +117,7 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "federation.boost": ("2.0", ATTACKED),
     "federation.update_norm": ("2.0", ATTACKED),
     "federation.collusion": ("repeat", ATTACKED),
+    "federation.door": ("{clip = 2.0}", TRAINED),
     "federation.engine": ("inprocess", set()),
 }
 

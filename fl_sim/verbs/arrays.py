@@ -1,20 +1,21 @@
 """The cleaning of a Flower app's arrays: its network, its owner's images, and a defence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from fl_sim.defenses.base import DefenseReport, refuse_sealing
 from fl_sim.errors import FlSimError
+from fl_sim.models.entries import cast_like
 from fl_sim.models.pixels import Normalization
 from fl_sim.randomness import Stream
 from fl_sim.verbs.cleaning import clean, defense_of
 from fl_sim.verbs.images import is_labelled, outputs_told, pixels_of, split_of, task_of
 from fl_sim.verbs.network import fits, given
-from strategies.merging import cast_like
-from strategies.observers import State
-from strategies.uploads import Received
+
+State = dict[str, torch.Tensor]
 
 
 class Cleaning:
@@ -22,7 +23,7 @@ class Cleaning:
 
     Args:
         model, held_out, defense, seed, normalize, classes, device: see
-            :class:`strategies.any_app.Defended`.
+            ``Defended`` (strategies).
         settings: further keys of the defence.
 
     Raises:
@@ -67,7 +68,7 @@ class Cleaning:
         own = self._network.state_dict()
         numbered = list(arrays) == [str(number) for number in range(len(own))]
         self._names = dict(zip(arrays, own if numbered else arrays, strict=True))
-        fits(self._renamed(arrays), self._network, "The initial ArrayRecord")
+        fits(self.renamed(arrays), self._network, "The initial ArrayRecord")
         further = next((name for name in arrays if self.name_of(name) not in own), None)
         if further is not None:
             raise FlSimError(
@@ -88,20 +89,30 @@ class Cleaning:
         state: State,
         server_round: int,
         reference: State | None,
-        uploads: Received,
+        uploads: Sequence[State] = (),
     ) -> tuple[State, DefenseReport]:
-        """Clean a state; see :data:`strategies.releasing.Release`."""
+        """Clean a state.
+
+        Args:
+            state: the arrays, by their own names.
+            server_round: from 1.
+            reference: see :class:`fl_sim.defenses.base.Release`; by the arrays' names.
+            uploads: likewise, by the network's names; see :meth:`renamed`.
+
+        Returns:
+            The cleaned arrays, and what the defence did.
+        """
         images, labels = self._held_out.images, self._held_out.labels
         cleaned = clean(
             self._model,
             images,
             labels if is_labelled(self._held_out) else None,
             defense=self._defense,
-            state=self._renamed(state),
+            state=self.renamed(state),
             normalize=self._normalize,
             classes=self._classes,
-            reference=None if reference is None else self._renamed(reference),
-            uploads=uploads.renamed(self._renamed),
+            reference=None if reference is None else self.renamed(reference),
+            uploads=uploads,
             stream=Stream(self._seed, ("release", server_round)),
             device=self._device,
             progress=False,
@@ -109,7 +120,8 @@ class Cleaning:
         entries = {n: cast_like(cleaned.state[self.name_of(n)], v) for n, v in state.items()}
         return entries, cleaned.report
 
-    def _renamed(self, state: State) -> State:
+    def renamed(self, state: State) -> State:
+        """Return a state by the network's names."""
         return {self.name_of(name): value for name, value in state.items()}
 
 
