@@ -119,7 +119,11 @@ def measures(scenario: "Scenario") -> Plain:
     measure = scenario.measure.differing()
     for shown in ("columns", "keep"):
         measure.pop(shown, None)
-    return {"measure": measure, "attacker": scenario.attacker.differing()}
+    return {
+        "measure": measure,
+        "attacker": scenario.attacker.differing(),
+        **_membership(scenario),
+    }
 
 
 def until_release(scenario: "Scenario") -> Plain:
@@ -133,7 +137,19 @@ def until_release(scenario: "Scenario") -> Plain:
 
 def upload(scenario: "Scenario") -> Plain:
     """Return what an attacked model, and all that is measured of it, depends on."""
-    return {**until_release(scenario), "usability_epochs": scenario.measure.usability_epochs}
+    return {
+        **until_release(scenario),
+        "usability_epochs": scenario.measure.usability_epochs,
+        **_membership(scenario),
+    }
+
+
+def _membership(scenario: "Scenario") -> Plain:
+    """Return how membership is inferred, where it is."""
+    settings = scenario.membership
+    return (
+        {} if settings is None else {"membership": {"name": settings.name, **settings.differing()}}
+    )
 
 
 def floor(scenario: "Scenario") -> Plain:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from experiments.run.folder import RunFolder
+from experiments.run.membership import MembershipOfRun
 from experiments.run.owner import Owner, State
 from experiments.run.scenario import Scenario
 from experiments.run.worth_of_stolen import Worth
@@ -141,6 +142,7 @@ class Measurer:
             with self._owner.threads():
                 said = self._folder.answers(server_round, stage, hospital)
                 utilities.append([*self._utility_rows(state, said), size])
+                utilities[-1] += self._membership_rows(server_round, stage, hospital, state)
                 for target in self.targets:
                     if hospital in (None, target.hospital):
                         sends = target.hospital in senders
@@ -185,6 +187,23 @@ class Measurer:
         if target is self.targets[0]:
             self._folder.keep_pictures(stage, target.originals, leakage)
         return rows
+
+    def _membership_rows(
+        self, server_round: int, stage: str, hospital: int | None, state: State
+    ) -> list[Measured]:
+        """Infer membership, where the scenario asks for it, and write its owner's file."""
+        if self._membership is None:
+            return []
+        rows, found = self._membership.rows(self._owner.model(state), stage)
+        found.save_records(self._folder.membership(server_round, stage, hospital))
+        return rows
+
+    @cached_property
+    def _membership(self) -> MembershipOfRun | None:
+        scenario, settings = self._scenario, self._scenario.membership
+        if settings is None:
+            return None
+        return MembershipOfRun(scenario, settings, self._case, self._owner, self._progress)
 
     @cached_property
     def _restorations(self) -> dict[str, Restoration]:

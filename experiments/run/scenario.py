@@ -18,6 +18,7 @@ from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
 from fl_sim.errors import FlSimError, did_you_mean, shown
+from fl_sim.membership_inference.base import MembershipSettings, method_of
 from fl_sim.overrides import apply_override
 from fl_sim.plain import check_plain
 from fl_sim.registry import import_plugins
@@ -149,6 +150,7 @@ class Scenario(Settings):
         defense: what the data owner, or the server, does at release, or ``None``.
         federation: only in federated mode.
         measure: what is measured.
+        membership: how membership is inferred from what each stage answers; not at all by default.
         threads: of the data owner's or server's computation; where not given, all
             cores or what OMP_NUM_THREADS says. Hospitals of a federation use one each.
         device: where a centralized run trains, and where a defence works: ``"cpu"``, ``"cuda"``,
@@ -167,6 +169,7 @@ class Scenario(Settings):
     defense: Component | None = None
     federation: FederationSettings | None = None
     measure: MeasureSettings = MeasureSettings()
+    membership: MembershipSettings | None = None
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plugins: tuple[str, ...] = ()
@@ -234,6 +237,7 @@ class Scenario(Settings):
         plain["data"] = _section(plain, "data", HeldOutSettings)
         plain["attacker"] = _section(plain, "attacker", AttackerSettings)
         plain["measure"] = _section(plain, "measure", MeasureSettings)
+        plain["membership"] = _membership(plain.get("membership"))
         plain["federation"] = _federation(plain.get("federation", {})) if federated else None
         if federated and plain["attacker"].hospital is not None:
             raise FlSimError(
@@ -395,6 +399,18 @@ def _section(
     """Read one table of a scenario, absent or not."""
     where = f"[{key}]"
     return parse(kind, {**defaults, **_table(values.get(key, {}), where)}, where)
+
+
+def _membership(value: Any) -> MembershipSettings | None:
+    """Read [membership]: a table, the name of an attack, or nothing."""
+    if value is None or value == NONE:
+        return None
+    table = {"name": value} if isinstance(value, str) else _table(value, "[membership]")
+    if table.get("name") == NONE:
+        return None
+    settings = parse(MembershipSettings, table, "[membership]")
+    method_of(settings.name, settings.mode, settings.references)
+    return settings
 
 
 def _federation(value: Any) -> FederationSettings:
