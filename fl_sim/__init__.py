@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.evaluating import evaluate
     from fl_sim.verbs.extracting import extract
     from fl_sim.verbs.gating import gate
+    from fl_sim.verbs.inferring import membership
     from fl_sim.verbs.measuring import measure
     from fl_sim.verbs.restoring import restore
     from fl_sim.verbs.sealing import decide, predict_sealed, seal
@@ -78,6 +79,7 @@ _HOMES = {
     "gate": "fl_sim.verbs.gating",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
+    "membership": "fl_sim.verbs.inferring",
     "predict_sealed": "fl_sim.verbs.sealing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
@@ -101,6 +103,7 @@ __all__ = [
     "load_dataset",
     "load_runs",
     "measure",
+    "membership",
     "predict_sealed",
     "restore",
     "run",

@@ -35,6 +35,8 @@ from fl_sim.randomness import Stream, derive_seed, numpy_generator
 from fl_sim.training import LocalTraining, TrainingSettings, train
 
 MOST_REFERENCES = 1024
+_MOST_HERE = 2 * MOST_REFERENCES
+_HERE: dict[tuple[str, int], Floats] = {}
 VERSION = 1
 """Raised when reference models are trained otherwise: earlier answers are not found again then."""
 
@@ -156,7 +158,8 @@ class References:
 def references(pool: Pool, recipe: Recipe, count: int, progress: Progress = SILENT) -> References:
     """Return what reference models answer to a pool; those that are not kept are trained.
 
-    A network that exists in this process alone is trained anew at each call.
+    Those of a network that this process alone knows, as it was handed over or is made by a user's
+    function, are kept in this process.
 
     Args:
         pool: the images.
@@ -175,26 +178,38 @@ def references(pool: Pool, recipe: Recipe, count: int, progress: Progress = SILE
     images = len(pool.split)
     if images < 4:
         raise FlSimError(f"A pool of {images} images cannot be halved; give 4 or more.")
-    folder = _folder(pool, recipe)
+    name = _name(pool, recipe)
     odds = []
     with piece(progress, "reference models", count) as report:
         for number in range(count):
-            if folder is None:
-                odds.append(_trained(pool, recipe, number, progress))
+            if _is_known_elsewhere(recipe.spec):
+                path = cache_folder() / "reference-models" / name / f"{number}.npy"
+                odds.append(_kept(path, pool, recipe, number, progress))
             else:
-                odds.append(_kept(folder / f"{number}.npy", pool, recipe, number, progress))
+                odds.append(_kept_here(name, pool, recipe, number, progress))
             report.step()
     included = np.stack([half(images, number) for number in range(count)])
     return References(np.stack(odds), included)
 
 
-def _folder(pool: Pool, recipe: Recipe) -> Path | None:
-    """Return where answers are kept; nowhere for a network that has no name beyond this process."""
-    if MODELS.lent(recipe.spec.name) is not None:
-        return None
+def _name(pool: Pool, recipe: Recipe) -> str:
+    """Return a name for everything that answers depend on."""
     content = {**recipe.plain, "pool": pool.digest}
-    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-    return cache_folder() / "reference-models" / name
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _is_known_elsewhere(spec: ModelSpec) -> bool:
+    """Whether a network's name means the same in another process; of a user's function never."""
+    return MODELS.lent(spec.name) is None and ":" not in spec.name
+
+
+def _kept_here(name: str, pool: Pool, recipe: Recipe, number: int, progress: Progress) -> Floats:
+    """Return a model's answers from this process, which keeps the last ones."""
+    if (name, number) not in _HERE:
+        while len(_HERE) >= _MOST_HERE:
+            del _HERE[next(iter(_HERE))]
+        _HERE[name, number] = _trained(pool, recipe, number, progress)
+    return _HERE[name, number]
 
 
 def _kept(path: Path, pool: Pool, recipe: Recipe, number: int, progress: Progress) -> Floats:
