@@ -21,6 +21,7 @@ from experiments.cli.demo import demo
 from experiments.cli.extract import extract
 from experiments.cli.leaderboard import app as leaderboard_app
 from experiments.cli.listing import list_components, show
+from experiments.cli.membership import membership
 from experiments.cli.program import program
 from experiments.cli.report import report
 from experiments.cli.rhe import app as rhe_app
@@ -76,6 +77,7 @@ for _name, _command, _line in (
     ("audit", audit, "Look for hidden content in a checkpoint."),
     ("clean", clean, "Let a defence clean any model file."),
     ("gate", gate, "Let a model leave only if all of it changes."),
+    ("membership", membership, "Tell which images any model file was trained on."),
     ("list", list_components, "List what there is to choose from."),
     ("show", show, "Show what one of these does, and its keys."),
 ):
