@@ -40,8 +40,8 @@ class Scores:
 
     Args:
         order: ``[n]``, higher where an image rather is a member; attacks decide by a threshold.
-        risk: ``[n]``, the attack's own score of each image, in [0, 1]; it never falls where
-            ``order`` rises.
+        risk: ``[n]``, the attack's own score of each image, in [0, 1]; among members, and among
+            the others, it never falls where ``order`` rises.
     """
 
     order: Floats = field(repr=False)
