@@ -122,7 +122,7 @@ def measures(scenario: "Scenario") -> Plain:
     return {
         "measure": measure,
         "attacker": scenario.attacker.differing(),
-        **_membership(scenario),
+        **_optional(scenario),
     }
 
 
@@ -140,16 +140,19 @@ def upload(scenario: "Scenario") -> Plain:
     return {
         **until_release(scenario),
         "usability_epochs": scenario.measure.usability_epochs,
-        **_membership(scenario),
+        **_optional(scenario),
     }
 
 
-def _membership(scenario: "Scenario") -> Plain:
-    """Return how membership is inferred, where it is."""
-    settings = scenario.membership
-    return (
-        {} if settings is None else {"membership": {"name": settings.name, **settings.differing()}}
-    )
+def _optional(scenario: "Scenario") -> Plain:
+    """Return how membership is inferred, and classes are inverted, where they are."""
+    found: Plain = {}
+    if scenario.membership is not None:
+        # An attack by its name, also where it is the default: the table itself says that it is.
+        found["membership"] = {"name": scenario.membership.name, **scenario.membership.differing()}
+    if scenario.inversion is not None:
+        found["inversion"] = scenario.inversion.differing()
+    return found
 
 
 def floor(scenario: "Scenario") -> Plain:
