@@ -63,12 +63,11 @@ SEEN = (
 
 
 def grids(full: bool) -> dict[str, Values]:
-    """Return the grids by part: three networks of one kind each share their reference models.
+    """Return the grids by part; in each part all cells share their reference models.
 
     Args:
-        full: five seeds instead of three.
+        full: five seeds of the first part instead of three.
     """
-    seeds = list(range(5 if full else 3))
     common: dict[str, Any] = {
         **SKIN,
         "model": "cnn",
@@ -78,14 +77,20 @@ def grids(full: bool) -> dict[str, Values]:
     }
     group = {"name": "cnn", "norm": "group"}
     private = {**STEPS_OF_PAPER, "dp": {"target_epsilon": 8.0}}
-    few = {"train_images": 500, "images": 250, "test_images": 500, "public_images": 16}
-    by_heart = {"data": few, "training": {"epochs": 60}}
+    few = {"train_images": 300, "images": 100, "test_images": 300, "public_images": 16}
+    # Its images are drawn by the seed, so that each seed has reference models of its own.
+    by_heart = {
+        "data": few,
+        "training": {"epochs": 60},
+        "membership": {"name": "rmia", "references": 4},
+    }
 
-    def part(defenses: list[Values], **base: Any) -> Values:
-        return {"seeds": seeds, "scenario": {**common, **base}, "grid": {"defense": defenses}}
+    def part(defenses: list[Values], seeds: int = 3, **base: Any) -> Values:
+        scenario = {**common, **base}
+        return {"seeds": list(range(seeds)), "scenario": scenario, "grid": {"defense": defenses}}
 
     return {
-        "usual": part([NONE, LWLRD, DISTILLATION, CAPPED, NO_SIGNAL]),
+        "usual": part([NONE, LWLRD, DISTILLATION, CAPPED, NO_SIGNAL], seeds=5 if full else 3),
         "group-norm": part([GROUP_NORM], model=group),
         "private": part([PRIVATE], model=group, training=private),
         "by-heart": part([OVERFITTED], **by_heart),
@@ -124,7 +129,7 @@ def main(
 ) -> None:
     """Infer membership from skin networks as they leave, and from two controls.
 
-    Three seeds; --full: five.
+    Three seeds; --full: five of the network that is not trained privately.
     """
     how = How(
         data_root, workers, gpus_per_cell, changes or (), full=full, only=only or (), again=again
