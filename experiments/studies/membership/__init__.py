@@ -79,7 +79,7 @@ def grids(full: bool) -> dict[str, Values]:
     private = {**STEPS_OF_PAPER, "dp": {"target_epsilon": 8.0}}
     few = {"train_images": 300, "images": 100, "test_images": 300, "public_images": 16}
     # Its images are drawn by the seed, so that each seed has reference models of its own.
-    by_heart = {
+    by_heart: dict[str, Any] = {
         "data": few,
         "training": {"epochs": 60},
         "membership": {"name": "rmia", "references": 4},
