@@ -91,9 +91,9 @@ def grids(full: bool) -> dict[str, Values]:
 
     return {
         "usual": part([NONE, LWLRD, DISTILLATION, CAPPED, NO_SIGNAL], seeds=5 if full else 3),
-        "group-norm": part([GROUP_NORM], model=group),
-        "private": part([PRIVATE], model=group, training=private),
         "by-heart": part([OVERFITTED], **by_heart),
+        "private": part([PRIVATE], model=group, training=private),
+        "group-norm": part([GROUP_NORM], model=group),
     }
 
 
