@@ -114,7 +114,7 @@ KINDS = (
         "fl_sim.membership_inference.base",
         "METHODS",
         ("inference",),
-        settings=_common("fl_sim.membership_inference.base", "MembershipSettings"),
+        settings=_none,  # its keys are those of the table [membership]
     ),
     Kind("strategy", "Strategies", "strategies.base", "STRATEGIES"),
     Kind(
