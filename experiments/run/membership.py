@@ -81,6 +81,7 @@ class MembershipOfRun:
         if stage == "release":
             held_out = self._pool.places[_HELD_OUT]
             told |= _numbers(self._against(target, held_out, self._settings), "[held-out]")
+            told["membership_members[held-out]"] = float(len(held_out))
         return [Measured("-", metric, value) for metric, value in told.items()], found
 
     @property

@@ -66,6 +66,7 @@ def test_members_are_the_training_images_and_the_others_the_test_images(lake: Pa
     records = pd.read_csv(lake / "membership" / "release.csv")
     assert (table["membership_members"] == records["member"].sum()).all()
     assert (table["membership_nonmembers"] == 80).all()
+    assert table.loc["release", "membership_members[held-out]"] == 40
     assert (~records["member"]).sum() == 80
 
 
