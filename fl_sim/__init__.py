@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from fl_sim.verbs.evaluating import evaluate
     from fl_sim.verbs.extracting import extract
     from fl_sim.verbs.gating import gate
+    from fl_sim.verbs.inferring import membership
+    from fl_sim.verbs.inverting import invert
     from fl_sim.verbs.measuring import measure
     from fl_sim.verbs.restoring import restore
     from fl_sim.verbs.sealing import decide, predict_sealed, seal
@@ -80,8 +82,10 @@ _HOMES = {
     "evaluate": "fl_sim.verbs.evaluating",
     "extract": "fl_sim.verbs.extracting",
     "gate": "fl_sim.verbs.gating",
+    "invert": "fl_sim.verbs.inverting",
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
+    "membership": "fl_sim.verbs.inferring",
     "predict_sealed": "fl_sim.verbs.sealing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
@@ -104,9 +108,11 @@ __all__ = [
     "evaluate",
     "extract",
     "gate",
+    "invert",
     "load_dataset",
     "load_runs",
     "measure",
+    "membership",
     "predict_sealed",
     "restore",
     "run",

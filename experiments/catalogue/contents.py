@@ -108,6 +108,14 @@ KINDS = (
     Kind("code", "Error-correcting codes", "fl_sim.coding.base", "CODES", ("codes", "coding")),
     Kind("defence", "Defences", "fl_sim.defenses.base", "DEFENSES", ("defense", "defenses")),
     Kind("restoration", "Restorations", "fl_sim.restorations.base", "RESTORATIONS"),
+    Kind(
+        "membership attack",
+        "Membership attacks",
+        "fl_sim.membership_inference.base",
+        "METHODS",
+        ("inference",),
+        settings=_none,  # its keys are those of the table [membership]
+    ),
     Kind("strategy", "Strategies", "strategies.base", "STRATEGIES"),
     Kind(
         "partition",
@@ -140,6 +148,8 @@ TABLES = {
     "data": ("fl_sim.data.splits", "HeldOutSettings"),
     "measure": ("experiments.run.scenario", "MeasureSettings"),
     "attacker": ("fl_sim.rehearsal", "AttackerSettings"),
+    "membership": ("fl_sim.membership_inference.base", "MembershipSettings"),
+    "inversion": ("fl_sim.inversion.search", "InversionSettings"),
     "federation": ("experiments.run.scenario", "FederationSettings"),
 }
 """The tables of a scenario that are no component: where their settings are."""

@@ -10,7 +10,13 @@ from fl_sim.settings import Settings
 _OUTSIDE = 'external = "pneumoniamnist"'
 _SHOWN = 2
 _DEC = ("[attack]", 'name = "dec"')
-_TABLES = {"dataset": "dataset", "model": "model", "attack": "attack", "defence": "defense"}
+_TABLES = {
+    "dataset": "dataset",
+    "model": "model",
+    "attack": "attack",
+    "defence": "defense",
+    "membership attack": "membership",
+}
 _FLAT = ("strategy", "partition", "engine")
 
 

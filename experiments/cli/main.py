@@ -19,8 +19,10 @@ from experiments.cli.clean import clean
 from experiments.cli.codec import app as codec_app
 from experiments.cli.demo import demo
 from experiments.cli.extract import extract
+from experiments.cli.invert import invert
 from experiments.cli.leaderboard import app as leaderboard_app
 from experiments.cli.listing import list_components, show
+from experiments.cli.membership import membership
 from experiments.cli.program import program
 from experiments.cli.report import report
 from experiments.cli.rhe import app as rhe_app
@@ -76,6 +78,8 @@ for _name, _command, _line in (
     ("audit", audit, "Look for hidden content in a checkpoint."),
     ("clean", clean, "Let a defence clean any model file."),
     ("gate", gate, "Let a model leave only if all of it changes."),
+    ("membership", membership, "Tell which images any model file was trained on."),
+    ("invert", invert, "Look for images of any model file's classes."),
     ("list", list_components, "List what there is to choose from."),
     ("show", show, "Show what one of these does, and its keys."),
 ):

@@ -42,13 +42,16 @@ def adopt_trained(run: Run, trained: Path) -> None:
         raise FlSimError(f"The run in {trained} has no trained model; let it finish first.")
     _require_same(run.scenario, _scenario_of(trained), trained)
     proven(trained, TRAINED)
-    for folder in ("artifacts", "keys", "images", "answers"):
+    for folder in ("artifacts", "keys", "images", "answers", "membership", "inversion"):
         with writing(run.out / folder):
             (run.out / folder).mkdir(exist_ok=True)
     for path in [*trained.glob("artifacts/upload*"), *trained.glob("artifacts/sent-*")]:
         _share(path, run.out / "artifacts" / path.name)
     for path in trained.glob("answers/upload*"):
         _share(path, run.out / "answers" / path.name)
+    for kind in ("membership", "inversion"):
+        for path in trained.glob(f"{kind}/upload*"):
+            _share(path, run.out / kind / path.name)
     rows = read_table(trained / TABLE)
     rows = rows[rows["stage"].str.startswith("upload")]
     run.folder.return_to(None)

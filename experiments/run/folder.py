@@ -196,6 +196,15 @@ class RunFolder:
         """
         return self.path / "answers" / f"{self._name(server_round, stage, hospital)}.npz"
 
+    def membership(self, server_round: int, stage: str, hospital: int | None) -> Path:
+        """Return where its owner's file on the membership of each image is written."""
+        return self.path / "membership" / f"{self._name(server_round, stage, hospital)}.csv"
+
+    def inversion(self, server_round: int, stage: str, hospital: int | None) -> Path:
+        """Return where the class representatives of a stage are written."""
+        name = self._name(server_round, stage, hospital)
+        return self.path / "inversion" / f"{name}.safetensors"
+
     def _name(self, server_round: int, stage: str, hospital: int | None) -> str:
         name = stage if hospital is None else f"{stage}-hospital-{hospital}"
         if server_round and self._scenario.measure.keep == "all":

@@ -119,7 +119,11 @@ def measures(scenario: "Scenario") -> Plain:
     measure = scenario.measure.differing()
     for shown in ("columns", "keep"):
         measure.pop(shown, None)
-    return {"measure": measure, "attacker": scenario.attacker.differing()}
+    return {
+        "measure": measure,
+        "attacker": scenario.attacker.differing(),
+        **_optional(scenario),
+    }
 
 
 def until_release(scenario: "Scenario") -> Plain:
@@ -133,7 +137,22 @@ def until_release(scenario: "Scenario") -> Plain:
 
 def upload(scenario: "Scenario") -> Plain:
     """Return what an attacked model, and all that is measured of it, depends on."""
-    return {**until_release(scenario), "usability_epochs": scenario.measure.usability_epochs}
+    return {
+        **until_release(scenario),
+        "usability_epochs": scenario.measure.usability_epochs,
+        **_optional(scenario),
+    }
+
+
+def _optional(scenario: "Scenario") -> Plain:
+    """Return how membership is inferred, and classes are inverted, where they are."""
+    found: Plain = {}
+    if scenario.membership is not None:
+        # An attack by its name, also where it is the default: the table itself says that it is.
+        found["membership"] = {"name": scenario.membership.name, **scenario.membership.differing()}
+    if scenario.inversion is not None:
+        found["inversion"] = scenario.inversion.differing()
+    return found
 
 
 def floor(scenario: "Scenario") -> Plain:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from experiments.run.folder import RunFolder
+from experiments.run.inversion import inversion_rows
+from experiments.run.membership import MembershipOfRun
 from experiments.run.owner import Owner, State
 from experiments.run.scenario import Scenario
 from experiments.run.worth_of_stolen import Worth
@@ -141,6 +143,8 @@ class Measurer:
             with self._owner.threads():
                 said = self._folder.answers(server_round, stage, hospital)
                 utilities.append([*self._utility_rows(state, said), size])
+                utilities[-1] += self._membership_rows(server_round, stage, hospital, state)
+                utilities[-1] += self._inversion_rows(server_round, stage, hospital, state)
                 for target in self.targets:
                     if hospital in (None, target.hospital):
                         sends = target.hospital in senders
@@ -185,6 +189,35 @@ class Measurer:
         if target is self.targets[0]:
             self._folder.keep_pictures(stage, target.originals, leakage)
         return rows
+
+    def _membership_rows(
+        self, server_round: int, stage: str, hospital: int | None, state: State
+    ) -> list[Measured]:
+        """Infer membership, where the scenario asks for it, and write its owner's file."""
+        if self._membership is None:
+            return []
+        rows, found = self._membership.rows(self._owner.model(state), stage)
+        found.save_records(self._folder.membership(server_round, stage, hospital))
+        return rows
+
+    def _inversion_rows(
+        self, server_round: int, stage: str, hospital: int | None, state: State
+    ) -> list[Measured]:
+        """Look for images of classes, where the scenario asks for it, and keep them."""
+        settings = self._scenario.inversion
+        if settings is None:
+            return []
+        model = self._owner.model(state)
+        rows, content = inversion_rows(self._scenario, settings, self._case, model, self._progress)
+        write_atomically(self._folder.inversion(server_round, stage, hospital), content)
+        return rows
+
+    @cached_property
+    def _membership(self) -> MembershipOfRun | None:
+        scenario, settings = self._scenario, self._scenario.membership
+        if settings is None:
+            return None
+        return MembershipOfRun(scenario, settings, self._case, self._owner, self._progress)
 
     @cached_property
     def _restorations(self) -> dict[str, Restoration]:

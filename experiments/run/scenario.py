@@ -12,12 +12,14 @@ from experiments.run.toml_file import read_toml
 from fl_sim.attacks.base import ATTACKS, Attack
 from fl_sim.case import CaseSettings, model_settings
 from fl_sim.component import Component
-from fl_sim.data import dataset_settings, published_name
+from fl_sim.data import dataset_settings, published_name, task_family
 from fl_sim.data.partitions import MOST_HOSPITALS, PartitionSettings
 from fl_sim.data.splits import HeldOutSettings
 from fl_sim.defenses.base import DEFENSES, Defense
 from fl_sim.engine.base import EngineSettings
 from fl_sim.errors import FlSimError, did_you_mean, shown
+from fl_sim.inversion.search import InversionSettings
+from fl_sim.membership_inference.base import MembershipSettings, method_of
 from fl_sim.overrides import apply_override
 from fl_sim.plain import check_plain
 from fl_sim.registry import import_plugins
@@ -149,6 +151,8 @@ class Scenario(Settings):
         defense: what the data owner, or the server, does at release, or ``None``.
         federation: only in federated mode.
         measure: what is measured.
+        membership: how membership is inferred from what each stage answers; not at all by default.
+        inversion: how images of its classes are looked for in each stage; not at all by default.
         threads: of the data owner's or server's computation; where not given, all
             cores or what OMP_NUM_THREADS says. Hospitals of a federation use one each.
         device: where a centralized run trains, and where a defence works: ``"cpu"``, ``"cuda"``,
@@ -167,6 +171,8 @@ class Scenario(Settings):
     defense: Component | None = None
     federation: FederationSettings | None = None
     measure: MeasureSettings = MeasureSettings()
+    membership: MembershipSettings | None = None
+    inversion: InversionSettings | None = None
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plugins: tuple[str, ...] = ()
@@ -234,6 +240,9 @@ class Scenario(Settings):
         plain["data"] = _section(plain, "data", HeldOutSettings)
         plain["attacker"] = _section(plain, "attacker", AttackerSettings)
         plain["measure"] = _section(plain, "measure", MeasureSettings)
+        plain["membership"] = _membership(plain.get("membership"))
+        if plain.get("inversion") is not None:
+            plain["inversion"] = _section(plain, "inversion", InversionSettings)
         plain["federation"] = _federation(plain.get("federation", {})) if federated else None
         if federated and plain["attacker"].hospital is not None:
             raise FlSimError(
@@ -245,6 +254,7 @@ class Scenario(Settings):
         scenario._refuse_attacked_outside()
         scenario._refuse_uploads_in_a_lake()
         scenario._refuse_sealed_broadcasts()
+        scenario._refuse_inverted_masks()
         return scenario
 
     def _refuse_absent_attackers(self) -> None:
@@ -274,6 +284,15 @@ class Scenario(Settings):
                     f"what is trained on it outside would know what is stolen inside; name "
                     f"another dataset."
                 )
+
+    def _refuse_inverted_masks(self) -> None:
+        """Refuse to look for images of classes where classes are those of pixels."""
+        family = task_family(self.dataset.name, self.dataset.settings)
+        if self.inversion is not None and family == "segmentation":
+            raise FlSimError(
+                "[inversion] looks for images of classes, and this task's classes are of pixels; "
+                "leave it out."
+            )
 
     def _refuse_uploads_in_a_lake(self) -> None:
         """Refuse a defence that learns from hospitals' uploads where there are none."""
@@ -395,6 +414,18 @@ def _section(
     """Read one table of a scenario, absent or not."""
     where = f"[{key}]"
     return parse(kind, {**defaults, **_table(values.get(key, {}), where)}, where)
+
+
+def _membership(value: Any) -> MembershipSettings | None:
+    """Read [membership]: a table, the name of an attack, or nothing."""
+    if value is None or value == NONE:
+        return None
+    table = {"name": value} if isinstance(value, str) else _table(value, "[membership]")
+    if table.get("name") == NONE:
+        return None
+    settings = parse(MembershipSettings, table, "[membership]")
+    method_of(settings.name, settings.mode, settings.references)
+    return settings
 
 
 def _federation(value: Any) -> FederationSettings:

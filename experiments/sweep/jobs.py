@@ -219,7 +219,8 @@ def _for_upload(scenario: Scenario) -> Scenario:
 def _for_training(scenario: Scenario, honest: bool) -> Scenario:
     attacker = AttackerSettings(hospital=None if honest else scenario.attacker.hospital)
     attack = None if honest else scenario.attack
-    parts = {"attack": attack, "defense": None, "attacker": attacker}
+    parts: dict[str, Any] = {"attack": attack, "defense": None, "attacker": attacker}
+    parts |= {"membership": None, "inversion": None}
     shared = scenario.model_copy(update={**parts, "measure": MeasureSettings()})
     return _whole_validation(shared)
 

@@ -87,13 +87,18 @@ def _row_name(name: str) -> str:
 
 def write_images(folder: Path, images: torch.Tensor) -> None:
     """Write images ``[n, channels, height, width]`` as numbered PNG files; black if not finite."""
+    for number, image in enumerate(images):
+        write_atomically(folder / f"{number:04d}.png", png(image))
+
+
+def png(image: torch.Tensor) -> bytes:
+    """Return an image ``[channels, height, width]`` in [0, 1] as a PNG; black if not finite."""
     from PIL import Image
 
-    for number, image in enumerate(torch.nan_to_num(images).clamp(0, 1)):
-        pixels = (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.squeeze()).save(buffer, format="PNG")
-        write_atomically(folder / f"{number:04d}.png", buffer.getvalue())
+    pixels = (torch.nan_to_num(image).clamp(0, 1).permute(1, 2, 0) * 255).round().to(torch.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy().squeeze()).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def draw_blocks(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fl_sim.metrics.vocabulary import Metric, metric_of, split_column
+from fl_sim.metrics.vocabulary import describe, metric_of, split_column
 from fl_sim.statistics import Interval, Method, mean_interval
 
 Beside = Callable[[str], ArrayLike]
@@ -36,15 +36,20 @@ def metric_interval(
         level,
         method,
         limits=about.range,
-        trials=_trials(about, beside),
+        trials=_trials(column, beside),
         error=float(np.sqrt(np.square(errors).mean())) if len(errors) else 0.0,
     )
 
 
-def _trials(about: Metric, beside: Beside) -> float | None:
+def _trials(column: str, beside: Beside) -> float | None:
+    """Return how many images a share is of; those of its own part, where a table tells them."""
+    found = describe(split_column(column)[0])
+    about = found.metric
     if not about.trials:
         return None
-    images = _there(beside(about.trials))
+    images = _there(beside(f"{about.trials}[{found.part}]")) if found.part else _there(())
+    if len(images) == 0:
+        images = _there(beside(about.trials))
     if len(images) == 0 and about.trials == "stolen_images":
         # Tables of earlier versions have the chance of a blind guess only.
         images = 1.0 / np.maximum(_there(beside("identification_chance")), 1e-9)

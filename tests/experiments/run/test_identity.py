@@ -105,6 +105,8 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "measure.usability_epochs": ("2", {"measures", "upload"}),
     "measure.columns": ("2", set()),
     "measure.keep": ("all", set()),
+    "membership": ("{name = 'rmia'}", {"measures", "upload"}),
+    "inversion": ("{images = 4}", {"measures", "upload"}),
     "federation.hospitals": ("5", TRAINED),
     "federation.rounds": ("3", TRAINED),
     "federation.strategy": ("fedadam", TRAINED),
