@@ -19,9 +19,9 @@ torch.Size([8, 3, 28, 28])
 
 :func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
-:class:`Defended` cleans what any Flower strategy broadcasts, and :func:`egress_check` puts a door on
-any ClientApp. :func:`seal` lets a model leave with
-a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers.
+:class:`Defended` cleans what any Flower strategy broadcasts, and :func:`egress_check` puts a door
+on any ClientApp. :func:`seal` lets a model leave with a head that only its owner can read,
+:func:`predict_sealed` asks it, and :func:`decide` answers.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
