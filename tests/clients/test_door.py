@@ -12,7 +12,8 @@ from fl_sim.errors import FlSimError
 from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.settings import parse
-from tests.engine.federation_kit import Unobserved, federate, initial, settings
+from strategies.observers import Unobserved
+from tests.engine.federation_kit import federate, initial, settings
 
 OPEN = DoorSettings(audit=False)
 
@@ -155,9 +156,7 @@ def test_a_federation_sees_uploads_before_and_after_the_door(
 
 
 def test_a_withheld_upload_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    import clients.app
-
-    door = clients.app.hospital_door
+    door = hospital_door
 
     def stern(told: Any, hospital: int, *further: Any) -> Any:
         passage = door(told, hospital, *further)
@@ -166,7 +165,7 @@ def test_a_withheld_upload_is_left_out_with_its_reason(monkeypatch: pytest.Monke
         record = type(passage.record)("withheld", reason="it was caught")
         return type(passage)(None, record)
 
-    monkeypatch.setattr(clients.app, "hospital_door", stern)
+    monkeypatch.setattr("clients.app.hospital_door", stern)
     doors = _federated(OPEN, monkeypatch)
     assert doors.left[1, 0][0] is None and doors.left[1, 0][1]["withheld"] == 1.0
     assert (1, 0) in doors.uploads, "what would have left is measured"
