@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
@@ -238,6 +238,24 @@ def test_the_release_is_the_next_broadcast():
     assert same(broadcasts[0], initial())
     assert same(broadcasts[1], recorder.releases[1])
     assert same(broadcasts[2], recorder.releases[2])
+
+
+def test_evaluation_by_hospitals_is_averaged_by_their_images():
+    app = ClientApp()
+    app.query()(lambda m, c: client_app(m, c))
+    app.train()(lambda m, c: client_app(m, c))
+
+    @app.evaluate()
+    def evaluate(message, context):
+        hospital = context.node_config["partition-id"]
+        metrics = MetricRecord({"eval_loss": float(hospital), "num-examples": hospital + 1})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    told = settings(rounds=1)
+    built = strategy(Recorder(), told)
+    grid = InProcessGrid(app, told.hospitals)
+    result = built.start(grid, to_record(initial()), 1, evaluate_config=ConfigRecord())
+    assert result.evaluate_metrics_clientapp[1]["eval_loss"] == pytest.approx(20 / 10)
 
 
 def test_evaluate_fn_sees_the_release():
