@@ -16,14 +16,17 @@ from fl_sim.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+PLAIN = "-"
+"""Of cells that are no variant: the CNN in a data lake."""
+
 PANELS = {"upload": "AUC of what was handed over", "release": "AUC of what left"}
 
 
-def table_of(file: str) -> PublishedTable:
-    """Return the published table of a file of means."""
+def table_of(file: str, **further: str) -> PublishedTable:
+    """Return the published table of a file of means, with further keys and their headings."""
     return PublishedTable(
         (file,),
-        {"attack": "attack", "defense": "defence"},
+        {"attack": "attack", **further, "defense": "defence"},
         (
             Column("AUC handed over", "auc", stage="upload"),
             Column("bytes through", "channel_bytes", stage="release"),
@@ -35,7 +38,10 @@ def table_of(file: str) -> PublishedTable:
     )
 
 
-TABLES = {"answers": table_of("answers.csv"), "answers_earlier": table_of("answers_earlier.csv")}
+TABLES = {
+    "answers": table_of("answers.csv", variant="where"),
+    "answers_earlier": table_of("answers_earlier.csv"),
+}
 
 
 def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
@@ -43,12 +49,14 @@ def draw(path: Path, table: "pd.DataFrame", title: str) -> Path:
 
     Args:
         path: of the figure.
-        table: means by attack, defence, stage and metric.
+        table: means by attack, defence, variant, stage and metric.
         title: above the panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if "variant" in table:  # one network and mode a figure
+        table = table[table["variant"] == PLAIN]
     means = table.set_index(["defense", "attack", "stage", "metric"])["mean"]
     written = table[(table["stage"] == "release") & (table["metric"] == "channel_bytes")]
     honest = means.get(("none", "none", "upload", "auc"))
