@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import Stream
+from fl_sim.reconstruction.population import Population
 from fl_sim.reconstruction.ridge import Gauge, in_gauge
-from fl_sim.reconstruction.shadows import Shadows
 from fl_sim.statistics import Interval, mean_interval
 
 Floats = NDArray[np.float64]
@@ -90,7 +90,7 @@ def least_errors(images: torch.Tensor, originals: torch.Tensor) -> Floats:
 
 
 def gaussian_heads(
-    shadows: Shadows, draws: int, stream: Stream, gauge: Gauge = "weights"
+    shadows: Population, draws: int, stream: Stream, gauge: Gauge = "weights"
 ) -> torch.Tensor:
     """Draw heads from the Gaussian of the shadow heads, with their whole covariance.
 
@@ -111,7 +111,7 @@ def gaussian_heads(
     factors = torch.randn(draws, heads, generator=generator) / max(1, heads - 1) ** 0.5
     # What the mean is taken with is taken away from the factors, so that one pass does.
     factors = factors - factors.mean(dim=1, keepdim=True) + 1.0 / heads
-    drawn = torch.zeros(draws, shadows.classes * shadows.features.shape[1])
+    drawn = torch.zeros(draws, shadows.classes * shadows.inputs)
     first = 0
     for rows, weights in shadows.chunks(0, heads):
         drawn += factors[:, first : first + len(rows)] @ in_gauge(weights.float(), gauge).flatten(1)

@@ -205,7 +205,7 @@ def train_head(
     if len(features) == 0:
         raise FlSimError("There are no held-out images to train the head on; raise [data] images.")
     sizes = [features.shape[1], *([hidden] if hidden else []), task.outputs]
-    layers = _initial(sizes, settings.init_std, stream, bias)
+    layers = initial_head(sizes, settings.init_std, stream, bias)
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     optimizer = torch.optim.SGD(
         parameters, settings.learning_rate, weight_decay=settings.weight_decay
@@ -236,7 +236,7 @@ def train_head(
     return trained, losses
 
 
-def _initial(sizes: list[int], std: float, stream: Stream, bias: bool) -> tuple[Linear, ...]:
+def initial_head(sizes: list[int], std: float, stream: Stream, bias: bool) -> tuple[Linear, ...]:
     generator = stream.torch_generator("initial head")
     layers = []
     for inputs, outputs in pairwise(sizes):
