@@ -22,9 +22,7 @@ def initial_heads(
     return torch.from_numpy(drawn).to(features.dtype).mul_(init_std)
 
 
-def noise_of_heads(
-    heads: range, classes: int, features: torch.Tensor, seed: int
-) -> torch.Tensor:
+def noise_of_heads(heads: range, classes: int, features: torch.Tensor, seed: int) -> torch.Tensor:
     """Return standard normal numbers for each head's entries, ``[heads, classes, D + 1]``.
 
     Args:
@@ -39,9 +37,7 @@ def noise_of_heads(
     return torch.from_numpy(drawn).to(features.dtype)
 
 
-def normals(
-    heads: range, shape: tuple[int, ...], seed: int, purpose: int
-) -> NDArray[np.float32]:
+def normals(heads: range, shape: tuple[int, ...], seed: int, purpose: int) -> NDArray[np.float32]:
     """Return standard normal numbers, each head's by its number alone, ``[heads, *shape]``.
 
     Args:

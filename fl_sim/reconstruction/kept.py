@@ -1,4 +1,4 @@
-"""Shadow heads on disk: in blocks that are written whole, read in part, and known by what made them.
+"""Shadow heads on disk: blocks that are written whole, read in part, and known by what made them.
 
 A block is a safetensors file of so many heads: which images each was trained on, and its
 coefficients. Its name and header hold the hash of all that they follow from, so that other heads

@@ -53,10 +53,11 @@ class Population(ABC):
             Rows ``[heads, N]`` and weights ``[heads, classes, inputs]``.
         """
         last = len(self) if last is None else last
-        size = size or chunk_size(self.inputs, self.rows.shape[1], self.classes)
+        rows = self.rows
+        size = size or chunk_size(self.inputs, rows.shape[1], self.classes)
         for start in range(first, last, size):
             stop = min(start + size, last)
-            yield self.rows[start:stop], self.weights(start, stop)
+            yield rows[start:stop], self.weights(start, stop)
 
 
 def chunk_size(inputs: int, images: int, classes: int) -> int:

@@ -1,10 +1,10 @@
 """Heads trained with differential privacy: an owner's, and shadow heads of who knows that.
 
-Full-batch DP-SGD (Abadi et al. 2016): each image's gradient is clipped, and Gaussian noise is added
-to their sum in every step. Noise leaves the span of a set's features, which shadow heads are
-trained in. But only its part within the span ever meets a feature: there it is drawn step by step, as
-coefficients. What lies outside is a sum of independent Gaussian numbers, which one draw stands for.
-Shadow heads are thus distributed exactly as heads that are trained so.
+Full-batch DP-SGD (Abadi et al. 2016): each image's gradient is clipped, and Gaussian noise is
+added to their sum in every step. Noise leaves the span of a set's features, which shadow heads are
+trained in. But only its part within the span ever meets a feature: there it is drawn step by step,
+as coefficients. What lies outside is a sum of independent Gaussian numbers, which one draw stands
+for. Shadow heads are thus distributed exactly as heads that are trained so.
 """
 
 from dataclasses import dataclass
