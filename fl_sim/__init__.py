@@ -20,7 +20,8 @@ torch.Size([8, 3, 28, 28])
 :func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
 :class:`Defended` cleans what any Flower strategy broadcasts. :func:`seal` lets a model leave with
-a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers.
+a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers;
+:func:`reconstruct` attacks a head that left in clear.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.extracting import extract
     from fl_sim.verbs.gating import gate
     from fl_sim.verbs.measuring import measure
+    from fl_sim.verbs.reconstructing import reconstruct
     from fl_sim.verbs.restoring import restore
     from fl_sim.verbs.sealing import decide, predict_sealed, seal
     from strategies.any_app import Defended
@@ -79,6 +81,7 @@ _HOMES = {
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
     "predict_sealed": "fl_sim.verbs.sealing",
+    "reconstruct": "fl_sim.verbs.reconstructing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
     "seal": "fl_sim.verbs.sealing",
@@ -102,6 +105,7 @@ __all__ = [
     "load_runs",
     "measure",
     "predict_sealed",
+    "reconstruct",
     "restore",
     "run",
     "seal",

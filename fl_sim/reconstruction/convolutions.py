@@ -10,7 +10,6 @@ that one image is answered and not their mean.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -90,7 +89,7 @@ class _Network(nn.Module):
         whole = nn.functional.interpolate(
             self.blocks(small), size=self.size, mode="bilinear", align_corners=False
         )
-        return cast(torch.Tensor, (torch.tanh(self.last(whole)) + 1) / 2)
+        return (torch.tanh(self.last(whole)) + 1) / 2
 
 
 @dataclass(frozen=True)

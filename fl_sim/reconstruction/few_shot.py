@@ -298,6 +298,7 @@ def victims_head(
     Returns:
         Its layers.
     """
+    head: tuple[Linear, ...]
     if settings.dp is not None:
         head = (
             train_private_head(features, labels, task, settings.head, settings.dp, stream, bias),

@@ -88,9 +88,5 @@ def train_base(
     """
     network = build(spec, seed)
     stream = Stream(seed, ("public base",))
-    train(
-        LocalTraining(
-            network, spec, public, dataset.task, settings, stream, progress=progress
-        )
-    )
+    train(LocalTraining(network, spec, public, dataset.task, settings, stream, progress=progress))
     return state_of(network)

@@ -111,6 +111,4 @@ def world_of(
         return Known(features_of(network, head, split), pixels, labels.numpy())
 
     pool = joined(parts.held_out, parts.test)
-    return World(
-        dataset, parts, base, known(parts.public), known(parts.attacker), known(pool)
-    )
+    return World(dataset, parts, base, known(parts.public), known(parts.attacker), known(pool))
