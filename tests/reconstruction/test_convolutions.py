@@ -47,5 +47,7 @@ def test_of_several_images_the_nearest_counts_most() -> None:
 
 
 def test_a_head_of_another_shape_is_refused() -> None:
-    with pytest.raises(FlSimError, match=r"The head is \[2, 65\], but the shadow heads are \[3, 65"):
+    with pytest.raises(
+        FlSimError, match=r"The head is \[2, 65\], but the shadow heads are \[3, 65"
+    ):
         _attacker(shadows=40).reconstructor.reconstruct(torch.zeros(1, 2, 65))

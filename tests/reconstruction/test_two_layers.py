@@ -131,5 +131,3 @@ def test_heads_that_diverge_are_refused() -> None:
 def test_noise_and_students_are_for_one_layer() -> None:
     with pytest.raises(ValueError, match="dp and distilled_on are for heads of one layer"):
         FewShotSettings(hidden=4, distilled_on=3)
-
-
