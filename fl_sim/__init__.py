@@ -20,8 +20,10 @@ torch.Size([8, 3, 28, 28])
 :func:`run` runs a scenario, :func:`sweep` a grid of them, :func:`tune` chooses defences' settings
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
 :class:`Defended` cleans what any Flower strategy broadcasts, and :func:`egress_check` puts a door
-on any ClientApp. :func:`seal` lets a model leave with a head that only its owner can read,
-:func:`predict_sealed` asks it, and :func:`decide` answers.
+on any ClientApp. :func:`membership` tells whose images a model was trained on, and :func:`invert`
+looks for images of its classes. :func:`seal` lets a model leave with a head that only its owner can
+read, :func:`predict_sealed` asks it, and :func:`decide` answers; :func:`reconstruct` attacks a head
+that left in clear.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from fl_sim.verbs.inferring import membership
     from fl_sim.verbs.inverting import invert
     from fl_sim.verbs.measuring import measure
+    from fl_sim.verbs.reconstructing import reconstruct
     from fl_sim.verbs.restoring import restore
     from fl_sim.verbs.sealing import decide, predict_sealed, seal
     from strategies.any_app import Defended
@@ -87,6 +90,7 @@ _HOMES = {
     "measure": "fl_sim.verbs.measuring",
     "membership": "fl_sim.verbs.inferring",
     "predict_sealed": "fl_sim.verbs.sealing",
+    "reconstruct": "fl_sim.verbs.reconstructing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
     "seal": "fl_sim.verbs.sealing",
@@ -114,6 +118,7 @@ __all__ = [
     "measure",
     "membership",
     "predict_sealed",
+    "reconstruct",
     "restore",
     "run",
     "seal",

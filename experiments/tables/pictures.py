@@ -61,6 +61,39 @@ def draw_grid(path: Path, images: dict[str, torch.Tensor], columns: int, title: 
     return write_atomically(path, buffer.getvalue())
 
 
+def draw_rows(path: Path, rows: Mapping[str, torch.Tensor], title: str = "") -> Path:
+    """Draw rows of images, each with its name; write a PNG.
+
+    Args:
+        path: of the picture.
+        rows: images ``[n, channels, height, width]`` in [0, 1], as many in each, by name.
+        title: above them.
+
+    Returns:
+        ``path``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = max(map(len, rows.values()))
+    figure = Figure(figsize=(0.8 * count + 2.2, 0.85 * len(rows) + 0.4), dpi=100)
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for axes, (name, images) in zip(grid, rows.items(), strict=True):
+        for place, image in zip(axes, images, strict=True):
+            pixels = torch.nan_to_num(image).permute(1, 2, 0).clamp(0, 1).numpy()
+            place.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            place.set_xticks([])
+            place.set_yticks([])
+            place.spines[:].set_visible(False)
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 0.98))
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return write_atomically(path, buffer.getvalue())
+
+
 def kept_extractions(pictures: Mapping[str, torch.Tensor], stage: str) -> list[str]:
     """Return the extractions of a stage whose images were kept, the one of highest SSIM last.
 

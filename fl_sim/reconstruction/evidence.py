@@ -7,6 +7,7 @@ below a threshold that so many of those stay above. Of two hypotheses, the test 
 is the most powerful (Neyman and Pearson 1933); here the ratio is taken to fall with the error.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import Stream
+from fl_sim.reconstruction.population import Population
 from fl_sim.reconstruction.ridge import Gauge, in_gauge
-from fl_sim.reconstruction.shadows import Shadows
 from fl_sim.statistics import Interval, mean_interval
 
 Floats = NDArray[np.float64]
@@ -44,9 +45,9 @@ class Evidence:
     Args:
         own: ``[victims, classes]``, least mean square errors from victims' own heads.
         null: ``[n, classes]``, from heads drawn from the shadow heads' Gaussian.
-        strict: ``[m, classes]``, from other victims' heads.
-        found: ``[victims, classes]``, whether the nearest of all victims' images of the class is
-            one of the victim's own.
+        strict: ``[m, classes]``, from other victims' heads, and from decoys.
+        found: ``[victims, classes]``, whether the nearest of all victims' images of the class (or
+            of a gallery's) is one of the victim's own.
         chance: share of them that guessing finds.
     """
 
@@ -90,7 +91,7 @@ def least_errors(images: torch.Tensor, originals: torch.Tensor) -> Floats:
 
 
 def gaussian_heads(
-    shadows: Shadows, draws: int, stream: Stream, gauge: Gauge = "weights"
+    shadows: Population, draws: int, stream: Stream, gauge: Gauge = "weights"
 ) -> torch.Tensor:
     """Draw heads from the Gaussian of the shadow heads, with their whole covariance.
 
@@ -111,7 +112,7 @@ def gaussian_heads(
     factors = torch.randn(draws, heads, generator=generator) / max(1, heads - 1) ** 0.5
     # What the mean is taken with is taken away from the factors, so that one pass does.
     factors = factors - factors.mean(dim=1, keepdim=True) + 1.0 / heads
-    drawn = torch.zeros(draws, shadows.classes * shadows.features.shape[1])
+    drawn = torch.zeros(draws, shadows.classes * shadows.inputs)
     first = 0
     for rows, weights in shadows.chunks(0, heads):
         drawn += factors[:, first : first + len(rows)] @ in_gauge(weights.float(), gauge).flatten(1)
@@ -119,29 +120,70 @@ def gaussian_heads(
     return drawn.reshape(draws, shadows.classes, -1)
 
 
-def weigh(recovered: torch.Tensor, null: torch.Tensor, originals: torch.Tensor) -> Evidence:
+def weigh(
+    recovered: torch.Tensor,
+    null: torch.Tensor,
+    originals: torch.Tensor,
+    *,
+    decoys: torch.Tensor | None = None,
+    gallery: Sequence[torch.Tensor] | None = None,
+) -> Evidence:
     """Weigh what was reconstructed from victims' heads against both nulls.
 
     Args:
-        recovered: ``[victims, classes, channels, height, width]``, at least 2 victims.
+        recovered: ``[victims, classes, channels, height, width]``.
         null: ``[draws, classes, channels, height, width]``, from heads that know no victim; each
             is held against every victim's images.
         originals: ``[victims, classes, per_class, channels, height, width]``.
+        decoys: ``[heads, classes, channels, height, width]``, from trained heads that are no
+            victim's, which the strict null has beside other victims'.
+        gallery: of each class the images ``[n, channels, height, width]`` that the nearest is
+            looked for among, with the victims' own; other victims' where not given.
 
     Raises:
-        FlSimError: if there are fewer than two victims.
+        FlSimError: if there is one victim, and nothing to compare it with.
     """
     victims = len(recovered)
-    if victims < 2:
+    if victims < 2 and (decoys is None or gallery is None):
         raise FlSimError(
             f"Evidence needs other victims' heads to compare with, but there are {victims} "
             f"victims; give two or more."
         )
     crossed = np.stack([least_errors(recovered, own.expand_as(originals)) for own in originals])
-    nulls = [least_errors(null, own.expand(len(null), *own.shape)) for own in originals]
     own = np.stack([crossed[victim, victim] for victim in range(victims)])
     others = crossed[~np.eye(victims, dtype=bool)]
-    return Evidence(own, np.concatenate(nulls), others, own <= crossed.min(axis=0), 1 / victims)
+    strict = others if decoys is None else np.concatenate([others, _crossed(decoys, originals)])
+    found, chance = own <= crossed.min(axis=0), 1 / victims
+    if gallery is not None:
+        found, chance = _nearest(own, recovered, gallery, originals.shape[2])
+    return Evidence(own, _crossed(null, originals), strict, found, chance)
+
+
+def _crossed(images: torch.Tensor, originals: torch.Tensor) -> Floats:
+    """Return errors of all images to every victim's, ``[images * victims, classes]``."""
+    crossed = [least_errors(images, own.expand(len(images), *own.shape)) for own in originals]
+    return np.concatenate(crossed)
+
+
+def _nearest(
+    own: Floats, recovered: torch.Tensor, gallery: Sequence[torch.Tensor], per_class: int
+) -> tuple[NDArray[np.bool_], float]:
+    """Return whether no image of a gallery is nearer than the own ones, and what guessing finds.
+
+    Args:
+        own: ``[victims, classes]``, errors to the own images, which may be in the gallery.
+        recovered: ``[victims, classes, channels, height, width]``.
+        gallery: images of each class.
+        per_class: own images of a victim.
+    """
+    pixels = recovered[0, 0].numel()
+    nearest = [
+        torch.cdist(recovered[:, label].flatten(1), images.flatten(1)).amin(dim=1) ** 2 / pixels
+        for label, images in enumerate(gallery)
+    ]
+    found = own <= torch.stack(nearest, dim=1).double().numpy() * (1 + 1e-3) + 1e-9
+    chance = float(np.mean([per_class / max(per_class, len(images)) for images in gallery]))
+    return found, chance
 
 
 def roc(own: ArrayLike, null: ArrayLike) -> Roc:

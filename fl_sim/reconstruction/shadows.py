@@ -1,23 +1,42 @@
 """Shadow heads: many linear heads trained at once, each on a small set of frozen features."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fl_sim.errors import FlSimError
-from fl_sim.progress import SILENT, Progress, piece
+from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream, derive_seed
+from fl_sim.reconstruction.draws import initial_heads, noise_of_heads
+from fl_sim.reconstruction.kept import heads_made, identity_of
+from fl_sim.reconstruction.population import Population, chunk_size
+from fl_sim.reconstruction.private import (
+    Private,
+    descend_privately,
+    noise_left,
+)
 from fl_sim.sealing.heads import HeadSettings
 
-_ENTRIES = 2**22
-"""Numbers in a chunk of heads, so that memory does not grow with how many heads there are."""
+_NOISE = 2**24
+"""Numbers of noise that are drawn at once."""
+
+
+class Coefficients(Protocol):
+    """Coefficients of many heads, ``[heads, N, classes]``: in memory, or blocks on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(heads, N, classes)``."""
+
+    def __getitem__(self, heads: slice, /) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
-class Shadows:
+class Shadows(Population):
     """Trained heads, kept as what they were trained on: their weights are formed when asked for.
 
     Full-batch gradient descent adds a combination of its N images' features to the initial weights
@@ -25,27 +44,36 @@ class Shadows:
 
     Args:
         features: ``[images, D + 1]``, the last column what the bias is multiplied with.
-        rows: ``[heads, N]``, which images each head was trained on.
+        sets: ``[heads, N]``, which images each head was trained on.
         coefficients: ``[heads, N, classes]``.
         remaining: share of the initial weights that weight decay has left, in [0, 1].
         init_std: deviation of the initial weights.
         seed: what they are drawn from.
+        noise: deviation of the noise that private training has left outside the images' span.
     """
 
     features: torch.Tensor
-    rows: NDArray[np.int32]
-    coefficients: torch.Tensor
+    sets: NDArray[np.int32]
+    coefficients: Coefficients
     remaining: float
     init_std: float
     seed: int
+    noise: float = 0.0
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    @property
+    def rows(self) -> NDArray[np.int32]:
+        """Which images each head was trained on, ``[heads, N]``."""
+        return self.sets
 
     @property
     def classes(self) -> int:
         """Rows of a head."""
         return self.coefficients.shape[2]
+
+    @property
+    def inputs(self) -> int:
+        """Entries of a row."""
+        return self.features.shape[1]
 
     def initial(self, first: int, last: int) -> torch.Tensor:
         """Return the initial weights of some heads, ``[heads, classes, D + 1]``; biases are 0."""
@@ -63,64 +91,16 @@ class Shadows:
             self.coefficients[first:last].transpose(1, 2),
             self.features[torch.from_numpy(self.rows[first:last]).long()],
         )
-        return found.add_(self.initial(first, last), alpha=self.remaining)
-
-    def chunks(
-        self, first: int = 0, last: int | None = None, size: int | None = None
-    ) -> Iterator[tuple[NDArray[np.int32], torch.Tensor]]:
-        """Go through heads chunk by chunk.
-
-        Args:
-            first, last: which heads; by default all.
-            size: heads in a chunk; by default as many as have some million numbers.
-
-        Yields:
-            Rows ``[heads, N]`` and weights ``[heads, classes, D + 1]``.
-        """
-        last = len(self) if last is None else last
-        size = size or chunk_size(self.features.shape[1], self.rows.shape[1], self.classes)
-        for start in range(first, last, size):
-            stop = min(start + size, last)
-            yield self.rows[start:stop], self.weights(start, stop)
-
-
-def chunk_size(inputs: int, images: int, classes: int) -> int:
-    """Return how many heads are worked on at once, at least 1.
-
-    Args:
-        inputs: features of an image.
-        images: in a set.
-        classes: rows of a head.
-    """
-    return max(1, _ENTRIES // (max(images, classes) * inputs + images * images))
+        found.add_(self.initial(first, last), alpha=self.remaining)
+        if self.noise > 0:
+            drawn = noise_of_heads(range(first, last), self.classes, self.features, self.seed)
+            found.add_(drawn, alpha=self.noise)
+        return found
 
 
 def with_ones(features: torch.Tensor, bias: bool = True) -> torch.Tensor:
     """Return features ``[images, D + 1]``, the last column 1, or 0 for heads without bias."""
     return torch.cat([features, torch.full_like(features[:, :1], float(bias))], dim=1)
-
-
-def initial_heads(
-    heads: range, classes: int, features: torch.Tensor, init_std: float, seed: int
-) -> torch.Tensor:
-    """Return the initial weights of heads, each by its number alone, ``[heads, classes, D + 1]``.
-
-    Args:
-        heads: their numbers.
-        classes: rows of a head.
-        features: ``[images, D + 1]``, which says how wide and of what type.
-        init_std: deviation; biases are 0.
-        seed: what they are drawn from.
-    """
-    inputs = features.shape[1] - 1
-    drawn = np.zeros((len(heads), classes, inputs + 1), dtype=np.float32)
-    for place, head in enumerate(heads):
-        # A counter a head: any one can be drawn without those before it.
-        philox = np.random.Philox(key=seed, counter=[0, head, 0, 0])
-        drawn[place, :, :-1] = np.random.Generator(philox).standard_normal(
-            (classes, inputs), dtype=np.float32
-        )
-    return torch.from_numpy(drawn).to(features.dtype).mul_(init_std)
 
 
 def train_shadows(
@@ -133,6 +113,8 @@ def train_shadows(
     *,
     size: int | None = None,
     progress: Progress = SILENT,
+    private: Private | None = None,
+    kept: Path | None = None,
 ) -> Shadows:
     """Train a head on each set of images, all at once, exactly as :func:`train_head` trains one.
 
@@ -150,31 +132,47 @@ def train_shadows(
         size: heads in a chunk, which changes no head; by default as many as have some million
             numbers.
         progress: where to report.
+        private: clipping and noise, where heads are trained privately; see
+            :mod:`fl_sim.reconstruction.private`.
+        kept: folder that coefficients are kept in, for another time; see
+            :mod:`fl_sim.reconstruction.kept`. ``None`` for memory.
 
     Raises:
         FlSimError: if heads diverge.
     """
-    heads, images = rows.shape
+    images = rows.shape[1]
     remaining = 1 - settings.learning_rate * settings.weight_decay
     if abs(remaining) > 1:
         raise _diverged(settings)
     seed = derive_seed(stream.seed, "initial shadow heads", *stream.path)
     target = torch.nn.functional.one_hot(torch.from_numpy(labels), classes).to(features.dtype)
-    size = size or chunk_size(features.shape[1], images, classes)
-    coefficients = torch.empty(heads, images, classes, dtype=features.dtype)
-    with piece(progress, "shadow heads", heads):
-        for start in range(0, heads, size):
-            some = range(start, min(start + size, heads))
-            own = features[torch.from_numpy(rows[some.start : some.stop]).long()]
-            initial = initial_heads(some, classes, features, settings.init_std, seed)
+
+    def made(some: range) -> dict[str, torch.Tensor]:
+        own = features[torch.from_numpy(rows[some.start : some.stop]).long()]
+        initial = initial_heads(some, classes, features, settings.init_std, seed)
+        if private is None:
             logits = torch.bmm(own, initial.transpose(1, 2))
             products = torch.bmm(own, own.transpose(1, 2))
-            coefficients[some.start : some.stop] = _descend(products, logits, target, settings)
-            progress.step(advance=len(some))
-    if not coefficients.isfinite().all():
-        raise _diverged(settings)
+            found = _descend(products, logits, target, settings)
+        else:
+            noise = noise_of_heads(some, classes, features, seed)
+            found = descend_privately(own, initial, target, settings, private, noise, some, seed)
+        if not found.isfinite().all():
+            raise _diverged(settings)
+        return {"coefficients": found}
+
+    size = size or chunk_size(features.shape[1], images, classes)
+    if private is not None:  # all steps' noise of a chunk is drawn at once
+        size = min(size, max(1, _NOISE // (settings.epochs * images * classes)))
+    place = None
+    if kept is not None:
+        how = {**settings.model_dump(), "seed": seed, "private": private and asdict(private)}
+        place = kept, identity_of("linear", how, features.numpy(), labels, rows)
+    shapes = {"coefficients": (images, classes)}
+    coefficients = heads_made(made, shapes, rows, size, progress, place)["coefficients"]
     left = remaining**settings.epochs
-    return Shadows(features, rows, coefficients, left, settings.init_std, seed)
+    outside = 0.0 if private is None else noise_left(settings, private, images)
+    return Shadows(features, rows, coefficients, left, settings.init_std, seed, outside)
 
 
 def _diverged(settings: HeadSettings) -> FlSimError:

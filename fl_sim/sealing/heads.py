@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from fl_sim.settings import MOST_EPOCHS, Settings
 from fl_sim.training import normalized
 
 _BATCH = 256
+
+Activation = Literal["square", "relu"]
+"""What stands between two layers."""
 
 
 class HeadSettings(Settings):
@@ -61,20 +64,26 @@ class Linear:
         return torch.cat([self.weight, bias[:, None]], dim=1).double().cpu().numpy()
 
 
-def head_logits(head: tuple[Linear, ...], features: torch.Tensor) -> torch.Tensor:
-    """Return a head's logits ``[n, outputs]``: linear layers with squares between.
+def head_logits(
+    head: tuple[Linear, ...], features: torch.Tensor, activation: Activation = "square"
+) -> torch.Tensor:
+    """Return a head's logits ``[n, outputs]``: linear layers with squares, or ReLUs, between.
 
     Args:
         head: its layers, one or two.
         features: ``[n, inputs]``.
+        activation: between two.
     """
+    active = torch.square if activation == "square" else torch.relu
     for number, layer in enumerate(head):
-        inputs = features.square() if number else features
+        inputs = active(features) if number else features
         features = nn.functional.linear(inputs, layer.weight, layer.bias)
     return features
 
 
-def find_head(network: nn.Module, spec: ModelSpec, layers: int) -> tuple[str, ...]:
+def find_head(
+    network: nn.Module, spec: ModelSpec, layers: int, activation: Activation = "square"
+) -> tuple[str, ...]:
     """Return the names of the linear layers that a network ends with.
 
     They are looked for in the order in which the network calls them, and the network's answers to
@@ -83,7 +92,8 @@ def find_head(network: nn.Module, spec: ModelSpec, layers: int) -> tuple[str, ..
     Args:
         network: in any mode, which it keeps.
         spec: how it is built.
-        layers: how many, 1 or 2; between two there must be a square and nothing else.
+        layers: how many, 1 or 2; between two there must be the activation and nothing else.
+        activation: between two.
 
     Raises:
         FlSimError: if the network does not end so.
@@ -104,10 +114,11 @@ def find_head(network: nn.Module, spec: ModelSpec, layers: int) -> tuple[str, ..
     if spec.task == "classification" and len(names) == layers == len(set(names)):
         features = given[names[0]]
         if features.ndim == 2 and answers.ndim == 2 and len(features) == 2:
-            own = head_logits(read_head(network, names), features)
+            own = head_logits(read_head(network, names), features, activation)
             if own.shape == answers.shape and torch.allclose(own, answers, 1e-4, 1e-5):
                 return names
-    end = "one linear layer" if layers == 1 else "a linear layer, a square and a linear layer"
+    between = "a square" if activation == "square" else "a ReLU"
+    end = "one linear layer" if layers == 1 else f"a linear layer, {between} and a linear layer"
     raise FlSimError(
         f"The network '{spec.name.partition('@')[0]}' does not end with {end} on features [n, D], "
         f"which is what can be sealed; take a network that does, such as resnet18"
@@ -205,7 +216,7 @@ def train_head(
     if len(features) == 0:
         raise FlSimError("There are no held-out images to train the head on; raise [data] images.")
     sizes = [features.shape[1], *([hidden] if hidden else []), task.outputs]
-    layers = _initial(sizes, settings.init_std, stream, bias)
+    layers = initial_head(sizes, settings.init_std, stream, bias)
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     optimizer = torch.optim.SGD(
         parameters, settings.learning_rate, weight_decay=settings.weight_decay
@@ -236,7 +247,15 @@ def train_head(
     return trained, losses
 
 
-def _initial(sizes: list[int], std: float, stream: Stream, bias: bool) -> tuple[Linear, ...]:
+def initial_head(sizes: list[int], std: float, stream: Stream, bias: bool) -> tuple[Linear, ...]:
+    """Return a head's initial layers, which record gradients; biases are 0.
+
+    Args:
+        sizes: inputs of each layer, and outputs of the last.
+        std: deviation of the weights.
+        stream: where they are drawn from.
+        bias: whether layers have biases.
+    """
     generator = stream.torch_generator("initial head")
     layers = []
     for inputs, outputs in pairwise(sizes):

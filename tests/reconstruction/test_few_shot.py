@@ -36,7 +36,7 @@ def test_images_are_read_from_heads_in_clear(attacker, attacked) -> None:
     heads, originals = attacked
     recovered, evidence = attack_heads(attacker, heads, originals, 50, Stream(1))
     assert recovered.shape == (VICTIMS, CLASSES, 1, 8, 8)
-    assert attacker.ridge.error < 0.5 * attacker.ridge.class_mean_error
+    assert attacker.reconstructor.error < 0.5 * attacker.reconstructor.class_mean_error
     for strict in (False, True):
         share = evidence.true_positives(strict=strict)
         assert share.low < share.mean < share.high and share.mean > 0.5
@@ -79,24 +79,24 @@ def test_of_several_images_a_class_the_mean_is_read(attacker) -> None:
     assert several.shadows.rows.shape[1] == 9
     _, evidence = attack_heads(several, *victims(6, 3), 50, Stream(1))
     assert evidence.own.shape == (6, CLASSES)
-    assert several.ridge.class_mean_error < 0.6 * attacker.ridge.class_mean_error
+    assert several.reconstructor.class_mean_error < 0.6 * attacker.reconstructor.class_mean_error
 
 
 def test_chunks_change_no_reconstructor(attacker) -> None:
     _, pixels, _ = images(900, seed=0)
     again = fit_ridge(attacker.shadows, pixels, size=37)
-    assert again.penalty == attacker.ridge.penalty
-    torch.testing.assert_close(again.mean, attacker.ridge.mean)
+    assert again.penalty == attacker.reconstructor.penalty
+    torch.testing.assert_close(again.mean, attacker.reconstructor.mean)
     heads = attacker.shadows.weights(0, 5)
-    expected = attacker.ridge.reconstruct(heads)
+    expected = attacker.reconstructor.reconstruct(heads)
     torch.testing.assert_close(again.reconstruct(heads), expected, atol=1e-3, rtol=0)
 
 
 def test_the_ridge_knows_its_error_on_heads_that_it_was_not_fitted_to(attacker) -> None:
     _, pixels, _ = images(900, seed=0)
     rows, heads = attacker.shadows.rows[-80:], attacker.shadows.weights(720, 800)
-    error = (attacker.ridge.reconstruct(heads) - pixels[rows]).square().mean()
-    assert float(error) == pytest.approx(attacker.ridge.error, rel=0.1)
+    error = (attacker.reconstructor.reconstruct(heads) - pixels[rows]).square().mean()
+    assert float(error) == pytest.approx(attacker.reconstructor.error, rel=0.1)
 
 
 def test_the_gaussian_has_the_moments_of_the_shadow_heads(attacker) -> None:
