@@ -21,6 +21,7 @@ torch.Size([8, 3, 28, 28])
 away from the test set, :func:`load_runs` and :func:`compare` put runs side by side, and
 :class:`Defended` cleans what any Flower strategy broadcasts. :func:`seal` lets a model leave with
 a head that only its owner can read, :func:`predict_sealed` asks it, and :func:`decide` answers.
+:func:`release` decides by a policy whether a model may leave, and :func:`verify` checks what left.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from experiments.sweep.start import sweep
     from experiments.tuning.start import tune
     from fl_sim.data import load_dataset
+    from fl_sim.egress.folder import verify
+    from fl_sim.egress.releasing import release
     from fl_sim.errors import FlSimError
     from fl_sim.verbs.attacking import attack
     from fl_sim.verbs.auditing import audit
@@ -79,11 +82,13 @@ _HOMES = {
     "load_dataset": "fl_sim.data",
     "measure": "fl_sim.verbs.measuring",
     "predict_sealed": "fl_sim.verbs.sealing",
+    "release": "fl_sim.egress.releasing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
     "seal": "fl_sim.verbs.sealing",
     "sweep": "experiments.sweep.start",
     "tune": "experiments.tuning.start",
+    "verify": "fl_sim.egress.folder",
 }
 """Where each name of this module comes from; imported when it is asked for."""
 
@@ -102,11 +107,13 @@ __all__ = [
     "load_runs",
     "measure",
     "predict_sealed",
+    "release",
     "restore",
     "run",
     "seal",
     "sweep",
     "tune",
+    "verify",
 ]
 
 

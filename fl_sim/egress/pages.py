@@ -48,13 +48,17 @@ class Bar:
 
 def report_page(record: Record) -> str:
     """Return the committee's page as HTML: the decision first."""
-    return _environment(True).get_template("report.html.j2").render(
-        record=record,
-        style=_style(),
-        found=[(one, _found(one)) for one in record.rehearsed],
-        worth=_worth(record),
-        said=_said,
-        checklist=CHECKLIST,
+    return (
+        _environment(True)
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            style=_style(),
+            found=[(one, _found(one)) for one in record.rehearsed],
+            worth=_worth(record),
+            said=_said,
+            checklist=CHECKLIST,
+        )
     )
 
 
@@ -75,8 +79,10 @@ def owners_page(record: Record, played: Sequence["Played"], troubles: dict[str, 
         (one.summary, list(zip(_pictures(one.originals), _pictures(one.recovered), strict=True)))
         for one in played
     ]
-    return _environment(True).get_template("owner.html.j2").render(
-        record=record, style=_style(), pictures=pictures, troubles=troubles, shown=SHOWN
+    return (
+        _environment(True)
+        .get_template("owner.html.j2")
+        .render(record=record, style=_style(), pictures=pictures, troubles=troubles, shown=SHOWN)
     )
 
 

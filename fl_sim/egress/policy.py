@@ -259,9 +259,7 @@ def _further(policy: Policy) -> Iterator[Limit]:
                 least=asked.above_own,
                 unit="score",
             )
-        yield Limit(
-            "utility_lost", "How much did the defence take?", most=asked.lost, unit="score"
-        )
+        yield Limit("utility_lost", "How much did the defence take?", most=asked.lost, unit="score")
 
 
 def names_of(attacks: tuple[Component, ...]) -> list[str]:

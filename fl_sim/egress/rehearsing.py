@@ -1,4 +1,4 @@
-"""Attacks that the owner plays himself: on the network that came, through the defence of his policy.
+"""Attacks that the owner plays himself, on the network that came, through his policy's defence.
 
 A policy cannot know which attack a stranger used. It can ask what known ones would get through: the
 owner takes the network with the weights that came, lets an attack train on it and hide his images,
@@ -27,6 +27,7 @@ from fl_sim.errors import FlSimError
 from fl_sim.faults import blaming
 from fl_sim.metrics.guessing import FLOOR
 from fl_sim.metrics.measure import LeakageMeasurement, measure_leakage
+from fl_sim.metrics.vocabulary import known
 from fl_sim.models import state_of
 from fl_sim.progress import SILENT, Progress
 from fl_sim.randomness import Stream
@@ -152,22 +153,31 @@ class Rehearsals:
 
 
 def _played(
-    name: str, attack: Attack[Any], plan: Plan, before: LeakageMeasurement, after: LeakageMeasurement
+    name: str,
+    attack: Attack[Any],
+    plan: Plan,
+    before: LeakageMeasurement,
+    after: LeakageMeasurement,
 ) -> Played:
     images = len(plan.targets)
-    found, guessed = after.value("identified"), after.value(FLOOR)
+    found, guessed = _identified(after), after.value(FLOOR)
     low, high = wilson(found, images)
     summary = RehearsedAttack(
         name=name,
         settings=attack.settings.plain(),
         images=images,
-        found_before=before.value("identified"),
+        found_before=_identified(before),
         found_after=found,
         found_by_guessing=guessed,
         restoration=after.strongest,
     )
     beyond = Figure(found - guessed, low - guessed, high - guessed)
     return Played(summary, beyond, plan.targets, after.images[after.strongest])
+
+
+def _identified(measured: LeakageMeasurement) -> float:
+    """Return the share of images found, by the better of the ways to find them."""
+    return max(measured.value(way) for way in known("identified").best_of)
 
 
 def rehearse(on: Rehearsals, troubles: dict[str, str]) -> tuple[list[Played], dict[str, Figure]]:

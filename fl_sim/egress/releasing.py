@@ -1,8 +1,8 @@
-"""``fl_sim.release``: from a file that a stranger handed in to a folder that may leave, or a refusal.
+"""``fl_sim.release``: from a stranger's model file to a folder that may leave, or a refusal.
 
-Audit, defence or export form, audit of what would leave, attacks rehearsed by the owner, membership,
-utility beside its floors, decision, record. The folder is written whole, last, and only where every
-criterion of the policy is met. Everything that names an image, a patient, a tensor or a path is
+Audit, defence or export form, audit of what would leave, attacks rehearsed by the owner,
+membership, utility beside its floors, decision, record. The folder is written whole, last, and only
+where every criterion of the policy is met. Everything that names an image, a patient, a tensor or a path is
 written to the owner's folder, which stays.
 """
 
@@ -242,7 +242,7 @@ class _Way:
 
     def _clean(self) -> None:
         artifact, choice = self.handed.artifact, self.policy.defense
-        chosen, name = defense_of(choice)
+        chosen, name = defense_of({"name": choice.name, **choice.settings})
         model = artifact.model()
         release = Release(
             model,
@@ -335,10 +335,10 @@ class _Way:
             input=self.handed.came,
             output={},
             data=data_of(self.handed),
-            audits={place: summary(one) for place, one in self.audits.items()},  # type: ignore[misc]
+            audits={place: summary(one) for place, one in self.audits.items()},
             defense=self.defense,
             rehearsed=tuple(one.summary for one in self.played),
-            membership=dict(self.membership.told),  # type: ignore[arg-type]
+            membership=dict(self.membership.told),
             utility=self.utility,
             controls=CONTROLS,
             residual_risks=tuple(
@@ -386,7 +386,9 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _written(way: _Way, policy: PolicySummary, out: Path, owner: Path, key: Path | None) -> Released:
+def _written(
+    way: _Way, policy: PolicySummary, out: Path, owner: Path, key: Path | None
+) -> Released:
     """Write the owner's folder, and, where the model may leave, the other one after it."""
     salt = secrets.token_hex(16)
     record = way.record(policy, salt)
@@ -428,9 +430,7 @@ def _write_leaving(folder: Path, way: _Way, record: Record, key: Path | None) ->
         files = [write_artifact(folder / MODEL, spec, way.left)]
     else:
         task = way.handed.data.task
-        write_sealed(
-            folder / SEALED, way.passing / "key", spec, way.own, way.report.sealed, task
-        )
+        write_sealed(folder / SEALED, way.passing / "key", spec, way.own, way.report.sealed, task)
         files = sorted((folder / SEALED).iterdir())
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,8 +19,9 @@ CONTROLS = (
 """Controls, and who controls each of them."""
 
 _SEAL = (
-    "The record and the checksums are bound to each other and not to a person: without a signature, "
-    "or the record's hash from the owner, somebody who rewrites all of them is not noticed."
+    "The record and the checksums are bound to each other and not to a person: without a "
+    "signature, or the record's hash from the owner, somebody who rewrites all of them is not "
+    "noticed."
 )
 
 

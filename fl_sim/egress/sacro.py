@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 TARGET = "target.yaml"
 ATTACK = "fl-sim"
-ARRAYS = tuple(f"{kind}_{part}" for kind in ("X", "y", "proba", "indices") for part in ("train", "test"))
+ARRAYS = tuple(
+    f"{kind}_{part}" for kind in ("X", "y", "proba", "indices") for part in ("train", "test")
+)
 _LONGEST = 1 << 20
 _LONGEST_REPORT = 1 << 26
 _MOST_TOKENS = 100_000
@@ -68,8 +70,11 @@ class Target:
         name = self.model_name.lower()
         if stated.model is None and _known(name):
             stated = replace(stated, model=name)
-        lacking = {key: value for key, value in numbers.items() if getattr(stated, key) is None}
-        return replace(stated, **lacking)
+        return replace(
+            stated,
+            classes=stated.classes or numbers.get("classes"),
+            channels=stated.channels or numbers.get("channels"),
+        )
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array.
