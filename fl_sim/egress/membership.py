@@ -14,6 +14,9 @@ from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import Progress
 
+HOME = "fl_sim.verbs.inferring"
+"""Where membership inference is."""
+
 CRITERIA = {0.001: "membership_0_1_percent", 0.01: "membership_1_percent"}
 """Criteria by the rate of false alarms."""
 
@@ -92,7 +95,7 @@ def _inference() -> Callable[..., Any]:
         FlSimError: if this installation has none.
     """
     try:
-        found: Callable[..., Any] = importlib.import_module("fl_sim.verbs.inferring").membership
+        found: Callable[..., Any] = importlib.import_module(HOME).membership
     except (ImportError, AttributeError):
         raise FlSimError("Membership inference is not part of this installation.") from None
     return found

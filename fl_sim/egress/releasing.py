@@ -2,8 +2,8 @@
 
 Audit, defence or export form, audit of what would leave, attacks rehearsed by the owner,
 membership, utility beside its floors, decision, record. The folder is written whole, last, and only
-where every criterion of the policy is met. Everything that names an image, a patient, a tensor or a path is
-written to the owner's folder, which stays.
+where every criterion of the policy is met. Everything that names an image, a patient, a tensor or a
+path is written to the owner's folder, which stays.
 """
 
 import hashlib
