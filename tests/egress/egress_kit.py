@@ -14,6 +14,7 @@ from fl_sim.models.base import ModelSpec
 
 SPEC = ModelSpec(name="mlp", channels=3, size=28, classes=4)
 DEC = {"name": "dec", "codec": "png", "carrier": {"name": "lsb", "bits": 8}}
+REHEARSAL = {"attacks": [DEC], "images": 4, "epochs": 0.1, "above_chance": 1.0}
 
 
 def images() -> Dataset:
@@ -29,7 +30,6 @@ def policy(**changes: Any) -> Policy:
     asked: dict[str, Any] = {
         "defense": {"name": "consistent_distillation", "steps": 2},
         "audit": {"came": "suspicious", "leaves": "suspicious", "unchecked": 20},
-        "rehearsal": {"attacks": [DEC], "images": 4, "epochs": 0.1, "above_chance": 1.0},
         "utility": {"least": 0.0, "lost": 1.0, "own_epochs": 1},
     }
     return Policy.model_validate({**asked, **changes})

@@ -6,9 +6,10 @@ import pytest
 
 from fl_sim.egress.decision import Figure, judge, verdict
 from fl_sim.egress.policy import limits
-from tests.egress.egress_kit import DEC, policy
+from tests.egress.egress_kit import DEC, REHEARSAL, policy
 
-NAMES = [limit.name for limit in limits(policy(cap={"bytes": 100}))]
+ASKED = policy(cap={"bytes": 100}, rehearsal=REHEARSAL)
+NAMES = [limit.name for limit in limits(ASKED)]
 GOOD = {
     "audit_came": Figure(0.0),
     "unchecked_came": Figure(0.0),
@@ -23,7 +24,7 @@ GOOD = {
 
 def test_what_meets_every_limit_is_released() -> None:
     assert set(GOOD) == set(NAMES)
-    criteria = judge(policy(cap={"bytes": 100}), GOOD)
+    criteria = judge(ASKED, GOOD)
     assert [one.status for one in criteria] == ["met"] * len(NAMES)
     assert verdict(criteria) == "release"
 
@@ -31,7 +32,7 @@ def test_what_meets_every_limit_is_released() -> None:
 @pytest.mark.parametrize("missing", NAMES)
 def test_each_figure_that_is_missing_refuses(missing: str) -> None:
     figures = {name: figure for name, figure in GOOD.items() if name != missing}
-    criteria = judge(policy(cap={"bytes": 100}), figures)
+    criteria = judge(ASKED, figures)
     assert [one.name for one in criteria if one.refuses] == [missing]
     assert verdict(criteria) == "refuse"
 
@@ -40,7 +41,7 @@ def test_each_figure_that_is_missing_refuses(missing: str) -> None:
 @pytest.mark.parametrize("end", ["value", "low", "high"])
 def test_what_is_no_number_refuses(value: float, end: str) -> None:
     figure = Figure(**{"value": 0.8, "low": 0.7, "high": 0.9, end: value})
-    criteria = judge(policy(cap={"bytes": 100}), {**GOOD, "utility": figure})
+    criteria = judge(ASKED, {**GOOD, "utility": figure})
     assert {one.status for one in criteria if one.name == "utility"} == {"not run"}
     assert verdict(criteria) == "refuse"
 

@@ -15,10 +15,11 @@ from fl_sim.egress import membership, releasing
 from fl_sim.egress.record import RECORD, schema
 from fl_sim.egress.releasing import Released, without_paths
 from fl_sim.errors import FlSimError
-from tests.egress.egress_kit import DEC, images, model_file, policy
+from tests.egress.egress_kit import DEC, REHEARSAL, images, model_file, policy
 
 MEMBERSHIP = {"tpr_at_0_1_percent": 1.0, "tpr_at_1_percent": 1.0}
 SECRET = "patient_Mueller_1961"
+LAX = policy(audit={"came": "carries", "unchecked": 20}, rehearsal=REHEARSAL)
 
 
 def _release(folder: Path, file: Path | None = None, **options: Any) -> Released:
@@ -32,7 +33,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     folder = tmp_path_factory.mktemp("release")
     # Names of entries can be payloads, so they must not come along.
     file = model_file(folder / f"{SECRET}.safetensors", **{SECRET: torch.ones(3)})
-    return _release(folder, file, policy=policy(audit={"came": "carries", "unchecked": 20}))
+    return _release(folder, file, policy=LAX)
 
 
 def test_a_model_that_meets_its_policy_leaves_with_its_record(released: Released) -> None:
@@ -198,9 +199,7 @@ def test_a_folder_that_cannot_be_finished_takes_the_owners_back(
 
 def test_an_export_form_leaves_sealed_and_its_key_stays(tmp_path: Path) -> None:
     pytest.importorskip("tenseal")
-    asked = policy(
-        defense={"name": "rhe", "base": "fresh", "epochs": 1}, cap={"bytes": 0}, rehearsal=None
-    )
+    asked = policy(defense={"name": "rhe", "base": "fresh", "epochs": 1}, cap={"bytes": 0})
     found = _release(tmp_path, policy=asked)
     assert found.approved, found.reasons()
     assert "sealed/manifest.json" in found.record.output
