@@ -187,6 +187,8 @@ class Limit:
 
     def asked(self) -> str:
         """Return what is asked, in words."""
+        if self.unit == "gravity" and self.most == 0:
+            return "nothing"
         if self.most is not None:
             return f"at most {worded(self.most, self.unit)}"
         return f"at least {worded(self.least or 0.0, self.unit)}"
@@ -195,9 +197,9 @@ class Limit:
 def worded(value: float, unit: str) -> str:
     """Return a figure in words, by its unit."""
     if unit == "gravity":
-        return GRAVITIES[int(value)]
+        return ("nothing", "something suspicious", "something hidden")[int(value)]
     if unit in ("bytes", "checks"):
-        return f"{value:,.0f} {unit}"
+        return f"{value:,.0f} {unit if round(value) != 1 else unit[:-1]}"
     return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
 
 
@@ -207,7 +209,7 @@ def limits(policy: Policy) -> Iterator[Limit]:
     for place, gravity in (("came", audit.came), ("leaves", audit.leaves)):
         yield Limit(
             f"audit_{place}",
-            f"How grave is what the audit found in the file that {place}?",
+            f"What did the audit find in the file that {place}?",
             most=float(GRAVITIES.index(gravity)),
             unit="gravity",
         )

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_sim.auditing.architecture import Statement
+from fl_sim.checkpoints import LEVELS
 from fl_sim.errors import FlSimError, legible, shown
 from fl_sim.files import briefly, write_atomically
 from fl_sim.models.base import MODELS
@@ -36,6 +37,8 @@ ARRAYS = tuple(
 _LONGEST = 1 << 20
 _LONGEST_REPORT = 1 << 26
 _MOST_TOKENS = 100_000
+_QUANTILE = 1.959964
+_SMALLEST = 1e-9
 _PARAMS = {"num_classes": "classes", "n_classes": "classes", "in_channels": "channels"}
 
 
@@ -196,45 +199,58 @@ def _known(name: str) -> bool:
 
 
 def entry_of_record(record: "Record") -> dict[str, Any]:
-    """Return a decision as an entry of SACRO-ML's ``report.json``."""
-    instance: dict[str, float] = {}
-    for criterion in record.criteria:
-        if criterion.value is not None:
-            instance[criterion.name] = criterion.value
-    for group in record.membership.values():
-        instance["AUC"] = max(instance.get("AUC", 0.0), float(group.get("auc", 0.0)))
-        for row in group.get("tpr", ()):
-            name = f"TPR@{100 * row['false_positive_rate']:g}%"
-            instance[name] = max(instance.get(name, 0.0), float(row["found"]))
-    return _entry(
-        "release",
-        {"policy": record.policy.name, "policy_sha256": record.policy.sha256},
-        {"decision": record.decision, "reasons": list(record.reasons)},
-        instance,
-        record.input.network,
-        record.versions.get("fl-sim", ""),
-    )
+    """Return a decision as an entry of SACRO-ML's ``report.json``.
+
+    Its report reads AUC and ``P_HIGHER_AUC`` of an ``attack_experiment_logger``, and counts what is
+    not significant as evidence for release. So only a model that may leave, and whose membership
+    was measured, has one here; a refused one must not be counted so.
+    """
+    told = {criterion.name: criterion.value for criterion in record.criteria}
+    metrics = {"decision": record.decision, "reasons": list(record.reasons), "figures": told}
+    params = {"policy": record.policy.name, "policy_sha256": record.policy.sha256}
+    groups = record.membership if record.decision == "release" else {}
+    instances = {
+        f"instance_{number}": _instance(group) for number, group in enumerate(groups.values())
+    }
+    words = "release" if record.decision == "release" else "refusal"
+    version = record.versions.get("fl-sim", "")
+    return _entry(words, params, metrics, instances, record.input.network, version)
 
 
 def entry_of_audit(report: "AuditReport", version: str) -> dict[str, Any]:
-    """Return an audit as an entry of SACRO-ML's ``report.json``."""
+    """Return an audit as an entry of SACRO-ML's ``report.json``; it measures no membership."""
     levels = [finding.level for finding in report.findings]
-    instance = {level: float(levels.count(level)) for level in ("note", "suspicious", "carries")}
-    instance |= {"checks_run": len(report.ran), "checks_not_run": len(report.unchecked)}
-    told = {"outcome": report.outcome, "verdict": report.verdict}
-    return _entry("audit", {}, told, instance, report.architecture, version)
+    told: dict[str, Any] = {level: levels.count(level) for level in LEVELS}
+    told |= {"checks_run": len(report.ran), "checks_not_run": len(report.unchecked)}
+    told |= {"outcome": report.outcome, "verdict": report.verdict}
+    return _entry("audit", {}, told, {}, report.architecture, version)
+
+
+def _instance(group: dict[str, Any]) -> dict[str, float]:
+    """Return what was found of one group's membership by the names that SACRO-ML has."""
+    low, high = group["auc_95_percent"]
+    error = max(_SMALLEST, (high - low) / (2 * _QUANTILE))
+    found = {
+        "AUC": float(group["auc"]),
+        # One-sided, by the normal approximation that the interval is made with.
+        "P_HIGHER_AUC": math.erfc((group["auc"] - 0.5) / error / math.sqrt(2)) / 2,
+        "n_pos_test_examples": float(group["members"]),
+        "n_neg_test_examples": float(group["nonmembers"]),
+    }
+    for row in group["tpr"]:
+        found[f"TPR@{100 * row['false_positive_rate']:g}%"] = float(row["found"])
+    return found
 
 
 def _entry(
     what: str,
     params: dict[str, Any],
     told: dict[str, Any],
-    instance: dict[str, float],
+    instances: dict[str, dict[str, float]],
     network: str,
     version: str,
 ) -> dict[str, Any]:
-    finite = {name: value for name, value in instance.items() if math.isfinite(value)}
-    return {
+    entry: dict[str, Any] = {
         "log_id": str(uuid.uuid4()),
         "log_time": datetime.now(UTC).strftime("%d/%m/%Y %H:%M:%S"),
         "metadata": {
@@ -246,8 +262,10 @@ def _entry(
             "target_model_params": {},
             "target_train_params": {},
         },
-        "attack_experiment_logger": {"attack_instance_logger": {"instance_0": finite}},
     }
+    if instances:
+        entry["attack_experiment_logger"] = {"attack_instance_logger": instances}
+    return entry
 
 
 def add_entry(path: Path, entry: dict[str, Any]) -> Path:

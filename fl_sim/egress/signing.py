@@ -55,7 +55,7 @@ def sign(folder: Path, key: Path) -> Path:
     path = folder / SIGNATURE
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=key)
-        config.set_hashing_config(_hashing(path)).sign(folder, path)
+        config.set_hashing_config(_hashing()).sign(folder, path)
     except Exception as error:  # the library's own, and cryptography's
         said = legible(str(error).partition("\n")[0])
         raise FlSimError(f"The folder cannot be signed with that key: {said}.") from None
@@ -80,14 +80,14 @@ def require_signature(folder: Path, key: Path) -> None:
         raise FlSimError(f"The folder {shown} is not signed: it has no {SIGNATURE}.")
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-        config.set_hashing_config(_hashing(path)).verify(folder, path)
+        config.set_hashing_config(_hashing()).verify(folder, path)
     except Exception as error:  # the library's own, and cryptography's
         said = legible(str(error).partition("\n")[0])
         raise FlSimError(f"The signature of {shown} does not hold: {said}.") from None
 
 
-def _hashing(signature: Path) -> Any:
+def _hashing() -> Any:
     """Return what is hashed: every file but the signature; by default git's would be left out."""
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)

@@ -10,51 +10,16 @@ import pytest
 from fl_sim.egress.folder import CHECKSUMS, require_new, verify, write_checksums, write_folder
 from fl_sim.egress.pages import model_card, report_page
 from fl_sim.egress.record import RECORD, Record, read_record, schema, seal_of
-from fl_sim.egress.releasing import versions
-from fl_sim.egress.residue import CONTROLS
 from fl_sim.errors import FlSimError
+from tests.egress.egress_kit import MODEL, NOUGHT, sample_record
 from tests.experiments.cli_kit import ROOT
 
 PUBLISHED = ROOT / "docs" / "schemas" / "release-record.schema.json"
-MODEL = b"weights"
-NOUGHT = "0" * 64
-
-
-def _record(**changes: object) -> Record:
-    values: dict[str, object] = {
-        "made": "2026-01-01T00:00:00+00:00",
-        "decision": "release",
-        "reasons": ["every criterion of the policy is met, or excepted by it"],
-        "criteria": [],
-        "policy": {"name": "given", "sha256": NOUGHT, "content": {"about": "for a test"}},
-        "input": {
-            "sha256": NOUGHT,
-            "bytes": 3,
-            "network": "mlp",
-            "outputs": 4,
-            "input": [3, 28, 28],
-            "told_by": "owner",
-            "left_behind": 0,
-        },
-        "output": {"model.safetensors": hashlib.sha256(MODEL).hexdigest()},
-        "data": {"sha256": NOUGHT, "training": 1, "held_out": 1, "test": 1, "task": "multi-class"},
-        "audits": {},
-        "defense": None,
-        "rehearsed": [],
-        "membership": {},
-        "utility": None,
-        "controls": [control.model_dump() for control in CONTROLS],
-        "residual_risks": [],
-        "not_checked": [],
-        "versions": versions(),
-        "seed_commitment": NOUGHT,
-    }
-    return Record.model_validate_json(json.dumps({**values, **changes})).sealed()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return _written(tmp_path / "out", _record())
+    return _written(tmp_path / "out", sample_record())
 
 
 def _written(path: Path, record: Record) -> Path:
@@ -87,7 +52,7 @@ def test_one_changed_byte_of_any_file_is_refused(folder: Path, name: str) -> Non
 
 
 def test_a_record_with_one_byte_changed_is_refused_even_where_the_checksums_are_made_anew() -> None:
-    text = _record().text().encode()
+    text = sample_record().text().encode()
     assert read_record(text, "The record").decision == "release"
     for place in range(0, len(text), 7):
         changed = text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :]
@@ -130,10 +95,10 @@ def test_a_link_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_whose_record_refuses_should_not_have_left(tmp_path: Path) -> None:
-    folder = _written(tmp_path / "refused", _record(decision="refuse"))
+    folder = _written(tmp_path / "refused", sample_record(decision="refuse"))
     with pytest.raises(FlSimError, match="should not have left"):
         verify(folder)
-    folder = _written(tmp_path / "empty", _record(output={}))
+    folder = _written(tmp_path / "empty", sample_record(output={}))
     with pytest.raises(FlSimError, match="names no model file"):
         verify(folder)
 
@@ -163,7 +128,7 @@ def test_the_published_schema_is_the_records_and_records_keep_it() -> None:
     assert published == schema()
     validator = jsonschema.Draft202012Validator(published)
     validator.check_schema(published)
-    good = json.loads(_record().text())
+    good = json.loads(sample_record().text())
     assert list(validator.iter_errors(good)) == []
     for key in ("decision", "criteria", "output", "versions"):
         assert list(validator.iter_errors({k: v for k, v in good.items() if k != key}))
@@ -172,7 +137,7 @@ def test_the_published_schema_is_the_records_and_records_keep_it() -> None:
 
 
 def test_the_seal_does_not_depend_on_the_order_of_keys() -> None:
-    content = json.loads(_record().text())
+    content = json.loads(sample_record().text())
     turned = dict(reversed(content.items()))
     assert seal_of(turned) == seal_of(content) == content["seal"]
     assert seal_of({**content, "decision": "refuse"}) != content["seal"]

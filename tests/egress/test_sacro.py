@@ -10,8 +10,15 @@ import pytest
 from fl_sim.auditing.architecture import Statement
 from fl_sim.auditing.report import AuditReport
 from fl_sim.checkpoints import Finding
-from fl_sim.egress.sacro import add_entry, entry_of_audit, is_target, read_target
+from fl_sim.egress.sacro import (
+    add_entry,
+    entry_of_audit,
+    entry_of_record,
+    is_target,
+    read_target,
+)
 from fl_sim.errors import FlSimError
+from tests.egress.egress_kit import sample_record
 
 PLAIN = """dataset_name: derma
 features: {0: {name: pixel, indices: [0], encoding: float}}
@@ -122,7 +129,7 @@ def test_entries_have_the_layout_of_its_report_and_add_up(tmp_path: Path) -> Non
     assert len(entries) == 2
     for name, entry in entries.items():
         assert name == f"{entry['metadata']['attack_name']}_{entry['log_id']}"
-        assert set(entry) == {"log_id", "log_time", "metadata", "attack_experiment_logger"}
+        assert set(entry) == {"log_id", "log_time", "metadata"}
         assert set(entry["metadata"]) == {
             "sacroml_version",
             "attack_name",
@@ -132,9 +139,36 @@ def test_entries_have_the_layout_of_its_report_and_add_up(tmp_path: Path) -> Non
             "target_model_params",
             "target_train_params",
         }
-        instance = entry["attack_experiment_logger"]["attack_instance_logger"]["instance_0"]
-        assert instance["carries"] == 1.0
+        assert entry["metadata"]["global_metrics"]["carries"] == 1
     path.write_text("[]")
     with pytest.raises(FlSimError, match="no table of entries"):
         add_entry(path, entry_of_audit(report, "1"))
     assert path.read_text() == "[]"
+
+
+GROUP = {
+    "auc": 0.6,
+    "auc_95_percent": [0.55, 0.65],
+    "members": 100,
+    "nonmembers": 90,
+    "tpr": [{"false_positive_rate": 0.001, "found": 0.02, "found_by_guessing": 0.01}],
+}
+
+
+def test_membership_has_the_names_and_the_p_value_that_its_report_reads() -> None:
+    record = sample_record(membership={"training": GROUP})
+    logger = entry_of_record(record)["attack_experiment_logger"]["attack_instance_logger"]
+    (instance,) = logger.values()
+    assert (instance["AUC"], instance["TPR@0.1%"]) == (0.6, 0.02)
+    assert instance["P_HIGHER_AUC"] == pytest.approx(4.4e-5, rel=0.05)  # z = 3.92
+    even = sample_record(membership={"training": {**GROUP, "auc": 0.5}})
+    logger = entry_of_record(even)["attack_experiment_logger"]["attack_instance_logger"]
+    assert logger["instance_0"]["P_HIGHER_AUC"] == pytest.approx(0.5)
+
+
+def test_a_refused_model_is_never_evidence_for_release() -> None:
+    """Its report counts an AUC that is not significant as evidence for release."""
+    even = {"training": {**GROUP, "auc": 0.5}}
+    entry = entry_of_record(sample_record(decision="refuse", membership=even))
+    assert "attack_experiment_logger" not in entry
+    assert entry["metadata"]["attack_name"] == "fl-sim refusal"
