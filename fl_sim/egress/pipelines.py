@@ -128,13 +128,14 @@ def sarif(file: Path, checks: Sequence[Check]) -> dict[str, Any]:
             for name, check in rules.items()
         ],
     }
-    return {
-        "$schema": SARIF,
-        "version": "2.1.0",
-        "runs": [
-            {"tool": {"driver": driver}, "results": results, "columnKind": "unicodeCodePoints"}
-        ],
+    run = {
+        "tool": {"driver": driver},
+        "results": results,
+        "columnKind": "unicodeCodePoints",
+        # Forges keep one upload a category, so each file needs its own.
+        "automationDetails": {"id": f"fl-sim/{_uri(file)}/"},
     }
+    return {"$schema": SARIF, "version": "2.1.0", "runs": [run]}
 
 
 def write_junit(path: Path, file: Path, checks: Sequence[Check]) -> Path:

@@ -38,6 +38,7 @@ def _require_sarif(log: dict) -> None:
     assert log["version"] == "2.1.0" and log["$schema"].endswith("sarif-2.1.0.json")
     for run in log["runs"]:
         driver = run["tool"]["driver"]
+        assert run["automationDetails"]["id"].startswith("fl-sim/")
         assert driver["name"] == "fl-sim" and driver["semanticVersion"]
         ids = [rule["id"] for rule in driver["rules"]]
         assert len(set(ids)) == len(ids)

@@ -172,3 +172,19 @@ def test_a_refused_model_is_never_evidence_for_release() -> None:
     entry = entry_of_record(sample_record(decision="refuse", membership=even))
     assert "attack_experiment_logger" not in entry
     assert entry["metadata"]["attack_name"] == "fl-sim refusal"
+
+
+def test_sacro_mls_own_report_reads_our_entries(tmp_path: Path) -> None:
+    formatter = pytest.importorskip("sacroml.attacks.attack_report_formatter")
+    path = tmp_path / "report.json"
+    strong = {**GROUP, "auc": 0.8, "auc_95_percent": [0.75, 0.85]}
+    for record in (
+        sample_record(membership={"training": strong}),
+        sample_record(decision="refuse", membership={"training": {**GROUP, "auc": 0.5}}),
+    ):
+        add_entry(path, entry_of_record(record))
+    report = formatter.GenerateTextReport()
+    report.process_attack_target_json(str(path))
+    report.export_to_file(str(tmp_path / "summary.txt"))
+    rejecting, releasing = (tmp_path / "summary.txt").read_text().split("supporting release:")
+    assert "fl-sim release_" in rejecting and "fl-sim" not in releasing
