@@ -53,14 +53,13 @@ def _attacked(attack: str, **settings: Any) -> Callable[[str, Dataset, Path, flo
     """Return what trains a network with an attack and writes it."""
 
     def make(model: str, data: Dataset, path: Path, epochs: float) -> None:
-        settled = {"public": data.test} if attack == "answers" else {}
         found = fl_sim.attack(
             attack,
             model,
             data.train,
             training={"epochs": epochs},
+            public=data.test if attack == "answers" else None,
             progress=False,
-            **settled,
             **settings,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
