@@ -23,7 +23,8 @@ away from the test set, :func:`load_runs` and :func:`compare` put runs side by s
 on any ClientApp. :func:`membership` tells whose images a model was trained on, and :func:`invert`
 looks for images of its classes. :func:`seal` lets a model leave with a head that only its owner can
 read, :func:`predict_sealed` asks it, and :func:`decide` answers; :func:`reconstruct` attacks a head
-that left in clear.
+that left in clear. :func:`release` decides by a policy whether a model may leave,
+and :func:`verify` checks what left.
 
 The parts of a study (data, models, attacks, defences, restorations, metrics, the artifact file, the
 table) are the modules of this package; how they run together is in :mod:`experiments`; the
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from experiments.sweep.start import sweep
     from experiments.tuning.start import tune
     from fl_sim.data import load_dataset
+    from fl_sim.egress.folder import verify
+    from fl_sim.egress.releasing import release
     from fl_sim.errors import FlSimError
     from fl_sim.verbs.attacking import attack
     from fl_sim.verbs.auditing import audit
@@ -91,11 +94,13 @@ _HOMES = {
     "membership": "fl_sim.verbs.inferring",
     "predict_sealed": "fl_sim.verbs.sealing",
     "reconstruct": "fl_sim.verbs.reconstructing",
+    "release": "fl_sim.egress.releasing",
     "restore": "fl_sim.verbs.restoring",
     "run": "experiments.run.start",
     "seal": "fl_sim.verbs.sealing",
     "sweep": "experiments.sweep.start",
     "tune": "experiments.tuning.start",
+    "verify": "fl_sim.egress.folder",
 }
 """Where each name of this module comes from; imported when it is asked for."""
 
@@ -119,11 +124,13 @@ __all__ = [
     "membership",
     "predict_sealed",
     "reconstruct",
+    "release",
     "restore",
     "run",
     "seal",
     "sweep",
     "tune",
+    "verify",
 ]
 
 

@@ -27,6 +27,7 @@ from experiments.cli.model_file import (
     settings_of,
     write_model,
 )
+from experiments.cli.pipelines import Junit, Sacro, Sarif
 from experiments.tables.console import plain
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def audit(
         Path,
         typer.Argument(
             help="A checkpoint: safetensors, .pt or .pth of any age, TorchScript, .npz, a pickle, "
-            "or a folder of shards."
+            "or a folder of shards. Or a target.yaml of SACRO-ML."
         ),
     ],
     model: Model = None,
@@ -150,6 +151,9 @@ def audit(
     html_out: Annotated[
         Path | None, typer.Option("--html", help="Also write a page here.", show_default=False)
     ] = None,
+    sarif: Sarif = None,
+    junit: Junit = None,
+    sacro: Sacro = None,
 ) -> None:
     """Look for hidden content in a checkpoint that nobody here made; nothing in it is run.
 
@@ -157,20 +161,32 @@ def audit(
     suspicious; 1: it carries something; 2: wrong use. See --fail-on.
     """
     from experiments.tables.console import make_console
+    from fl_sim import __version__
     from fl_sim.auditing.architecture import Statement
     from fl_sim.auditing.auditor import audit_file
     from fl_sim.auditing.page import write_page
     from fl_sim.auditing.report import OUTCOMES
     from fl_sim.bars import make_progress
+    from fl_sim.egress.pipelines import checks_of_audit, write_junit, write_sarif
+    from fl_sim.egress.sacro import add_entry, entry_of_audit, is_target, read_target
     from fl_sim.files import write_atomically
 
     console = make_console()
     stated = Statement(model, classes, channels, size, stem, normalize)
+    if is_target(file):
+        target = read_target(file)
+        file, stated = target.model_path, target.statement(stated)
     report = audit_file(file, stated, reference, make_progress(console))
     if json_out is not None:
         write_atomically(json_out, (json.dumps(report.as_dict(), indent=1) + "\n").encode())
     if html_out is not None:
         write_page(html_out, report)
+    if sarif is not None:
+        write_sarif(sarif, file, checks_of_audit(report))
+    if junit is not None:
+        write_junit(junit, file, checks_of_audit(report))
+    if sacro is not None:
+        add_entry(sacro, entry_of_audit(report, __version__))
     _print_audit(console, report, everything)
     if fail_on != "never" and OUTCOMES.index(report.outcome) >= OUTCOMES.index(fail_on):
         raise typer.Exit(STATUS[report.outcome])

@@ -23,7 +23,9 @@ from experiments.cli.invert import invert
 from experiments.cli.leaderboard import app as leaderboard_app
 from experiments.cli.listing import list_components, show
 from experiments.cli.membership import membership
+from experiments.cli.policy import app as policy_app
 from experiments.cli.program import program
+from experiments.cli.release import release, verify
 from experiments.cli.report import report
 from experiments.cli.rhe import app as rhe_app
 from experiments.cli.run import run
@@ -80,6 +82,8 @@ for _name, _command, _line in (
     ("gate", gate, "Let a model leave only if all of it changes."),
     ("membership", membership, "Tell which images any model file was trained on."),
     ("invert", invert, "Look for images of any model file's classes."),
+    ("release", release, "Decide by a policy whether a model may leave."),
+    ("verify", verify, "Check a folder that was released."),
     ("list", list_components, "List what there is to choose from."),
     ("show", show, "Show what one of these does, and its keys."),
 ):
@@ -90,6 +94,7 @@ app.add_typer(
     name="leaderboard",
     short_help="Show defences side by side, and measure another.",
 )
+app.add_typer(policy_app, name="policy", short_help="Explain policies for releases.")
 app.add_typer(rhe_app, name="rhe", short_help="Seal a model's head, and use it sealed.")
 app.add_typer(study_app, name="study", short_help="Run a study: its cells, its table, its figure.")
 

@@ -9,6 +9,8 @@ RETURNED = (
     "fl_sim.auditing.report.AuditReport",
     "fl_sim.verbs.gating.Gated",
     "fl_sim.auditing.gate_report.GateReport",
+    "fl_sim.egress.releasing.Released",
+    "fl_sim.egress.folder.Verified",
     "experiments.run.result.Result",
     "experiments.sweep.start.SweepResult",
     "experiments.sweep.compare.Runs",

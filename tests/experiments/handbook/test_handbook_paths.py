@@ -12,6 +12,8 @@ import typer.main
 import fl_sim as package
 from experiments.cli.main import app
 from experiments.run.scenario import Scenario
+from fl_sim.egress.policy import Policy
+from fl_sim.settings import parse
 from tests.experiments.cli_kit import fl_sim
 from tests.experiments.page_kit import Fence, fences, followed, write
 
@@ -55,11 +57,14 @@ def test_every_command_on_a_page_is_one(page: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("fence", fences(), ids=lambda fence: fence.page)
-def test_every_scenario_on_a_page_is_one(fence: Fence) -> None:
+def test_every_scenario_or_policy_on_a_page_is_one(fence: Fence) -> None:
     if fence.language != "toml":
         return
     values = tomllib.loads(fence.text)
     if "grid" in values:
+        return
+    if "judged_by" in values:
+        parse(Policy, values, "The policy on the page")
         return
     mode = "federated" if "federation" in values else "centralized"
     Scenario.create(**{"mode": mode, "dataset": "phantoms", "model": "cnn", **values})
