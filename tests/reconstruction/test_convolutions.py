@@ -26,7 +26,7 @@ def test_images_are_read_better_than_by_the_class_mean() -> None:
     assert attacker.reconstructor.error < 0.8 * attacker.reconstructor.class_mean_error
     recovered, evidence = attack_heads(attacker, *victims(30), 50, Stream(1))
     assert recovered.shape == (30, CLASSES, 1, 8, 8)
-    assert 0 <= float(recovered.min()) and float(recovered.max()) <= 1
+    assert float(recovered.min()) >= 0 and float(recovered.max()) <= 1
     assert evidence.identified.mean > 4 * evidence.chance
 
 

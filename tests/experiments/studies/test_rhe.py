@@ -1,4 +1,4 @@
-"""The study of sealed heads, on phantoms: rows are kept, resumed, and become tables and pictures."""
+"""The study of sealed heads, on phantoms: rows are kept, resumed, become tables and pictures."""
 
 from pathlib import Path
 
