@@ -256,6 +256,17 @@ TABLES = {
         _TELLS,
         {"table": FURTHER_TABLE},
     ),
+    "rhe_stranger": PublishedTable(
+        ("stranger.csv",),
+        {"attack": "hidden in the base", "defense": "what leaves"},
+        (
+            Column("SSIM, best", "ssim"),
+            Column("found by correlation", "identified"),
+            Column("by guessing", "guessing"),
+            Column("entries that changed", "entries changed", "count"),
+            Column("AUC", "auc"),
+        ),
+    ),
     "rhe_freezing": PublishedTable(
         ("freezing.csv",),
         {"way": "what is trained, on what"},
