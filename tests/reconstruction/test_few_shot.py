@@ -79,6 +79,11 @@ def test_of_several_images_a_class_the_mean_is_read(attacker) -> None:
     assert several.shadows.rows.shape[1] == 9
     _, evidence = attack_heads(several, *victims(6, 3), 50, Stream(1))
     assert evidence.own.shape == (6, CLASSES)
+    pixels = images(900, seed=0)[1]
+    rows, seen = several.shadows.rows[-80:], several.shadows.weights(720, 800)
+    means = pixels[torch.from_numpy(rows).long()].unflatten(1, (CLASSES, 3)).mean(dim=2)
+    error = (several.reconstructor.reconstruct(seen) - means).square().mean()
+    assert float(error) == pytest.approx(several.reconstructor.error, rel=0.1)
     assert several.reconstructor.class_mean_error < 0.6 * attacker.reconstructor.class_mean_error
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from fl_sim.errors import FlSimError
 from fl_sim.randomness import Stream
 from fl_sim.reconstruction import kept as module
+from fl_sim.reconstruction.draws import initial_heads
 from fl_sim.reconstruction.sets import balanced_sets, labels_of_sets
 from fl_sim.reconstruction.shadows import Shadows, train_shadows, with_ones
 from fl_sim.sealing.heads import HeadSettings
@@ -45,19 +46,15 @@ def test_what_is_there_is_not_trained_again(tmp_path, monkeypatch) -> None:
     _shadows(tmp_path)
     last = sorted(tmp_path.glob("*"))[-1]
     last.unlink()
-    trained = []
-    monkeypatch.setattr(
-        "fl_sim.reconstruction.shadows.initial_heads",
-        lambda heads, *rest: trained.extend(heads) or _initial(heads, *rest),
-    )
+    trained: list[int] = []
+
+    def noted(heads, *rest):
+        trained.extend(heads)
+        return initial_heads(heads, *rest)
+
+    monkeypatch.setattr("fl_sim.reconstruction.shadows.initial_heads", noted)
     _shadows(tmp_path)
     assert trained == [8, 9, 10] and last.exists()
-
-
-def _initial(*arguments):
-    from fl_sim.reconstruction.draws import initial_heads
-
-    return initial_heads(*arguments)
 
 
 def test_other_settings_and_seeds_have_files_of_their_own(tmp_path) -> None:
@@ -71,6 +68,7 @@ def test_other_settings_and_seeds_have_files_of_their_own(tmp_path) -> None:
 def test_blocks_of_other_heads_are_refused_and_trained_again(tmp_path, what: str) -> None:
     shadows = _shadows(tmp_path)
     expected = shadows.weights(0, 11)
+    assert isinstance(shadows.coefficients, module.Blocks)
     path = sorted(tmp_path.glob("*"))[0]
     tensors, header = load_file(path), {"fl_sim.shadows": shadows.coefficients.identity}
     if what == "header":
@@ -92,5 +90,5 @@ def test_blocks_of_other_heads_are_refused_and_trained_again(tmp_path, what: str
 def test_a_damaged_block_is_refused_in_words(tmp_path) -> None:
     shadows = _shadows(tmp_path)
     sorted(tmp_path.glob("*"))[1].write_bytes(b"nothing")
-    with pytest.raises(FlSimError, match="cannot be read: .*; remove the file"):
+    with pytest.raises(FlSimError, match=r"cannot be read: .*; remove the file"):
         shadows.weights(4, 5)

@@ -1,4 +1,4 @@
-"""Private shadow heads against heads that their owner trains with DP-SGD, and other changed ones."""
+"""Private shadow heads against heads that are trained with DP-SGD, and other changed ones."""
 
 import numpy as np
 import pytest
@@ -164,5 +164,5 @@ def test_every_arm_has_settings_and_a_wrong_one_a_hint() -> None:
         settings = settings_of(name, FewShotSettings(), 7)
         assert (settings.dp is not None) is (arm.epsilon is not None)
         assert arm.without_head is (arm.sealed and settings.sees == "weights")
-    with pytest.raises(FlSimError, match="no arm called 'clear haed'. Did you mean 'clear head'"):
+    with pytest.raises(FlSimError, match=r"no arm called 'clear haed'. Did you mean 'clear head'"):
         settings_of("clear haed", FewShotSettings(), 7)

@@ -122,7 +122,7 @@ def test_what_cannot_be_is_refused_in_words(model: nn.Module, owners: Split, tmp
         fl_sim.reconstruct(
             model, DATA.train, originals=owners.subset(np.arange(1)), progress=False, **SETTINGS
         )
-    with pytest.raises(FlSimError, match="no key 'shadow'.*shadows"):
+    with pytest.raises(FlSimError, match=r"no key 'shadow'.*shadows"):
         fl_sim.reconstruct(model, DATA.train, shadow=3, progress=False)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(FlSimError, match="whose head nobody can read but its owner"):
@@ -163,7 +163,7 @@ def test_by_command_from_a_public_base_to_images(owners: Split, tmp_path: Path) 
     assert {"found", "nearest"} < set(json.loads(told.read_text()))
     assert (out / "reconstructed.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "reconstructed.safetensors").exists()
-    with pytest.raises(FlSimError, match="give a .npz file with the arrays"):
+    with pytest.raises(FlSimError, match=r"give a .npz file with the arrays"):
         _said("attack", left, "--dataset", "phantoms", "--out", out, "--originals", base)
 
 
