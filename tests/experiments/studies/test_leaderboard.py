@@ -39,7 +39,7 @@ def whole() -> pd.DataFrame:
 
 def test_an_attack_is_named_where_the_label_of_its_study_does_not(whole: pd.DataFrame) -> None:
     own = whole.loc[whole["study"] == "answers", "attack"]
-    assert len(own) and own.str.startswith("answers, strength ").all()
+    assert len(own) and own.str.startswith("answers, ").all()
     assert "Transpose" in set(whole["attack"])
     assert not whole["attack"].str.startswith("transpose, ").any()
 
