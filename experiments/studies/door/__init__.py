@@ -22,8 +22,6 @@ TABLES = {
             Column("found after", "identification_correlation chosen", stage="door"),
             Column("intact before", "images_intact", stage="upload"),
             Column("intact after", "images_intact", stage="door"),
-            Column("withheld", "withheld", stage="door"),
-            Column("seconds a door", "seconds", stage="door"),
             Column("AUC of the average", "auc", stage="aggregate"),
         ),
     )
