@@ -24,6 +24,14 @@ def test_restored_images_are_those_that_are_measured(name: str | None) -> None:
     assert float(ssim(seen, TRUE).mean()) == pytest.approx(said, abs=1e-5)
 
 
+def test_a_restoration_that_is_named_is_applied_whatever_looks_better() -> None:
+    applied = [
+        fl_sim.restore(TRUE, public=PUBLIC, restoration=name)
+        for name in ("affine", "affine_robust")
+    ]
+    assert all(not torch.allclose(seen, TRUE, atol=1e-3) for seen in applied)
+
+
 def test_restoring_makes_them_legible() -> None:
     raw, seen = (fl_sim.restore(STOLEN, public=PUBLIC, restoration=r) for r in ("raw", None))
     assert ssim(raw, TRUE).mean() < 0.3 < ssim(seen, TRUE).mean()
