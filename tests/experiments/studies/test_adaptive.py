@@ -44,7 +44,8 @@ def test_dead_weights_let_everything_through_and_low_bits_nothing(tmp_path: Path
     assert intact["fedavg, 5 hospitals", "low bits", "", "release"] == 0
     # Written for the average: illegible in the upload, whole in what is broadcast after LWLRD.
     both = {kind: rows.loc["fedavg, 5 hospitals", BEST, kind] for kind in ("repeat", "split")}
-    arrived = [[rows["images_intact"][stage] for stage in STAGES] for rows in both.values()]
+    stages = [stage for stage in STAGES if stage != "door"]  # these hospitals have none
+    arrived = [[rows["images_intact"][stage] for stage in stages] for rows in both.values()]
     assert arrived == [[0, 4, 4], [0, 8, 8]]
     once, twice = (rows["bytes_of_run"]["release"] for rows in both.values())
     assert twice > 1.5 * once
