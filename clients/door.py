@@ -117,7 +117,7 @@ def pass_door(
         if OUTCOMES.index(report.outcome) >= OUTCOMES.index(settings.refuse):
             return _withheld(record, f"the audit says: {report.verdict}", began)
     after = digest(state)
-    changed = dropped or after != digest({name: upload[name] for name in broadcast})
+    changed = dropped or after != record.sha256_before
     return Passage(
         state,
         replace(

@@ -30,7 +30,7 @@ from fl_sim.faults import cause
 from fl_sim.models.pixels import Normalization
 from fl_sim.randomness import derive_seed
 from fl_sim.settings import parse
-from fl_sim.verbs.arrays import Cleaning
+from fl_sim.verbs.arrays import Cleaning, names_in
 from fl_sim.verbs.auditing import statement_of
 
 Call = Callable[[Message, Context], Message]
@@ -194,11 +194,7 @@ class _Door:
 
     def _names(self, broadcast: State) -> dict[str, str]:
         """Return the network's names of arrays that are numbered in its order."""
-        if not isinstance(self.model, nn.Module):
-            return {}
-        own = self.model.state_dict()
-        numbered = [str(number) for number in range(len(own))]
-        return dict(zip(numbered, own, strict=True)) if list(broadcast) == numbered else {}
+        return names_in(self.model, broadcast) if isinstance(self.model, nn.Module) else {}
 
     def _cleaner(self, context: Context, message: Message, sent: State) -> Clean | None:
         if self.settings.clean is None:

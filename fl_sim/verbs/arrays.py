@@ -66,8 +66,7 @@ class Cleaning:
             FlSimError: naming the first entry that is not the network's.
         """
         own = self._network.state_dict()
-        numbered = list(arrays) == [str(number) for number in range(len(own))]
-        self._names = dict(zip(arrays, own if numbered else arrays, strict=True))
+        self._names = names_in(self._network, arrays)
         fits(self.renamed(arrays), self._network, "The initial ArrayRecord")
         further = next((name for name in arrays if self.name_of(name) not in own), None)
         if further is not None:
@@ -123,6 +122,13 @@ class Cleaning:
     def renamed(self, state: State) -> State:
         """Return a state by the network's names."""
         return {self.name_of(name): value for name, value in state.items()}
+
+
+def names_in(network: nn.Module, arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Return how a network calls arrays: as they are, or in its order where they are numbers."""
+    own = network.state_dict()
+    numbered = list(arrays) == [str(number) for number in range(len(own))]
+    return dict(zip(arrays, own if numbered else arrays, strict=True))
 
 
 def _is_pair(held_out: Any) -> bool:
