@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from clients.egress import behind_door, egress_check
@@ -47,6 +48,13 @@ def _answered(mod: Any, content: dict[str, Any], message: Message | None = None)
 
 def _usual(**further: Any) -> dict[str, Any]:
     return {"arrays": to_record(UPLOAD), "metrics": MetricRecord(dict(METRICS)), **further}
+
+
+@pytest.fixture(autouse=True)
+def _task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let messages be made here, as a task of Flower's may."""
+    for name, number in {"_run_id": 1, "_task_id": 1, "_node_id": 1}.items():
+        monkeypatch.setattr(TaskIdentity, name, number)
 
 
 OPEN = {"audit": False}
