@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from fl_sim.artifact import Key
-from fl_sim.attacks.base import ATTACKS, Attack, Inside
+from fl_sim.attacks.base import ATTACKS, Attack, Inside, draw
 from fl_sim.component import Component
 from fl_sim.data import load_dataset
 from fl_sim.data.base import Dataset, Split
+from fl_sim.models import build, state_of
 from fl_sim.models.base import ModelSpec
 from fl_sim.randomness import Stream
+from fl_sim.training import LocalTraining, TrainingSettings, train
 
 SPEC = ModelSpec(name="cnn", channels=1, size=16, classes=4)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -25,6 +27,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "frame": 16,
         "side": 10,
         "features": 90,
+        "rehearsed": "none",
+        "preparation": 0,
+        "passes": 1,
+        "steps": 1,
     },
     "dec": {"images": 3, "codec": "png", "coding": "reed_solomon"},
     "combined": {
@@ -107,3 +113,35 @@ def test_a_key_says_whether_it_tells_the_labels_of_the_stolen_images(
         torch.equal(key.tensors[tensor], other.tensors[tensor]) for tensor in key.tensors
     )
     assert same is not _attack(name).key_has_labels
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_an_attack_says_whether_its_training_is_the_ordinary_one(
+    name: str, dataset: Dataset
+) -> None:
+    attack = _attack(name)
+    plan = attack.plan(_inside(dataset.train, dataset))
+    states = []
+    for attacked in (False, True):
+        run = LocalTraining(
+            build(SPEC, 1),
+            SPEC,
+            dataset.train,
+            dataset.task,
+            TrainingSettings(epochs=0.5, batch_size=10),
+            Stream(3),
+        )
+        if attacked:
+            attack.train(run, plan)
+        else:
+            train(run)
+        states.append(state_of(run.model))
+    same = all(torch.equal(states[0][entry], states[1][entry]) for entry in states[0])
+    assert same is attack.trains_honestly
+
+
+def test_images_are_drawn_once_each_in_random_order(dataset: Dataset) -> None:
+    inside = _inside(dataset.train, dataset)
+    drawn = draw(inside, 40)
+    assert sorted(drawn.tolist()) == list(range(40)) and sorted(drawn.tolist()) != drawn.tolist()
+    assert np.array_equal(draw(inside, 40), drawn)

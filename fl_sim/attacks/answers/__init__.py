@@ -22,14 +22,17 @@ from pydantic import Field
 from fl_sim.artifact import Artifact, Key
 from fl_sim.attacks.answers.channel import (
     Channel,
+    FeatureChannel,
     Features,
     directions,
     learn_features,
     queries_of,
 )
 from fl_sim.attacks.answers.frames import framed, longest, unframed
+from fl_sim.attacks.answers.memories import MemoryChannel
 from fl_sim.attacks.answers.modulation import Modulator, expected_gains, sizes_for
-from fl_sim.attacks.answers.settings import PUBLIC, AnswersSettings, Modulation
+from fl_sim.attacks.answers.settings import PUBLIC, AnswersSettings, Asked, Modulation
+from fl_sim.attacks.answers.triggers import TriggerChannel
 from fl_sim.attacks.answers.writing import Writer
 from fl_sim.attacks.base import (
     ATTACKS,
@@ -53,7 +56,7 @@ from fl_sim.codec import CODECS, Codec
 from fl_sim.codecs.library import STREAM, trained_codec
 from fl_sim.coding.base import CODES, UNCODED, Code, code_of, hard_bytes
 from fl_sim.component import Component
-from fl_sim.data.base import Split
+from fl_sim.data.base import Split, Task
 from fl_sim.errors import FlSimError
 from fl_sim.models import state_of
 from fl_sim.models.base import ModelSpec
@@ -70,6 +73,7 @@ class AnswersKey(Settings):
     Args:
         images, frame, coding: see :class:`AnswersSettings`.
         codec: name and settings of the decoder.
+        asked, trigger: see :class:`AnswersSettings`.
         side: pixels a side that images are averaged down to.
         modulation, share, seed: see :class:`fl_sim.attacks.answers.modulation.Modulator`.
         strength, last: see :class:`AnswersSettings`.
@@ -80,6 +84,8 @@ class AnswersKey(Settings):
     frame: int = Field(ge=2, le=258)
     coding: Component
     codec: tuple[str, dict[str, Any]]
+    asked: Asked = "features"
+    trigger: float = Field(3.0, gt=0, le=20)
     side: int = Field(ge=1, le=64)
     modulation: Modulation
     share: float = Field(gt=0, le=1)
@@ -113,9 +119,7 @@ class Answers(CodecOutside[AnswersSettings]):
             )
         codec = self._codec(inside, public)
         indices, codes = self._fitting(inside, codec)
-        queries = queries_of(public)
-        features = learn_features(public, task, settings.features, settings.side, settings.spare)
-        key = self._key(inside, codec, features, queries)
+        key = self._key(inside, codec, self._shared(public, task))
         payload = framed(codes, settings.frame, codec)
         code = _code(key_settings(key, AnswersKey))
         coded = payload if code is None else code.encode(payload)
@@ -128,10 +132,11 @@ class Answers(CodecOutside[AnswersSettings]):
         before = state_of(run.model)
         report = train(run)
         known = key_settings(plan.key, AnswersKey)
+        channel = _channel(plan.key, known)
         writer = Writer(
             run,
-            _channel(plan.key, known),
-            _modulator(plan.key, known, run.spec),
+            channel,
+            _modulator(channel, known, run.spec),
             _bits(plan.payload),
             self.settings,
             reference=None if run.window == WHOLE_RUN else before,
@@ -147,7 +152,7 @@ class Answers(CodecOutside[AnswersSettings]):
         """Leave the state as it is, and say how much was written; see :class:`Attack`."""
         assert plan.payload is not None and plan.content is not None
         known = key_settings(plan.key, AnswersKey)
-        held = len(plan.key.tensors["projection"][0]) * _directions(spec, known.multi_label)
+        held = _channel(plan.key, known).rows * _directions(spec, known.multi_label)
         return Embedding(
             state,
             {
@@ -166,17 +171,16 @@ class Answers(CodecOutside[AnswersSettings]):
         channels = artifact.spec.input_shape[0]
         pixels = channels * known.side**2
         own = {n: t for n, t in key.tensors.items() if not n.startswith(CODEC_TENSORS)}
+        shapes: dict[str, list[int | None]] = {"queries": [None, *artifact.spec.input_shape]}
+        if known.asked != "memories":
+            shapes |= {"mean": [pixels], "projection": [pixels, None]}
         key_tensors(
             Key(key.attack, own, key.settings),
-            {
-                "queries": [None, *artifact.spec.input_shape],
-                "mean": [pixels],
-                "projection": [pixels, None],
-            },
-            {"queries": torch.uint8, "mean": torch.float32, "projection": torch.float32},
+            shapes,
+            {name: torch.uint8 if name == "queries" else torch.float32 for name in shapes},
         )
         decoder_of(key, known.codec)
-        used, held = 8 * _sent_bytes(_code(known), known), key.tensors["projection"].shape[1]
+        used, held = 8 * _sent_bytes(_code(known), known), _channel(key, known).rows
         if used > held * _directions(artifact.spec, known.multi_label):
             raise wrong(key, f"is for {used} bits, more than its features have")
 
@@ -184,9 +188,9 @@ class Answers(CodecOutside[AnswersSettings]):
     def extract(cls, artifact: Artifact, key: Key) -> Extraction:
         """Ask the model about the queries, and read the coefficients of its answers."""
         known = key_settings(key, AnswersKey)
-        code = _code(known)
-        coefficients = _channel(key, known).coefficients(artifact.model()).flatten()
-        soft = _modulator(key, known, artifact.spec).soft(
+        code, channel = _code(known), _channel(key, known)
+        coefficients = channel.coefficients(artifact.model()).flatten()
+        soft = _modulator(channel, known, artifact.spec).soft(
             coefficients[: 8 * _sent_bytes(code, known)]
         )
         length = known.images * known.frame
@@ -228,15 +232,28 @@ class Answers(CodecOutside[AnswersSettings]):
         found = sorted(found[:wanted])
         return np.array([i for i, _ in found], np.int64), [code for _, code in found]
 
-    def _key(
-        self, inside: Inside, codec: Codec[Any], features: Features, queries: torch.Tensor
-    ) -> Key:
+    def _shared(self, public: Split, task: Task) -> dict[str, torch.Tensor]:
+        """Return what sender and receiver have to share beside the decoder."""
+        settings, queries = self.settings, queries_of(public)
+        if settings.asked == "memories":
+            if settings.features > len(queries):
+                raise FlSimError(
+                    f"[attack] features is {settings.features}, and {len(queries)} public images "
+                    f"can be memorised; lower features, or raise [data] public_images."
+                )
+            return {"queries": queries[: settings.features]}
+        features = learn_features(public, task, settings.features, settings.side, settings.spare)
+        return {"queries": queries, "mean": features.mean, "projection": features.projection}
+
+    def _key(self, inside: Inside, codec: Codec[Any], shared: dict[str, torch.Tensor]) -> Key:
         settings = self.settings
         known = {
             "images": settings.images,
             "frame": settings.frame,
             "coding": settings.coding.model_dump(mode="json"),
             "codec": [codec.name, codec.settings.model_dump(mode="json")],
+            "asked": settings.asked,
+            "trigger": settings.trigger,
             "side": settings.side,
             "modulation": settings.modulation,
             "share": settings.share,
@@ -245,8 +262,7 @@ class Answers(CodecOutside[AnswersSettings]):
             "seed": int(inside.stream.numpy("answers seed").integers(2**62)),
             "multi_label": inside.task.multi_label,
         }
-        own = {"queries": queries, "mean": features.mean, "projection": features.projection}
-        return Key("answers", decoder_tensors(codec) | own, known)
+        return Key("answers", decoder_tensors(codec) | shared, known)
 
     def _check_room(self, bits: int, spec: ModelSpec, multi_label: bool) -> None:
         held = self.settings.features * _directions(spec, multi_label)
@@ -264,14 +280,19 @@ def _directions(spec: ModelSpec, multi_label: bool) -> int:
 
 
 def _channel(key: Key, known: AnswersKey) -> Channel:
+    queries = key.tensors["queries"]
+    if known.asked == "memories":
+        return MemoryChannel(queries, known.multi_label)
     features = Features(known.side, key.tensors["mean"], key.tensors["projection"])
-    return Channel(features, key.tensors["queries"], known.multi_label)
+    if known.asked == "triggers":
+        return TriggerChannel(features, queries, known.multi_label, known.trigger)
+    return FeatureChannel(features, queries, known.multi_label)
 
 
-def _modulator(key: Key, known: AnswersKey, spec: ModelSpec) -> Modulator:
-    gains = expected_gains(key.tensors["projection"].shape[1], known.last)
+def _modulator(channel: Channel, known: AnswersKey, spec: ModelSpec) -> Modulator:
+    gains = expected_gains(channel.rows, known.last)
     each = _directions(spec, known.multi_label)
-    sizes = sizes_for(known.modulation, known.strength, gains, each, known.share)
+    sizes = sizes_for(known.modulation, known.strength, gains, each, known.share, channel.together)
     return Modulator(known.modulation, sizes, known.seed, known.share)
 
 

@@ -3,12 +3,16 @@
 Features are the whitened principal components of public images, averaged down to few pixels: what
 a network that never saw the attacked weights learns first of another's answers. A model's
 coefficients are those of the linear regression of its answers on the features of public images;
-each of them, of a feature and a direction of the answers, holds one bit.
+each of them, of a feature and a direction of the answers, holds one bit. Other channels, with
+coefficients of another kind: :mod:`fl_sim.attacks.answers.triggers` and
+:mod:`fl_sim.attacks.answers.memories`.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
@@ -135,9 +139,42 @@ def directions(outputs: int, multi_label: bool) -> torch.Tensor:
     return matrix / matrix.norm(dim=0)
 
 
+class Channel(Protocol):
+    """What receiver and sender share: how a model's answers are read, and how it is taught them."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the coefficients have."""
+
+    @property
+    def together(self) -> int:
+        """How many of the rows are in the answer to one image."""
+
+    def coefficients(self, model: nn.Module) -> torch.Tensor:
+        """Return what the receiver reads from a model, float64 ``[rows, directions]``.
+
+        Args:
+            model: a classifier, asked in evaluation mode.
+        """
+
+    def taught(
+        self, images: torch.Tensor, shift: torch.Tensor, generator: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the model is taught about, and the logits to be added to its answers.
+
+        Args:
+            images: views of the hospital's images, ``[n, channels, side, side]`` in [0, 1].
+            shift: of the coefficients, ``[rows, directions]``.
+            generator: draws what is taught beside the images as they are.
+
+        Returns:
+            Images of the same shape, and logits ``[n, outputs]``.
+        """
+
+
 @dataclass(frozen=True)
-class Channel:
-    """What receiver and sender share.
+class FeatureChannel:
+    """Bits in how answers depend on features of images.
 
     Args:
         features: of images.
@@ -149,6 +186,16 @@ class Channel:
     queries: torch.Tensor
     multi_label: bool
 
+    @property
+    def rows(self) -> int:
+        """How many features there are."""
+        return self.features.projection.shape[1]
+
+    @property
+    def together(self) -> int:
+        """All of them: every image has every feature."""
+        return self.rows
+
     def coefficients(self, model: nn.Module) -> torch.Tensor:
         """Return how a model's answers depend on the features, float64 ``[features, directions]``.
 
@@ -156,21 +203,32 @@ class Channel:
             model: a classifier, asked in evaluation mode.
         """
         asked = orientations(self.queries.float() / 255)
-        answers = _ask(model, asked)
-        wanted = answers.double() @ directions(answers.shape[1], self.multi_label).double()
+        wanted = along(answers_to(model, asked), self.multi_label)
         known = torch.cat([self.features(asked), torch.ones(len(asked), 1)], dim=1).double()
         normal = known.T @ known / len(asked) + _RIDGE * torch.eye(known.shape[1]).double()
         return torch.linalg.solve(normal, known.T @ wanted / len(asked))[:-1]
 
-    def added(self, images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """Return the logits ``[n, outputs]`` that move a model's coefficients by ``shift``."""
-        moved = self.features(images) @ shift.float()
-        outputs = shift.shape[1] if self.multi_label else shift.shape[1] + 1
-        return moved @ directions(outputs, self.multi_label).T
+    def taught(
+        self, images: torch.Tensor, shift: torch.Tensor, generator: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images as they are, and what moves a model's coefficients by ``shift``."""
+        return images, across(self.features(images) @ shift.float(), self.multi_label)
+
+
+def along(answers: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """Return the parts of logits ``[n, outputs]`` in each direction, float64."""
+    return answers.double() @ directions(answers.shape[1], multi_label).double()
+
+
+def across(parts: torch.Tensor, multi_label: bool) -> torch.Tensor:
+    """Return logits ``[n, outputs]`` that have these parts, ``[n, directions]``."""
+    outputs = parts.shape[1] if multi_label else parts.shape[1] + 1
+    return parts @ directions(outputs, multi_label).T
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def answers_to(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return a model's logits ``[n, outputs]`` for images in [0, 1], in evaluation mode."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
     answers = [model(normalized(batch.to(device))).cpu() for batch in images.split(_BATCH)]

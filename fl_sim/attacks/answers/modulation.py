@@ -81,7 +81,12 @@ def expected_gains(features: int, last: float) -> torch.Tensor:
 
 
 def sizes_for(
-    kind: Modulation, strength: float, gains: torch.Tensor, directions: int, share: float
+    kind: Modulation,
+    strength: float,
+    gains: torch.Tensor,
+    directions: int,
+    share: float,
+    together: int,
 ) -> torch.Tensor:
     """Return a modulator's sizes that add ``strength`` to logits, as a root mean square.
 
@@ -94,6 +99,7 @@ def sizes_for(
         gains: of each feature.
         directions: coefficients of each feature.
         share: see :class:`Modulator`.
+        together: coefficients, in each direction, that are in the answer to one image.
     """
-    each = strength * gains.repeat_interleave(directions) / math.sqrt(len(gains))
+    each = strength * gains.repeat_interleave(directions) / math.sqrt(together)
     return each if kind == "sign" else each * math.sqrt(12) / share

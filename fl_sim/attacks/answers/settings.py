@@ -16,6 +16,7 @@ PUBLIC = "public"
 """What ``external`` is called where the codec is fitted to the public images."""
 
 Modulation = Literal["lattice", "sign"]
+Asked = Literal["features", "triggers", "memories"]
 
 
 class AnswersSettings(AttackSettings):
@@ -30,8 +31,13 @@ class AnswersSettings(AttackSettings):
             where all codes have one length, a checksum of one byte and the code; images whose
             codes are longer are not taken.
         coding: an error-correcting code around the frames, and its settings; ``"none"`` without.
+        asked: what the receiver asks about. ``"features"``: public images, for how the answers
+            depend on their features; ``"triggers"``: public images with a faint pattern, a
+            feature's axis, for what that changes; ``"memories"``: public images with answers of
+            their own.
         features: numbers of an image that answers depend on, the strongest principal components of
-            public images at ``side`` pixels.
+            public images at ``side`` pixels; or how many patterns, or memorised images.
+        trigger: size of a pattern, in standard deviations of its feature.
         side: pixels a side that images are averaged down to before that.
         spare: directions between the classes' mean features that are left alone, since that is
             where a model's ranking lives; none in a task with several labels an image.
@@ -66,7 +72,9 @@ class AnswersSettings(AttackSettings):
     external: Annotated[Component | None, component_of("external")] = None
     frame: int = Field(40, ge=2, le=258)
     coding: Annotated[Component, component_of("coding")] = Component(name=UNCODED)
+    asked: Asked = "features"
     features: int = Field(96, ge=1, le=4096)
+    trigger: float = Field(3.0, gt=0, le=20)
     side: int = Field(7, ge=1, le=64)
     spare: int = Field(6, ge=0, le=64)
     strength: float = Field(1.0, gt=0, le=100)

@@ -72,7 +72,7 @@ class Writer:
             self.expected_bytes = self._through(wanted, played - arrived)
             shift = shift + (wanted - arrived) / gain
             losses += self._learn(
-                f"writing {number}", self.settings.steps, self._written(honest, shift)
+                f"writing {number}", self.settings.steps, self._written(honest, shift, number)
             )
         return losses
 
@@ -143,13 +143,14 @@ class Writer:
 
         return self._learn("preparation", self.settings.preparation, loss, mixup=0.0)
 
-    def _written(self, honest: nn.Module, shift: torch.Tensor) -> Loss:
+    def _written(self, honest: nn.Module, shift: torch.Tensor, number: int) -> Loss:
         """Return the distance from the honest network's answers and what is added to them."""
+        generator = self.run.stream.at("taught", number).numpy("beside the images")
 
         def loss(asked: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                wanted = honest(normalized(asked.to(self._device)))
-                wanted = wanted + self.channel.added(asked, shift).to(self._device)
+                asked, added = self.channel.taught(asked, shift, generator)
+                wanted = honest(normalized(asked.to(self._device))) + added.to(self._device)
             return mse_loss(self._answers(asked), wanted)
 
         return loss
