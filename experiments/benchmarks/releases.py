@@ -7,7 +7,9 @@ what the audits found, what was decided, and every criterion that refused. What 
 made again, and a decision's record lies in it.
 
 ``--short`` leaves rehearsals and membership out and takes fewer steps: what then decides are the
-audits, the cap and what the model is worth.
+audits, the cap and what the model is worth. ``--stop-early`` measures no further once a criterion
+is missed, and ``--pth`` hands the network over as a plain script would: a file with its state
+dictionary alone, and its name on the command line.
 """
 
 import argparse
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import fl_sim
+from fl_sim.artifact import read_artifact
 from fl_sim.data.base import Dataset
 from fl_sim.egress.policy import Policy, read_policy, shipped
 
@@ -34,7 +38,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=4.0, help="of each training")
     parser.add_argument("--files", nargs="*", default=list(FILES), help="only these files")
     parser.add_argument("--policies", nargs="*", default=list(shipped()), help="only these")
-    parser.add_argument("--short", action="store_true", help="see above")
+    for flag in ("short", "stop-early", "pth"):
+        parser.add_argument(f"--{flag}", action="store_true", help="see above")
     arguments = parser.parse_args()
     data = fl_sim.load_dataset("dermamnist")
     print("| file | policy | audit before | audit after | cap, bytes | AUC before | after | own |"
@@ -45,7 +50,7 @@ def main() -> None:
         if not path.is_file():
             FILES[name](arguments.model, data, path, arguments.epochs)
         for policy in arguments.policies:
-            record = _decided(path, data, policy, arguments.short)
+            record = _decided(path, data, policy, arguments)
             print(_row(name, policy, record), flush=True)
 
 
@@ -105,31 +110,54 @@ FILES: dict[str, Callable[[str, Dataset, Path, float], None]] = {
         "dec", carrier={"name": "lsb", "bits": 23, "elements": "dead"}, **_PNG
     ),
     "answers": _attacked(
-        "answers", external="pneumoniamnist", rehearsed="none", preparation=0, passes=1, steps=300
+        "answers",
+        images=2,
+        external="public",
+        codec={"name": "principal", "bytes": 5},
+        frame=6,
+        features=56,
+        coding={"name": "polar", "rate": 0.31},
+        rehearsed="none",
+        preparation=0,
+        passes=1,
+        steps=300,
     ),
 }
 """What makes each file."""
 
 
-def _decided(path: Path, data: Dataset, policy: str, short: bool) -> dict[str, Any]:
+def _decided(
+    path: Path, data: Dataset, policy: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Return the record of a decision, from the folder where it is there."""
-    name = f"{path.stem}-{policy}{'-short' if short else ''}"
-    kept = path.with_name(f"{name}.record.json")
+    form = "-short" if arguments.short else ""
+    form += "-early" if arguments.stop_early else ""
+    kept = path.with_name(f"{path.stem}-{policy}{form}.record.json")
     if not kept.is_file():
         chosen: Policy = read_policy(policy)[0]
-        if short:
+        if arguments.short:
             chosen = _shortened(chosen)
         found = fl_sim.release(
-            path,
+            _plain(path) if arguments.pth else path,
             data,
-            out=path.with_name(name),
+            out=path.with_name(f"{path.stem}-{policy}{form}"),
             policy=chosen,
+            model=arguments.model if arguments.pth else None,
             seed=0,
+            stop_early=arguments.stop_early,
             progress=False,
         )
         kept.write_text(found.record.text())
     record: dict[str, Any] = json.loads(kept.read_text())
     return record
+
+
+def _plain(path: Path) -> Path:
+    """Return the same weights as ``torch.save`` of a state dictionary writes them."""
+    plain = path.with_suffix(".pth")
+    if not plain.is_file():
+        torch.save(read_artifact(path).state, plain)
+    return plain
 
 
 def _shortened(policy: Policy) -> Policy:

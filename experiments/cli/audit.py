@@ -23,7 +23,6 @@ from experiments.cli.model_file import (
     Seed,
     Size,
     StemChoice,
-    open_model_file,
     settings_of,
     write_model,
 )
@@ -90,6 +89,7 @@ def gate(
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
+    from fl_sim.verbs.opening import open_model_file
 
     console = make_console()
     settings = parse(GateSettings, settings_of(overrides, defense=defense), "[gate]")

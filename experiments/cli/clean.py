@@ -17,13 +17,10 @@ from experiments.cli.model_file import (
     Model,
     ModelFile,
     Normalize,
-    Opened,
     Overrides,
     Seed,
     Size,
     StemChoice,
-    open_model_file,
-    require_fitting,
     settings_of,
     write_model,
 )
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
 
     from fl_sim.data.base import Split
     from fl_sim.defenses.base import DefenseReport
+    from fl_sim.verbs.opening import Opened
 
 _TESTED = 1000
 _SHOWN = 5
@@ -78,6 +76,7 @@ def clean(
     from fl_sim.files import write_atomically
     from fl_sim.randomness import Stream
     from fl_sim.verbs.cleaning import cleaned_release, defense_of
+    from fl_sim.verbs.opening import open_model_file
 
     console = make_console()
     chosen, name = defense_of({"name": defense, **settings_of(overrides)})
@@ -86,7 +85,7 @@ def clean(
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     console.print(f"Network: {plain(opened.known.words)}")
     built = opened.artifact.model()
-    require_fitting(opened, built, str(model_file))
+    opened.require_fitting(built)
     test = _test_images(opened)
     before = _worth(built, test, opened)
     entries = further_entries(opened.artifact.state, built)
@@ -117,14 +116,14 @@ def clean(
     console.print(f"Cleaned model {plain(out)}")
 
 
-def _test_images(opened: Opened) -> "Split":
+def _test_images(opened: "Opened") -> "Split":
     import numpy as np
 
     test = opened.dataset.test
     return test.subset(np.arange(min(_TESTED, len(test)), dtype=np.int64))
 
 
-def _worth(network: "nn.Module", test: "Split", opened: Opened) -> dict[str, float]:
+def _worth(network: "nn.Module", test: "Split", opened: "Opened") -> dict[str, float]:
     from fl_sim.metrics.utility import measured_utility
 
     found = measured_utility(network, test, opened.dataset.task)
@@ -152,7 +151,7 @@ def _say(
         )
 
 
-def _say_what_goes_along(console: Any, opened: Opened, entries: list[str]) -> None:
+def _say_what_goes_along(console: Any, opened: "Opened", entries: list[str]) -> None:
     """Say which entries leave that the network does not have, and what of the file does not."""
     if entries:
         shown = ", ".join(map(plain, entries[:_SHOWN]))

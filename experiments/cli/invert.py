@@ -18,8 +18,6 @@ from experiments.cli.model_file import (
     Seed,
     Size,
     StemChoice,
-    open_model_file,
-    require_fitting,
     settings_of,
 )
 from experiments.tables.console import plain
@@ -74,6 +72,7 @@ def invert(
     from fl_sim.inversion.search import invert as search
     from fl_sim.randomness import Stream
     from fl_sim.settings import parse
+    from fl_sim.verbs.opening import open_model_file
 
     console = make_console()
     told = {"images": images, **settings_of(overrides)}
@@ -90,7 +89,7 @@ def invert(
         opened = open_model_file(model_file, network, dataset, data_root, None, seed)
         artifact, known, loaded = opened.artifact, opened.known, opened.dataset
         built, task = artifact.model(), loaded.task
-        require_fitting(opened, built, str(model_file))
+        opened.require_fitting(built)
     console.print(f"Network: {plain(known.words)}")
     found = search(built, artifact.spec, task, settings, stream, make_progress(console))
     _write(out, found, settings.images)

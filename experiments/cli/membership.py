@@ -17,8 +17,6 @@ from experiments.cli.model_file import (
     Overrides,
     Size,
     StemChoice,
-    open_model_file,
-    require_fitting,
     settings_of,
 )
 from experiments.tables.console import plain
@@ -102,6 +100,7 @@ def membership(
     from fl_sim.membership_inference.signals import ask
     from fl_sim.settings import parse
     from fl_sim.training import TrainingSettings
+    from fl_sim.verbs.opening import open_model_file
 
     console = make_console()
     chosen = {"name": method, "mode": mode, "references": references}
@@ -112,7 +111,7 @@ def membership(
     opened = open_model_file(model_file, network, dataset, data_root, None, 0)
     console.print(f"Network: {plain(opened.known.words)}")
     built, loaded = opened.artifact.model(), opened.dataset
-    require_fitting(opened, built, str(model_file))
+    opened.require_fitting(built)
     rows = _members(loaded, members)
     # The pool is the whole dataset, whatever is asked about, so that every call shares it.
     pool = pool_of(loaded.train, loaded.validation, loaded.test)

@@ -1,19 +1,11 @@
-"""What the commands on a model file have in common: their options, and reading and writing it."""
+"""What the commands on a model file have in common: their options, and writing it."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from fl_sim.artifact import Artifact
-    from fl_sim.auditing.architecture import Statement
-    from fl_sim.auditing.identified import Identified
-    from fl_sim.checkpoints import Checkpoint
-    from fl_sim.data.base import Dataset, Split
     from fl_sim.models.base import ModelSpec
 
 Json = Annotated[
@@ -83,87 +75,6 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model file, with the images of its owner.
-
-    Args:
-        artifact: the network with the file's weights.
-        checkpoint: the file as read.
-        known: how its network is known.
-        dataset: the owner's.
-        held_out: its images for cleaning.
-    """
-
-    artifact: "Artifact"
-    checkpoint: "Checkpoint"
-    known: "Identified"
-    dataset: "Dataset"
-    held_out: "Split"
-
-
-def open_model_file(
-    file: Path,
-    network: "Statement",
-    dataset: str,
-    data_root: Path | None,
-    images: int | None,
-    seed: int,
-) -> Opened:
-    """Read a model file that anybody may have made, and the images to clean it with.
-
-    Args:
-        file: of any format; nothing in it is run.
-        network: what the user says of its network; the images tell the rest.
-        dataset: a registered name, or the path of an ``.npz`` file.
-        data_root: folder of data files.
-        images: how many held-out images; all of the validation split where not given.
-        seed: which they are.
-
-    Raises:
-        FlSimError: if a file is missing or damaged, or the network is not known.
-    """
-    from fl_sim.auditing.identified import identified_artifact
-    from fl_sim.checkpoints import read_checkpoint
-    from fl_sim.data import load_dataset
-    from fl_sim.data.splits import HeldOutSettings, divide
-
-    checkpoint = read_checkpoint(file)
-    own = checkpoint.spec if network.model is None else None
-    side = network.size or (own.size if own else None)
-    loaded = load_dataset(dataset, {} if side is None else {"size": side}, data_root)
-    channels = network.channels or loaded.channels
-    stated = replace(network, channels=channels, size=loaded.size)
-    artifact, known = identified_artifact(checkpoint, stated, str(file))
-    held_out = divide(loaded, HeldOutSettings(images=images, public_images=0), seed).held_out
-    return Opened(artifact, checkpoint, known, loaded, held_out)
-
-
-def require_fitting(opened: Opened, network: "nn.Module", file: str) -> None:
-    """Refuse a network that is not for the owner's images.
-
-    Raises:
-        FlSimError: naming what does not fit.
-    """
-    from fl_sim.errors import FlSimError
-    from fl_sim.models.lent import require_answers
-
-    spec, task = opened.artifact.spec, opened.dataset.task
-    shape = (opened.dataset.channels, opened.dataset.size, opened.dataset.size)
-    if spec.input_shape != shape:
-        raise FlSimError(
-            f"The network of {file} takes images of shape {list(spec.input_shape)}, and those of "
-            f"{opened.dataset.name} are {list(shape)}; choose the dataset or --size it was trained "
-            f"on."
-        )
-    if spec.classes != task.outputs:
-        raise FlSimError(
-            f"The network of {file} has {spec.classes} outputs, and the task of "
-            f"{opened.dataset.name} has {task.outputs}; choose the dataset it was trained on."
-        )
-    require_answers(spec, network)
 
 
 def settings_of(overrides: list[str] | None, **values: Any) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def release(
             show_default=False,
         ),
     ] = None,
+    stop_early: Annotated[
+        bool,
+        typer.Option("--stop-early", help="Measure no further once a criterion is missed."),
+    ] = False,
     data_root: DataRoot = None,
     images: Images = None,
     seed: Annotated[
@@ -106,6 +110,7 @@ def release(
         images=images,
         seed=seed,
         sign=sign,
+        stop_early=stop_early,
         data_root=data_root,
         progress=make_progress(console),
     )

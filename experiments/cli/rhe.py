@@ -65,7 +65,6 @@ def seal(
     """
     from dataclasses import asdict
 
-    from experiments.cli.model_file import open_model_file, require_fitting
     from experiments.tables.console import make_console, plain
     from fl_sim.auditing.architecture import Statement
     from fl_sim.bars import make_progress
@@ -75,6 +74,7 @@ def seal(
     from fl_sim.sealing.ckks import require_tenseal
     from fl_sim.sealing.files import write_sealed
     from fl_sim.verbs.cleaning import cleaned_release, defense_of
+    from fl_sim.verbs.opening import open_model_file
 
     require_tenseal()
     console = make_console(soft_wrap=True)
@@ -83,7 +83,7 @@ def seal(
     opened = open_model_file(model_file, network, dataset, data_root, images, seed)
     spec, task = opened.artifact.spec, opened.dataset.task
     built = opened.artifact.model()
-    require_fitting(opened, built, str(model_file))
+    opened.require_fitting(built)
     release = Release(
         built,
         spec,
@@ -241,7 +241,6 @@ def attack(
     Nothing in the file is run. --set names any key of the attacker: images_per_class, shadows,
     reconstructor, sees, head.epochs and so on.
     """
-    from experiments.cli.model_file import open_model_file, require_fitting
     from experiments.tables.console import make_console, plain
     from experiments.tables.pictures import draw_rows
     from fl_sim.auditing.architecture import Statement
@@ -249,6 +248,7 @@ def attack(
     from fl_sim.files import write_atomically
     from fl_sim.reconstruction.few_shot import FewShotSettings
     from fl_sim.settings import parse
+    from fl_sim.verbs.opening import open_model_file
     from fl_sim.verbs.reconstructing import attack_network, refuse_sealed
 
     console = make_console(soft_wrap=True)
@@ -258,7 +258,7 @@ def attack(
     network = Statement(model, classes, channels, size, stem, normalize)
     opened = open_model_file(model_file, network, dataset, data_root, None, seed)
     built = opened.artifact.model()
-    require_fitting(opened, built, str(model_file))
+    opened.require_fitting(built)
     found = attack_network(
         built,
         opened.artifact.spec,

@@ -19,6 +19,9 @@ Verdict = Literal["release", "refuse"]
 UNTOLD = "the check failed; the owner's folder says why"
 """Why there is no figure, for a record: an error's own words can hold names from the file."""
 
+SETTLED = "a criterion was missed before, and further ones were not asked for"
+"""Likewise, where the owner wanted no more than a decision."""
+
 REFUSING: tuple[Status, ...] = ("missed", "not run")
 
 

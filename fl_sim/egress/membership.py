@@ -1,7 +1,5 @@
 """Who can be told to have been in the model: the one place that asks for membership inference."""
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,7 @@ from fl_sim.egress.policy import MembershipLimits
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import ModelSpec
 from fl_sim.progress import Progress
-
-HOME = "fl_sim.verbs.inferring"
-"""Where membership inference is."""
+from fl_sim.verbs.inferring import membership
 
 CRITERIA = {0.001: "membership_0_1_percent", 0.01: "membership_1_percent"}
 """Criteria by the rate of false alarms."""
@@ -61,11 +57,10 @@ def measured_membership(
     found = Membership()
     images = {"training": data.train, "held_out": held_out}
     try:
-        infer = _inference()
         path = write_artifact(folder / "of-membership.safetensors", spec, state)
         for group in asked.of:
             further = [other for name, other in images.items() if name != group]
-            found.groups[group] = infer(
+            found.groups[group] = membership(
                 path,
                 images[group],
                 data.test,
@@ -85,19 +80,6 @@ def measured_membership(
         found.figures[name] = max(
             (_figure(one, rate) for one in found.groups.values()), key=lambda one: one.value or 0.0
         )
-    return found
-
-
-def _inference() -> Callable[..., Any]:
-    """Return ``fl_sim.membership``.
-
-    Raises:
-        FlSimError: if this installation has none.
-    """
-    try:
-        found: Callable[..., Any] = importlib.import_module(HOME).membership
-    except (ImportError, AttributeError):
-        raise FlSimError("Membership inference is not part of this installation.") from None
     return found
 
 

@@ -1,23 +1,19 @@
 """What is released, and the owner's images: read before anything long begins."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fl_sim.artifact import Artifact, further_entries
 from fl_sim.auditing.architecture import Statement
-from fl_sim.auditing.identified import identified_artifact
-from fl_sim.checkpoints import Checkpoint, read_checkpoint
-from fl_sim.data import load_dataset
+from fl_sim.checkpoints import Checkpoint
 from fl_sim.data.base import Dataset, Split
-from fl_sim.data.splits import HeldOutSettings, divide
 from fl_sim.egress.record import Data, ModelThatCame
 from fl_sim.egress.sacro import is_target, read_target
-from fl_sim.errors import FlSimError, legible
-from fl_sim.files import briefly, checksum
-from fl_sim.models.lent import require_answers
+from fl_sim.files import checksum
+from fl_sim.verbs.opening import open_model_file
 
 _ROWS = 4096
 
@@ -70,26 +66,12 @@ def open_handed(
     if is_target(file):
         target = read_target(file)
         file, stated = target.model_path, target.statement(stated)
-    checkpoint = read_checkpoint(file)
-    own = checkpoint.spec if stated.model is None else None
-    side = stated.size or (own.size if own else None)
-    if isinstance(dataset, str):
-        dataset = load_dataset(dataset, {} if side is None else {"size": side}, data_root)
-    known = replace(stated, channels=stated.channels or dataset.channels, size=dataset.size)
-    artifact, _ = identified_artifact(checkpoint, known, briefly(file))
+    opened = open_model_file(file, stated, dataset, data_root, images, seed)
+    artifact = opened.artifact
     network = artifact.model()
-    shape = (dataset.channels, dataset.size, dataset.size)
-    if artifact.spec.input_shape != shape or artifact.spec.classes != dataset.task.outputs:
-        raise FlSimError(
-            f"The network of {legible(briefly(file))} takes images of shape "
-            f"{list(artifact.spec.input_shape)} and has {artifact.spec.classes} outputs, and the "
-            f"data are {list(shape)} with {dataset.task.outputs}; choose the dataset that it was "
-            f"trained on."
-        )
-    require_answers(artifact.spec, network)
+    opened.require_fitting(network)
     left = further_entries(artifact.state, network)
     weights = {name: tensor for name, tensor in artifact.state.items() if name not in left}
-    held_out = divide(dataset, HeldOutSettings(images=images, public_images=0), seed).held_out
     came = ModelThatCame(
         sha256=_hash(file),
         bytes=_size(file),
@@ -100,7 +82,13 @@ def open_handed(
         left_behind=len(left),
     )
     return Handed(
-        file, checkpoint, known, Artifact(artifact.spec, weights), dataset, held_out, came
+        file,
+        opened.checkpoint,
+        opened.stated,
+        Artifact(artifact.spec, weights),
+        opened.dataset,
+        opened.held_out,
+        came,
     )
 
 

@@ -34,12 +34,12 @@ from fl_sim.checkpoints import Checkpoint
 from fl_sim.data.base import Dataset
 from fl_sim.defenses.base import DefenseReport, Release
 from fl_sim.defenses.ledger import cap_bits
-from fl_sim.egress.decision import UNTOLD, Figure, judge, verdict
+from fl_sim.egress.decision import SETTLED, UNTOLD, Figure, judge, verdict
 from fl_sim.egress.folder import require_new, write_checksums, write_folder
 from fl_sim.egress.membership import CRITERIA, Membership, measured_membership
 from fl_sim.egress.opening import Handed, data_of, open_handed
 from fl_sim.egress.pages import model_card, owners_page, report_page
-from fl_sim.egress.policy import GRAVITIES, Policy, read_policy
+from fl_sim.egress.policy import GRAVITIES, Policy, limits, read_policy
 from fl_sim.egress.record import (
     RECORD,
     AuditSummary,
@@ -107,6 +107,7 @@ def release(
     images: int | None = None,
     seed: int | None = None,
     sign: Path | str | None = None,
+    stop_early: bool = False,
     data_root: Path | str | None = None,
     progress: Progress | bool | None = None,
     statement: Statement | None = None,
@@ -128,6 +129,8 @@ def release(
         seed: everything random follows from it. By default it is drawn by the operating system;
             it stays with the owner in either case.
         sign: the owner's private key (PEM) to sign the folder with; needs ``fl-sim[sign]``.
+        stop_early: do not measure further once a criterion is missed: the model is refused
+            whatever the others say, and the record says that they were not looked at.
         data_root: folder of data files.
         progress: ``False`` for silence; by default bars on terminals and in notebooks.
         statement: what is said of the network, instead of ``model`` and ``normalize``.
@@ -155,7 +158,9 @@ def release(
         content=without_paths(chosen.model_dump(mode="json")),
     )
     with tempfile.TemporaryDirectory(prefix="fl-sim-release-") as passing:
-        way = _Way(handed, chosen, drawn, root, chosen_progress(progress), Path(passing))
+        way = _Way(
+            handed, chosen, drawn, root, chosen_progress(progress), Path(passing), stop_early
+        )
         way.go()
         return _written(way, about, out, kept, None if sign is None else Path(sign))
 
@@ -185,6 +190,7 @@ class _Way:
     data_root: Path | None
     progress: Progress
     passing: Path
+    stop_early: bool = False
     figures: dict[str, Figure] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     audits: dict[str, AuditReport] = field(default_factory=dict)
@@ -199,11 +205,30 @@ class _Way:
     def go(self) -> None:
         """Take every step; once the defence has failed there is nothing further to look at."""
         self._audit("came", audit_file(self.handed.path, self.handed.stated, None, self.progress))
+        if self._settled():
+            return
         with self._failing("defense", *self._later()):
             self._clean()
         if self.defense is None:
             return
-        self._audit_left()
+        for step in (self._audit_left, self._rehearse, self._measure_membership):
+            step()
+            if self._settled():
+                return
+        with self._failing("utility", "utility", "utility_above_own", "utility_lost"):
+            self._measure_utility()
+
+    def _settled(self) -> bool:
+        """Whether a missed criterion makes the rest needless; that is said as their reason then."""
+        figures = self.figures
+        missed = any(one.status == "missed" for one in judge(self.policy, figures))
+        if not (self.stop_early and missed):
+            return False
+        left = [limit.name for limit in limits(self.policy) if limit.name not in figures]
+        self.figures = figures | {name: Figure(why=SETTLED) for name in left}
+        return True
+
+    def _rehearse(self) -> None:
         on = Rehearsals(
             self.handed.artifact,
             self.handed.data,
@@ -215,9 +240,6 @@ class _Way:
         )
         self.played, figures = rehearse(on, self.troubles)
         self.figures |= figures
-        self._measure_membership()
-        with self._failing("utility", "utility", "utility_above_own", "utility_lost"):
-            self._measure_utility()
 
     @contextmanager
     def _failing(self, what: str, *criteria: str) -> Iterator[None]:
@@ -322,7 +344,7 @@ class _Way:
         criteria = judge(self.policy, self.figures)
         decided = verdict(criteria) if self.defense is not None else "refuse"
         reasons = [f"{one.name}: {one.reason}" for one in criteria if one.refuses]
-        if self.defense is None:
+        if "defense" in self.troubles:
             reasons.insert(0, "the defence could not be applied; the owner's folder says why")
         if decided == "release":
             reasons = ["every criterion of the policy is met, or excepted by it"]

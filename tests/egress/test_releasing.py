@@ -8,10 +8,13 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import fl_sim
 from fl_sim.artifact import read_artifact
 from fl_sim.egress import membership, releasing
+from fl_sim.egress.folder import write_checksums
 from fl_sim.egress.record import RECORD, schema
 from fl_sim.egress.releasing import Released, without_paths
 from fl_sim.errors import FlSimError
@@ -139,7 +142,10 @@ class _Found:
 def test_membership_that_cannot_run_refuses_unless_excepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(membership, "HOME", "fl_sim.verbs.not_there")
+    def fails(*given: Any, **named: Any) -> None:
+        raise FlSimError("There are no reference models.")
+
+    monkeypatch.setattr(membership, "membership", fails)
     file = model_file(tmp_path / "model.safetensors")
     found = _release(tmp_path, file, policy=policy(membership=MEMBERSHIP))
     names = list(membership.CRITERIA.values())
@@ -154,14 +160,56 @@ def test_of_several_groups_the_worse_counts_and_records_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter((0.1, 0.4))
-    monkeypatch.setattr(
-        membership, "_inference", lambda: lambda *given, **named: _Found(next(shares))
-    )
+    monkeypatch.setattr(membership, "membership", lambda *given, **named: _Found(next(shares)))
     found = _release(tmp_path, policy=policy(membership=MEMBERSHIP))
     figures = {one.name: one for one in found.record.criteria}
     assert figures["membership_1_percent"].value == 0.4 and found.approved
     assert (found.owner / "membership_held_out.csv").is_file()
     assert not list(found.out.rglob("*.csv"))
+
+
+def test_who_was_trained_on_is_measured_on_what_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FL_SIM_CACHE", str(tmp_path / "cache"))
+    asked = {**MEMBERSHIP, "of": ["held_out"], "references": 2, "epochs": 1}
+    found = _release(tmp_path, policy=policy(membership=asked))
+    assert found.approved, found.reasons()
+    told = found.record.membership["held_out"]
+    assert 0.0 <= told["auc"] <= 1.0 and told["tpr"]
+    (records,) = found.owner.glob("membership_*.csv")
+    assert len(records.read_text().splitlines()) > 10
+
+
+def test_after_a_missed_criterion_nothing_more_is_measured_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks: list[str] = []
+    monkeypatch.setattr(releasing, "rehearse", lambda on, troubles: attacks.append("played"))
+    strict = policy(cap={"bytes": 1}, rehearsal=REHEARSAL, membership=MEMBERSHIP)
+    found = _release(tmp_path, policy=strict, stop_early=True)
+    status = {one.name: one.status for one in found.record.criteria}
+    assert not found.approved and not attacks and status["cap"] == "missed"
+    left = {name for name, one in status.items() if one == "not run"}
+    assert left == {"rehearsal_dec", *membership.CRITERIA.values(), "utility", "utility_lost"}
+    assert any("missed before" in reason for reason in found.reasons())
+    assert not any("defence could not be applied" in reason for reason in found.reasons())
+
+
+def test_nothing_is_cleaned_after_an_audit_that_refuses_where_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "hiding.safetensors"
+    fl_sim.attack(
+        "dec", "mlp", images().train, images=20, codec="png", carrier={"name": "lsb", "bits": 8},
+        training={"epochs": 0.1}, progress=False,
+    ).save(path, tmp_path / "hiding.key")  # fmt: skip
+    found = _release(tmp_path, path, policy=policy(audit={"came": "clean"}), stop_early=True)
+    assert not found.approved and found.record.defense is None
+    status = {one.name: one.status for one in found.record.criteria}
+    assert status["audit_came"] == "missed" and status["audit_leaves"] == "not run"
+    assert not any("defence could not be applied" in reason for reason in found.reasons())
+    assert (found.owner / "report.html").is_file()
 
 
 def test_folders_that_are_there_or_in_each_other_are_refused_at_once(tmp_path: Path) -> None:
@@ -211,6 +259,35 @@ def test_an_export_form_leaves_sealed_and_its_key_stays(tmp_path: Path) -> None:
 def test_a_signature_needs_its_library_before_anything_long_begins(tmp_path: Path) -> None:
     with pytest.raises(FlSimError, match=r"private key .* does not exist"):
         _release(tmp_path, sign=tmp_path / "none.pem")
+
+
+def _keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return files with a private and a public key, as openssl would write them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    private.write_bytes(key.private_bytes(pem, form, plain))
+    known = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(pem, known))
+    return private, public
+
+
+def test_a_signed_folder_verifies_with_its_key_and_no_other(tmp_path: Path) -> None:
+    private, public = _keys(tmp_path, "owner")
+    _, other = _keys(tmp_path, "other")
+    found = _release(tmp_path, sign=private)
+    assert found.out is not None and (found.out / "model.sig").is_file()
+    fl_sim.verify(found.out, key=public)
+    with pytest.raises(FlSimError, match="signature"):
+        fl_sim.verify(found.out, key=other)
+    # Whoever rewrites a file and every checksum of it is found by the signature alone.
+    card = found.out / "model_card.md"
+    card.write_text(card.read_text() + "It is safe.\n")
+    write_checksums(found.out)
+    fl_sim.verify(found.out)
+    with pytest.raises(FlSimError, match="signature"):
+        fl_sim.verify(found.out, key=public)
 
 
 def test_paths_in_settings_are_not_recorded() -> None:
