@@ -101,7 +101,7 @@ def mean_interval(
 
     With ``"t"`` and without limits it is Student's. Where both limits are finite, Student's
     interval of the logit of the mean is carried back, and where only the lower one is, that of its
-    logarithm (delta method). Shares of images have Wilson's score interval (JASA 1927), with as
+    logarithm (delta method; see :func:`within`). Shares of images have Wilson's score interval (JASA 1927), with as
     many trials as the spread between seeds is worth, ``p (1 - p) / se^2``, if these are fewer than
     there were, and with Student's quantile: it has a width where all seeds are at an end.
 
@@ -146,7 +146,9 @@ def within(mean: float, half: float, limits: tuple[float, float]) -> tuple[float
     """Carry the ends of an interval, half its width from the mean, over to where values can be.
 
     With two finite limits by the logit, with a lower one alone by the logarithm (delta method):
-    a narrow interval stays what it was, a wide one does not leave the limits.
+    a narrow interval stays what it was, a wide one does not leave the limits. The logarithm says
+    nothing of values that are as far from the limit as from each other; where its interval reaches
+    more than twice as far above the mean as half the width, that is taken, and cut at the limit.
 
     Args:
         mean: within the limits.
@@ -159,6 +161,8 @@ def within(mean: float, half: float, limits: tuple[float, float]) -> tuple[float
         return mean - half, mean + half
     if not math.isfinite(high):
         factor = math.exp(min(half / above, 700.0))
+        if above * (factor - 1) > 2 * half:
+            return low, mean + half
         return low + above / factor, low + above * factor
     below = high - mean
     if below <= 0:

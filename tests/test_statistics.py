@@ -198,6 +198,9 @@ def test_the_logit_interval_by_hand() -> None:
     assert student.symmetric and not interval.symmetric
     assert within(3.0, 0.0, (0.0, 10.0)) == (3.0, 3.0)
     assert within(1.0, 0.2, (0.0, 1.0)) == (0.8, 1.2)  # of a mean at the limit nothing is known
+    # Values as far from a lower limit as from each other: no logarithm, which would say 0 to 148.
+    assert within(1.0, 5.0, (0.0, math.inf)) == (0.0, 6.0)
+    assert within(1.0, 1.0, (0.0, math.inf)) == pytest.approx((1 / math.e, math.e))
 
 
 def test_shares_of_images_have_wilsons_interval() -> None:
