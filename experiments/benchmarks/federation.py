@@ -120,6 +120,7 @@ class Measured:
 def federate(shape: Shape, engine: str) -> Measured:
     """Run a federation and measure it."""
     from clients.app import client_app
+    from clients.hospital import dealt
     from fl_sim.case import open_case
     from fl_sim.engine import EngineSettings, run
     from fl_sim.engine.records import to_record
@@ -149,6 +150,7 @@ def federate(shape: Shape, engine: str) -> Measured:
         hospital_settings_json=settings.model_dump_json(),
         cohort=shape.cohort,
         observer=clock,
+        dealt=dealt(settings),
     )
     memory = MemoryWatch()
     began = time.perf_counter()
