@@ -25,7 +25,7 @@ BLOCK_BYTES = 64 * 2**20
 """Bytes of a block of all uploads, in float64."""
 
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
-Layers = list[NDArray[np.generic]]
+Layers = list[NDArray[Any]]
 Piece = tuple[str, int, int]
 """An entry's name and the elements of it, flattened, from and to."""
 

@@ -1,7 +1,8 @@
 """FedAvg whose updates are clipped in norm before they are averaged."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fl_sim.engine.spill import Late
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 class NormClippedFedAvg(FedAvg):
@@ -62,13 +63,13 @@ class NormClippedFedAvg(FedAvg):
         factor = self.max_norm / norm
         return {name: self._moved(name, value, factor) for name, value in arrays.items()}
 
-    def _norm(self, arrays: Mapping[str, NDArray[np.generic]]) -> float:
+    def _norm(self, arrays: Mapping[str, NDArray[Any]]) -> float:
         squares = 0.0
         for name, value in arrays.items():
             squares += float(np.square(value - self._broadcast[name]).sum())
         return float(np.sqrt(squares))
 
-    def _moved(self, name: str, value: NDArray[np.generic], factor: float) -> NDArray[np.generic]:
+    def _moved(self, name: str, value: NDArray[Any], factor: float) -> NDArray[Any]:
         start = self._broadcast[name]
         return np.asarray((start + factor * (value - start)).astype(value.dtype))
 
@@ -77,9 +78,7 @@ class NormClippedFedAvg(FedAvg):
         clipped = ArrayRecord()
         for name, array in _arrays(reply).items():
 
-            def load(
-                name: str = name, read: Callable[[], NDArray[np.generic]] = array.numpy
-            ) -> bytes:
+            def load(name: str = name, read: Callable[[], NDArray[Any]] = array.numpy) -> bytes:
                 stream = io.BytesIO()
                 np.save(stream, self._moved(name, read(), factor), allow_pickle=False)
                 return stream.getvalue()
@@ -89,16 +88,16 @@ class NormClippedFedAvg(FedAvg):
         reply.content = RecordDict({**reply.content, key: clipped})
 
 
-class _Values(Mapping[str, NDArray[np.generic]]):
+class _Values(Mapping[str, NDArray[Any]]):
     """A record's arrays, of which each is read when it is asked for."""
 
     def __init__(self, record: ArrayRecord) -> None:
         self._record = record
 
-    def __getitem__(self, name: str) -> NDArray[np.generic]:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         return self._record[name].numpy()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._record)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ in a larger round the mean itself is scaled.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ MEMORY_BYTES = 128 * 2**20
 INSURED_BYTES = 4 * 2**30
 """Largest round, as bytes that it may upload, whose uploads are kept although they are summed."""
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,16 @@ class RunningMean:
 
     def __init__(self, total: float) -> None:
         self._total = total
-        self._sums: dict[str, NDArray[np.generic]] = {}
+        self._sums: dict[str, NDArray[Any]] = {}
 
-    def add(self, arrays: Mapping[str, NDArray[np.generic]], weight: float) -> None:
+    def add(self, arrays: Mapping[str, NDArray[Any]], weight: float) -> None:
         """Add arrays; they are left as they are."""
         factor = weight / self._total
         for name, value in arrays.items():
             if name in self._sums:
-                self._sums[name] += value * factor  # type: ignore[operator]
+                self._sums[name] += value * factor
             else:
-                self._sums[name] = value * factor  # type: ignore[operator]
+                self._sums[name] = value * factor
 
     def result(self, total: float) -> Arrays:
         """Return the mean.
@@ -90,7 +91,7 @@ class RunningMean:
         """
         if total == self._total:
             return self._sums
-        return {n: value * (self._total / total) for n, value in self._sums.items()}  # type: ignore[operator]
+        return {n: value * (self._total / total) for n, value in self._sums.items()}
 
 
 class Gathering:

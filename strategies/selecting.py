@@ -8,7 +8,7 @@ over the same matrix, of which the kernel maps into memory what is at work.
 import math
 import tempfile
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -22,9 +22,7 @@ MATRIX_BYTES = 256 * 2**20
 """Largest matrix of all uploads that is held in memory."""
 
 
-def squared_distances(
-    records: list[ArrayRecord], matrix_bytes: int | None = None
-) -> NDArray[np.floating]:
+def squared_distances(records: list[ArrayRecord], matrix_bytes: int | None = None) -> NDArray[Any]:
     """Return squared L2 distances between uploads, ``[n, n]``, as Flower computes them.
 
     Args:
@@ -36,7 +34,7 @@ def squared_distances(
     columns = sum(math.prod(array.shape) for array in records[0].values())
     size = len(records) * columns * dtype.itemsize
     if size <= (MATRIX_BYTES if matrix_bytes is None else matrix_bytes):
-        return cast(NDArray[np.floating], compute_distances(records))
+        return compute_distances(records)
     with tempfile.TemporaryFile() as file:
         file.truncate(size)
         matrix = np.memmap(file, dtype, "r+", shape=(len(records), columns))
@@ -45,16 +43,16 @@ def squared_distances(
         again = np.memmap(file, dtype, "r", shape=matrix.shape)
         # Flower doubles before the product; a power of two changes no digit.
         products = 2 * np.asarray(matrix @ again.T)
-        return cast(NDArray[np.floating], norms[:, None] + norms[None, :] - products)
+        return cast(NDArray[Any], norms[:, None] + norms[None, :] - products)
 
 
-def _fill(row: NDArray[np.floating], record: ArrayRecord) -> np.floating:
+def _fill(row: NDArray[Any], record: ArrayRecord) -> np.generic:
     start = 0
     for array in record.values():
         stop = start + math.prod(array.shape)
         row[start:stop] = array.numpy().reshape(-1)
         start = stop
-    return cast(np.floating, np.square(row).sum())
+    return cast(np.generic, np.square(row).sum())
 
 
 def ranked_by_distance(contents: list[RecordDict], num_malicious_nodes: int) -> list[int]:

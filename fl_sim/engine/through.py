@@ -1,7 +1,7 @@
 """Grids that stand in front of another grid."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -75,7 +75,7 @@ class ThroughGrid(Grid):
 
 def each_reply(
     grid: Grid, messages: Iterable[Message], timeout: float | None = None
-) -> Iterator[Message]:
+) -> Generator[Message, None, None]:
     """Exchange messages for replies, one at a time where a grid can do that.
 
     A grid can where its class has an ``each_reply`` with the arguments of ``send_and_receive``,

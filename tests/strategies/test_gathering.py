@@ -411,7 +411,7 @@ def test_a_full_disk_is_one_sentence(spilled, monkeypatch):
 
 
 def test_an_upload_on_disk_is_read_only_when_it_is_asked_for(spilled):
-    kinds = []
+    kinds: list[type] = []
 
     class Looking(FedAvg):
         def aggregate_train(self, server_round, replies):
