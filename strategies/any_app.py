@@ -272,7 +272,7 @@ class Defended(Strategy):
             uploads[number] = from_record(record)
             weights[number] = float(metrics[key])  # type: ignore[arg-type,index]
         return {
-            name: weighted_mean({n: state[name] for n, state in uploads.items()}, weights)
+            name: weighted_mean({n: s[name] for n, s in uploads.items()}.__getitem__, weights)
             for name in self._broadcast
             if self._cleaning.is_statistic(name)
         }

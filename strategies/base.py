@@ -13,7 +13,11 @@ from fl_sim.registry import Registry
 from fl_sim.settings import Settings, parse
 
 if TYPE_CHECKING:
+    import numpy as np
     from flwr.serverapp.strategy import Strategy
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Aggregator:
             variance could become negative.
         float64: whether it computes distances between uploads, which differ by little and have
             large norms: in float32 such a difference of squares drowns in rounding.
+        summed: whether all that it needs of a round's uploads is their mean, weighted by numbers of
+            images. Then no upload is kept: each is added to one sum when it comes. A strategy with
+            a ``server_optimizer`` is given the mean as if it were the only upload. Any other gets
+            all replies, with arrays that are read from disk when it asks for them.
+        each: what is done with an upload before it is summed; ``None`` for nothing.
+        disk: bytes that it keeps on disk for each byte of the uploads that it gets.
     """
 
     strategy: "Strategy"
@@ -36,6 +46,9 @@ class Aggregator:
     min_replies: int = 1
     server_optimizer: bool = False
     float64: bool = False
+    summed: bool = False
+    each: "Callable[[Arrays], Arrays] | None" = None
+    disk: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,9 @@ class StrategyEntry:
         min_replies: fewest uploads that it can aggregate, from its keys.
         server_optimizer: see :class:`Aggregator`.
         float64: see :class:`Aggregator`.
+        summed: see :class:`Aggregator`; from its keys.
+        each: see :class:`Aggregator`; from the strategy as built.
+        disk: see :class:`Aggregator`.
     """
 
     settings: type[Settings]
@@ -55,6 +71,14 @@ class StrategyEntry:
     min_replies: Callable[[Any], int] = lambda settings: 1
     server_optimizer: bool = False
     float64: bool = False
+    summed: Callable[[Any], bool] = lambda settings: False
+    each: "Callable[[Any], Callable[[Arrays], Arrays]] | None" = None
+    disk: float = 1.0
+
+
+def always(settings: Settings) -> bool:
+    """Return that uploads are summed whatever the keys are; see :class:`StrategyEntry`."""
+    return True
 
 
 STRATEGIES: Registry[StrategyEntry] = Registry("strategy", "strategies.aggregators")
@@ -104,12 +128,17 @@ def build_aggregator(
         strategy, needed = entry.build(settings), entry.min_replies(settings)
         if not isinstance(strategy, Strategy):
             raise FlSimError(f"It builds a {type(strategy).__name__}, not a Flower strategy.")
+        summed = entry.summed(settings)
+        each = None if entry.each is None else entry.each(strategy)
     return Aggregator(
         strategy=strategy,
         name=name,
         min_replies=needed,
         server_optimizer=entry.server_optimizer,
         float64=entry.float64,
+        summed=summed,
+        each=each,
+        disk=entry.disk,
     )
 
 

@@ -11,8 +11,9 @@ integer buffers stay integers, and a run can go on from any round.
 """
 
 import logging
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,17 +22,20 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
 from fl_sim.engine.records import from_record, to_record
+from fl_sim.engine.spill import Spill, require_disk
+from fl_sim.engine.through import each_reply
 from fl_sim.errors import FlSimError
 from fl_sim.faults import WORDED, blaming, first_line
+from strategies.arrival import in_order
 from strategies.base import Aggregator, as_aggregator, too_few
 from strategies.cohort import CohortGrid, cohort_size, map_nodes, sample_cohort
 from strategies.door import taken_apart
+from strategies.gathering import INSURED_BYTES, MEMORY_BYTES, Gathering, Split, Summing
 from strategies.inner import Inner
-from strategies.merging import for_strategy, settled, weighted_mean
+from strategies.merging import settled
 from strategies.observers import Observer, State, Unobserved
 from strategies.releasing import Defend, Release, Releasing, cloned
 from strategies.uploads import (
-    WEIGHT,
     Received,
     Rejected,
     Terms,
@@ -42,6 +46,8 @@ from strategies.uploads import (
 )
 
 _log = logging.getLogger(__name__)
+_LARGE_BYTES = 10**9
+"""Bytes on disk that a user is told of before they are written."""
 
 
 class DefendedStrategy(Strategy):
@@ -55,6 +61,7 @@ class DefendedStrategy(Strategy):
         seed: of the cohorts.
         cohort: hospitals that train in a round: a count (``int``) or a fraction (``float``).
         release: the defence, see :data:`strategies.releasing.Release`; ``None`` for none.
+        reads_uploads: whether the defence reads the round's uploads, which are then kept for it.
         defend: ``"every"`` release, the ``"last"`` only, or every n-th. The last one, the
             export, is always defended.
         defense: how the defence is called in messages.
@@ -80,6 +87,7 @@ class DefendedStrategy(Strategy):
         seed: int = 0,
         cohort: int | float = 1.0,
         release: Release | None = None,
+        reads_uploads: bool = True,
         defend: Defend = "every",
         defense: str = "the defence",
         observer: Observer | None = None,
@@ -105,6 +113,10 @@ class DefendedStrategy(Strategy):
         self._asked: tuple[int, ...] = ()
         self._broadcast: State = {}
         self._received = Received()
+        self._split = Split(frozenset(), frozenset(), inner.float64)
+        self._spill = Spill()
+        self._told_of_disk = False
+        self._reads_uploads = release is not None and reads_uploads
         self._timeout = 3600.0
         self._dealt = dealt
         self._needed = tuple(needed)
@@ -155,10 +167,11 @@ class DefendedStrategy(Strategy):
         for server_round in range(first_round, num_rounds + 1):
             config = ConfigRecord(dict(train_config or {}))
             messages = self.configure_train(server_round, arrays, config, grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
-            aggregate, metrics = self.aggregate_train(server_round, replies)
-            _keep(result.train_metrics_clientapp, server_round, metrics)
-            arrays = self._make_release(server_round, num_rounds, from_record(aggregate))
+            with closing(self._spill):
+                with closing(each_reply(grid, messages, timeout)) as replies:
+                    aggregate, metrics = self.aggregate_train(server_round, replies)
+                _keep(result.train_metrics_clientapp, server_round, metrics)
+                arrays = self._make_release(server_round, num_rounds, from_record(aggregate))
             result.arrays = arrays
             if evaluate_config is not None:
                 outcome = self._evaluate(server_round, arrays, evaluate_config, grid, timeout)
@@ -195,12 +208,14 @@ class DefendedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Make the round's messages: the inner strategy's, for this round's cohort only."""
         self._broadcast = from_record(arrays)
+        self._split = self._split_entries()
         cohort_grid = self._cohort_grid(server_round, grid)
         config["hospital-settings"] = self._settings_json
         config["server-round"] = server_round
         messages = self._inner.configure_train(
-            server_round, self._inner_view(arrays), config, cohort_grid
+            server_round, self._split.view(arrays), config, cohort_grid
         )
+        self._prepare_disk(server_round, len(messages))
         _send_whole(messages, arrays)
         return self._in_order(messages)
 
@@ -212,13 +227,10 @@ class DefendedStrategy(Strategy):
         Raises:
             FlSimError: see :meth:`start`.
         """
-        uploads = self._accept(server_round, replies)
-        self._received = Received(upload.arrays for upload in uploads)
-        self._inner.chosen = {u.hospital: float(u.metrics[WEIGHT]) for u in uploads}
-        messages = [self._for_inner(upload, uploads) for upload in uploads]
-        expected = {k: v for k, v in self._broadcast.items() if k not in self._set_aside()}
-        combined, metrics = self._inner.aggregate_train(server_round, messages, expected)
-        state = self._merge(server_round, combined, uploads)
+        gathering = self._accept(server_round, replies)
+        expected = {k: v for k, v in self._broadcast.items() if k not in self._split.aside}
+        combined, metrics = gathering.combine(server_round, self._inner, expected)
+        state = self._merge(server_round, combined, gathering)
         with self._observing(server_round, "aggregate"):
             self._observer.aggregate(server_round, cloned(state))
         if metrics is not None:
@@ -251,23 +263,64 @@ class DefendedStrategy(Strategy):
 
     # ------------------------------------------------------------------ stages
 
-    def _accept(self, server_round: int, replies: Iterable[Message]) -> list[Upload]:
-        uploads: list[Upload] = []
+    def _accept(self, server_round: int, replies: Iterable[Message]) -> Gathering:
+        """Check replies as they come, in the hospitals' order, and sum or keep the uploads."""
+        gathering = self._gathering()
         failures: dict[int, str] = {}
-        answers = self._by_hospital(replies)
-        for hospital, message in answers.items():
+        answered = set()
+        for hospital, message in in_order(replies, self._hospital_of, self._asked, self._spill):
+            answered.add(hospital)
             try:
-                uploads.append(self._read(server_round, hospital, message))
+                self._read(server_round, hospital, message, gathering)
             except Rejected as rejected:
                 failures[hospital] = self._sentence(hospital, str(rejected))
+            del message  # or it would be held while the next one is waited for
         for hospital in self._asked:
-            if hospital not in answers:
+            if hospital not in answered:
                 failures[hospital] = f"no reply within {self._timeout:g} seconds"
         self._report(server_round, failures)
-        self._demand_enough(server_round, uploads, failures)
-        return uploads
+        self._demand_enough(server_round, gathering.uploads, failures)
+        self._received = Received(upload.arrays for upload in gathering.uploads)
+        return gathering
 
-    def _read(self, server_round: int, hospital: int, message: Message) -> Upload:
+    def _gathering(self) -> Gathering:
+        """Return what is to become of the round's uploads."""
+        if not self._aggregator.summed:
+            return Gathering(self._aggregator, self._split, self._spill)
+        expected = None if self._dealt is None else sum(self._dealt[h] for h in self._asked)
+        kept = self._spill if self._keeps_uploads(len(self._asked)) else None
+        return Summing(self._aggregator, self._split, kept, expected)
+
+    def _keeps_uploads(self, asked: int) -> bool:
+        """Whether uploads are kept until the round is over."""
+        if not self._aggregator.summed or self._dealt is None or self._reads_uploads:
+            return True
+        return asked * self._upload_bytes() <= INSURED_BYTES
+
+    def _upload_bytes(self) -> int:
+        return sum(value.nbytes for value in self._broadcast.values())
+
+    def _prepare_disk(self, server_round: int, asked: int) -> None:
+        """Begin a new place for uploads, and refuse a round that would not fit there."""
+        self._spill.close()
+        self._spill = Spill(MEMORY_BYTES)
+        if not self._keeps_uploads(asked):
+            return
+        factor = 1.0 if self._aggregator.summed else self._aggregator.disk
+        needed = factor * asked * self._upload_bytes() - MEMORY_BYTES
+        if needed <= 0:
+            return
+        require_disk(needed, f"Round {server_round}: the uploads of {asked} hospitals take")
+        if needed > _LARGE_BYTES and not self._told_of_disk:
+            self._told_of_disk = True
+            _log.warning(
+                "Round %d: the uploads of %d hospitals take up to %.1f GB on disk, in %s.",
+                *(server_round, asked, needed / 1e9, tempfile.gettempdir()),
+            )
+
+    def _read(
+        self, server_round: int, hospital: int, message: Message, gathering: Gathering
+    ) -> None:
         door = taken_apart(message) if self._doors and not message.has_error() else None
         if door is not None and door.before is not None:
             state, further, metrics = self._checked(hospital, door.before)
@@ -278,20 +331,15 @@ class DefendedStrategy(Strategy):
             raise Rejected(f"its door withheld the upload: {door.withheld}")
         state, further, metrics = self._checked(hospital, message)
         received = next(iter(message.content.array_records.values()))
-        upload = Upload(
-            hospital=hospital,
-            message=message,
-            arrays=ArrayRecord({name: received[name] for name in state}),
-            metrics=metrics,
-            integers={k: v.clone() for k, v in state.items() if not v.is_floating_point()},
-            averaged={k: state[k].clone() for k in state if k in self._set_aside()},
-        )
+        arrays = ArrayRecord({name: received[name] for name in state})
+        message.content = RecordDict()
+        with blaming(f"Round {server_round}: the strategy '{self._aggregator.name}'"):
+            gathering.take(Upload(hospital, message, metrics), arrays, state)
         if door is None or door.before is None:
             self._observed(server_round, hospital, state | further, metrics)
         if door is not None:
             with self._observing(server_round, "door"):
                 self._observer.door(server_round, hospital, state | further, door.values)
-        return upload
 
     def _checked(
         self, hospital: int, message: Message
@@ -326,33 +374,17 @@ class DefendedStrategy(Strategy):
                 f"uploads and got {len(uploads)}: {explain_failures(failures)}."
             )
 
-    def _for_inner(self, upload: Upload, uploads: list[Upload]) -> Message:
-        # Flower ends the run if hospitals send different metrics, so only common ones go in.
-        common = set.intersection(*(set(other.metrics) for other in uploads))
-        metrics = {key: value for key, value in upload.metrics.items() if key in common}
-        arrays = for_strategy(
-            upload.arrays,
-            upload.integers,
-            float64=self._aggregator.float64,
-            skip=self._set_aside(),
-        )
-        upload.message.content = RecordDict(
-            {"arrays": arrays, "metrics": MetricRecord({**metrics, "hospital": upload.hospital})}
-        )
-        return upload.message
-
-    def _merge(self, server_round: int, combined: State, uploads: list[Upload]) -> State:
+    def _merge(self, server_round: int, combined: State, gathering: Gathering) -> State:
         """Put the inner strategy's result and the entries set aside together, dtypes as sent."""
-        by_hospital = {upload.hospital: upload for upload in uploads}
-        chosen = {h: weight for h, weight in self._inner.chosen.items() if h in by_hospital}
+        accepted = {upload.hospital for upload in gathering.uploads}
+        chosen = {h: weight for h, weight in self._inner.chosen.items() if h in accepted}
         state: State = {}
         for name, reference in self._broadcast.items():
             if len(chosen) == 1 and not reference.is_floating_point():
                 # One upload passes through: not even 64-bit integers may lose a bit.
-                value = by_hospital[next(iter(chosen))].integers[name]
-            elif name in self._set_aside():
-                values = {h: by_hospital[h].averaged[name] for h in chosen}
-                value = weighted_mean(values, chosen)
+                value = gathering.only(name, next(iter(chosen)))
+            elif name in self._split.aside:
+                value = gathering.mean(name, chosen)
             else:
                 value = combined[name]
             state[name] = settled(name, value, reference, server_round, self._aggregator.name)
@@ -396,22 +428,18 @@ class DefendedStrategy(Strategy):
 
     # ----------------------------------------------------------- inner strategy
 
-    def _set_aside(self) -> set[str]:
-        """Entries that the inner strategy does not get.
+    def _split_entries(self) -> Split:
+        """Say which entries the inner strategy gets.
 
         Steps of a server-side optimiser would make counters fractions and variances negative, and
         a difference of counters (of batches, hundreds) would outweigh all weights in a distance.
         """
-        if not (self._aggregator.server_optimizer or self._aggregator.float64):
-            return set()
-        aside = {k for k, v in self._broadcast.items() if not v.is_floating_point()}
-        return aside | self._buffers if self._aggregator.server_optimizer else aside
-
-    def _inner_view(self, arrays: ArrayRecord) -> ArrayRecord:
-        integers = {k: v for k, v in self._broadcast.items() if not v.is_floating_point()}
-        return for_strategy(
-            arrays, integers, float64=self._aggregator.float64, skip=self._set_aside()
-        )
+        about = self._aggregator
+        integers = frozenset(k for k, v in self._broadcast.items() if not v.is_floating_point())
+        aside = integers if about.server_optimizer or about.float64 else frozenset[str]()
+        if about.server_optimizer:
+            aside |= self._buffers & self._broadcast.keys()
+        return Split(integers, aside, about.float64)
 
     # -------------------------------------------------------------------- nodes
 
@@ -426,12 +454,15 @@ class DefendedStrategy(Strategy):
         self._asked = tuple(self._nodes[m.metadata.dst_node_id] for m in ordered)
         return ordered
 
+    def _hospital_of(self, message: Message) -> int | None:
+        return self._nodes.get(message.metadata.src_node_id)
+
     def _by_hospital(self, replies: Iterable[Message]) -> dict[int, Message]:
         """Return the first reply of each hospital that was asked, in the hospitals' order."""
         found: dict[int, Message] = {}
         for message in replies:
-            hospital = self._nodes.get(message.metadata.src_node_id)
-            if hospital in self._asked:
+            hospital = self._hospital_of(message)
+            if hospital is not None and hospital in self._asked:
                 found.setdefault(hospital, message)
         return {hospital: found[hospital] for hospital in sorted(found)}
 

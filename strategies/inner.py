@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from numpy.typing import NDArray
 
 from fl_sim.engine.records import from_record
@@ -18,6 +19,7 @@ from strategies.server_state import (
     server_state,
     strategy_chain,
 )
+from strategies.uploads import WEIGHT
 
 SAMPLING = {
     "fraction_train": 1.0,
@@ -94,6 +96,35 @@ class Inner:
             if not isinstance(metrics, MetricRecord | None):
                 raise FlSimError(f"It returned {_kind(metrics)} as metrics, not a MetricRecord.")
             return read_aggregate(arrays, expected), metrics
+
+    def aggregate_mean(
+        self,
+        server_round: int,
+        mean: ArrayRecord,
+        contents: list[RecordDict],
+        reply: Message,
+        expected: Mapping[str, torch.Tensor],
+    ) -> tuple[dict[str, torch.Tensor], MetricRecord | None]:
+        """Do as :meth:`aggregate_train` for uploads of which only the mean is left.
+
+        Args:
+            server_round: from 1.
+            mean: of the uploads, weighted by their numbers of images.
+            contents: the replies' metrics, without arrays.
+            reply: one of the replies. Where the strategy has an optimiser, it is given the mean in
+                this one, as if there were no other; the metrics are averaged over all.
+            expected: entries and shapes of the aggregate.
+        """
+        with blaming(self._name(server_round)):
+            average = getattr(self._strategy, "train_metrics_aggr_fn", aggregate_metricrecords)
+            metrics = average(contents, WEIGHT)
+        if not self.aggregator.server_optimizer:
+            return read_aggregate(mean, expected), metrics
+        # By the weight of a single one Flower multiplies with 1.
+        alone = MetricRecord({WEIGHT: 1, "hospital": 0})
+        reply.content = RecordDict({"arrays": mean, "metrics": alone})
+        state, _ = self.aggregate_train(server_round, [reply], expected)
+        return state, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

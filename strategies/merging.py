@@ -1,22 +1,22 @@
 """The entries of a state dictionary that a Flower strategy must not aggregate as it would."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 
-from fl_sim.engine.records import as_numpy
+from fl_sim.engine.spill import widened
 from fl_sim.errors import FlSimError
 from fl_sim.models.entries import cast_like, entry_problem
 
 
 def for_strategy(
-    arrays: ArrayRecord, integers: Mapping[str, torch.Tensor], *, float64: bool, skip: set[str]
+    arrays: ArrayRecord, integers: Collection[str], *, float64: bool, skip: Collection[str]
 ) -> ArrayRecord:
     """Return what an inner strategy gets: floats, and integers as float64.
 
     Args:
-        arrays: a whole state, serialised; the arrays themselves are not copied.
+        arrays: a whole state, serialised; what is widened is so when it is read.
         integers: its entries that are not floating point.
         float64: whether floats are widened, too.
         skip: entries that it does not get.
@@ -25,12 +25,7 @@ def for_strategy(
     for name, array in arrays.items():
         if name in skip:
             continue
-        if name in integers:
-            record[name] = Array(as_numpy(integers[name].double()))
-        elif float64:
-            record[name] = Array(array.numpy().astype("float64"))
-        else:
-            record[name] = array
+        record[name] = widened(array) if float64 or name in integers else array
     return record
 
 
@@ -59,10 +54,17 @@ def settled(
     return entry
 
 
-def weighted_mean(values: Mapping[int, torch.Tensor], weights: Mapping[int, float]) -> torch.Tensor:
-    """Return ``sum(weight * value) / sum(weights)`` over hospitals, in float64 and their order."""
+def weighted_mean(
+    values: Callable[[int], torch.Tensor], weights: Mapping[int, float]
+) -> torch.Tensor:
+    """Return ``sum(weight * value) / sum(weights)`` over hospitals, in float64 and their order.
+
+    Args:
+        values: gives a hospital's value.
+        weights: by hospital.
+    """
     total = sum(weights.values())
     mean = torch.zeros((), dtype=torch.float64)
     for hospital in sorted(weights):
-        mean = mean + values[hospital].double() * (weights[hospital] / total)
+        mean = mean + values(hospital).double() * (weights[hospital] / total)
     return mean

@@ -10,13 +10,14 @@ and those that the server needs are there.
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fl_sim.engine.records import from_record
+from fl_sim.errors import FlSimError
 from fl_sim.faults import first_line
 from fl_sim.models.entries import entry_problem
 
@@ -66,32 +67,34 @@ class Upload:
 
     Args:
         hospital: who sent it.
-        message: the reply as it came.
-        arrays: its arrays, serialised.
+        message: the reply; its arrays are not in it any more.
         metrics: its metrics; the weight is among them.
-        integers: its entries that are not floating point, deserialised.
-        averaged: its entries that the server averages itself, deserialised.
+        arrays: of the broadcast's entries, serialised, perhaps on disk; ``None`` where the upload
+            was added to a sum and not kept.
     """
 
     hospital: int
     message: Message
-    arrays: ArrayRecord
     metrics: dict[str, int | float]
-    integers: dict[str, torch.Tensor] = field(default_factory=dict)
-    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    arrays: ArrayRecord | None = None
+
+    @property
+    def weight(self) -> int | float:
+        """How many training images it stands for."""
+        return self.metrics[WEIGHT]
 
 
 class Received(Sequence[dict[str, torch.Tensor]]):
     """A round's accepted uploads, as a defence gets them: each one is read when it is asked for.
 
     Args:
-        records: the uploads' arrays, in the hospitals' order.
+        records: the uploads' arrays, in the hospitals' order; ``None`` for one that was not kept.
         rename: changes the names of what was read.
     """
 
     def __init__(
         self,
-        records: Iterable[ArrayRecord] = (),
+        records: Iterable[ArrayRecord | None] = (),
         rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
     ) -> None:
         self._records = tuple(records)
@@ -109,7 +112,13 @@ class Received(Sequence[dict[str, torch.Tensor]]):
     def __getitem__(self, place: int | slice) -> "dict[str, torch.Tensor] | Received":
         if isinstance(place, slice):
             return Received(self._records[place], self._rename)
-        return self._rename(from_record(self._records[place]))
+        record = self._records[place]
+        if record is None:
+            raise FlSimError(
+                "It reads the round's uploads, which were not kept; a defence that does says so in "
+                "`needs_uploads`."
+            )
+        return self._rename(from_record(record))
 
     def renamed(
         self, rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]

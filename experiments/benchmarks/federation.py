@@ -5,11 +5,11 @@ Prints Markdown rows of three tables, all measured in one run on one machine:
 - a round's wall time over its ideal: the same local steps in a bare loop with nothing around it,
   by as many processes as the engine has at work (Ray here 2 on 2 cores; in-process 1);
 - the fixed cost: from the call to the first local step, and for tearing the engine down;
-- peak memory with 10, 100 and 1,000 hospitals of which 10 or all train in a round: of this
-  process, and of this process with all its children. Shared pages are counted once (PSS) or in
-  every process (RSS).
+- peak memory with 10, 100 and 1,000 hospitals of which 10 or all train in a round, a single step on
+  a few images each: of this process, and of this process with all its children. Shared pages are
+  counted once (PSS) or in every process (RSS).
 
-Usage: ``python -m experiments.benchmarks.federation [--quick]``
+Usage: ``python -m experiments.benchmarks.federation [--quick] [--only memory --model resnet18]``
 """
 
 import argparse
@@ -120,6 +120,7 @@ class Measured:
 def federate(shape: Shape, engine: str) -> Measured:
     """Run a federation and measure it."""
     from clients.app import client_app
+    from clients.hospital import dealt
     from fl_sim.case import open_case
     from fl_sim.engine import EngineSettings, run
     from fl_sim.engine.records import to_record
@@ -149,6 +150,7 @@ def federate(shape: Shape, engine: str) -> Measured:
         hospital_settings_json=settings.model_dump_json(),
         cohort=shape.cohort,
         observer=clock,
+        dealt=dealt(settings),
     )
     memory = MemoryWatch()
     began = time.perf_counter()
@@ -339,12 +341,22 @@ def measure_memory(shapes: list[tuple[Shape, str]], report: Callable[[str], None
         )
 
 
+def crowd(model: str, hospitals: int, cohort: int) -> Shape:
+    """Return a federation whose hospitals hardly train: a single step on a few images.
+
+    Of a large network there is one round, since checking and summing is what takes the time.
+    """
+    small = model == "benchmark-cnn"
+    return Shape(model, hospitals, cohort, 4 if small else 2, 1, 1 if small else 0)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller federations")
     parser.add_argument("--engines", nargs="+", default=["inprocess", "ray"])
     parser.add_argument("--only", choices=["rounds", "memory"])
+    parser.add_argument("--model", default="benchmark-cnn", help="of the memory table")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -358,7 +370,7 @@ def main() -> None:
     large = Shape("resnet18", 4, 4, 160 if options.quick else 320, 1, 2 if options.quick else 4)
     counts = (10, 100) if options.quick else (10, 100, 1000)
     crowds = [
-        (Shape("benchmark-cnn", count, cohort, 4, 1, 1), engine)
+        (crowd(options.model, count, cohort), engine)
         for engine in options.engines
         for count in counts
         for cohort in sorted({min(10, count), count})

@@ -121,6 +121,7 @@ def _defended(
         cohort=federation.cohort or len(federation.present),
         absent=federation.absent,
         release=run.owner.defend if defense else None,
+        reads_uploads=run.owner.defense_needs_uploads,
         defend=federation.defend,
         defense=f"the defence '{defense.name}'" if defense else "",
         observer=observer,

@@ -53,6 +53,11 @@ class Owner:
             raise FlSimError('The scenario has device = "cuda", but torch sees no GPU here.')
         return "cuda" if available and wanted != "cpu" else "cpu"
 
+    @property
+    def defense_needs_uploads(self) -> bool:
+        """Whether the defence asks for the uploads of a federation's hospitals."""
+        return self._defense is not None and self._defense.needs_uploads
+
     def initial_model(self) -> nn.Module:
         """Build the network that training starts from, of this scenario's seed, on its device."""
         return self._case.initial(self._scenario.seed).model.to(self.device)

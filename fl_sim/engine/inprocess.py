@@ -6,7 +6,7 @@ that lasts.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
@@ -111,6 +111,13 @@ class InProcessGrid(Grid):
             return [reply for name in ids for reply in self.pull_messages([name])]
         finally:
             self._limit = None
+
+    def each_reply(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Work on a message when its reply is asked for, as :meth:`send_and_receive` does."""
+        for name in list(self.push_messages(messages)):
+            yield in_time(self._reply(self._pending.pop(name)), timeout)
 
     def _reply(self, message: Message) -> Message:
         # Arrays hold immutable bytes, so a deep copy is cheap and still shares nothing that either

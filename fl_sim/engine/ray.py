@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,19 +16,13 @@ from fl_sim.engine.quiet import quiet_flower
 from fl_sim.errors import FlSimError
 
 if TYPE_CHECKING:
-    from flwr.app import Message
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 """How long SIGTERM and SIGHUP wait for hospitals at work; who sends them may soon send SIGKILL."""
-
-
-class _Stopped(Exception):
-    """The runtime has ended while the server was waiting."""
 
 
 class _Outcome(Generic[T]):
@@ -59,11 +52,13 @@ def run_ray(
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
+    from fl_sim.engine.stoppable import Stopped
+
     _retry_rounds_only()
     stop = threading.Event()
     outcome: _Outcome[T] = _Outcome()
     server_app = ServerApp()
-    server_app.main()(_server_main(_on_own_time(main, settings), outcome, stop))
+    server_app.main()(_server_main(main, settings, outcome, stop))
     # Workers find modules where this process finds them. Float sums depend on the number of
     # threads, whatever the user's own setting is.
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -78,7 +73,7 @@ def run_ray(
             )
         except Exception as error:
             # Whatever the server's side raised tells more than the runtime's end.
-            if outcome.error is None or isinstance(outcome.error, _Stopped):
+            if outcome.error is None or isinstance(outcome.error, Stopped):
                 raise FlSimError(f"The Ray engine broke down: {root(error)}") from error
         finally:
             stop.set()
@@ -116,7 +111,10 @@ def _retry_rounds_only() -> None:
 
 
 def _server_main(
-    main: "Callable[[Grid], T]", outcome: "_Outcome[T]", stop: threading.Event
+    main: "Callable[[Grid], T]",
+    settings: EngineSettings,
+    outcome: "_Outcome[T]",
+    stop: threading.Event,
 ) -> "Callable[[Grid, Any], None]":
     import torch
 
@@ -125,39 +123,22 @@ def _server_main(
     def server_main(grid: "Grid", context: Any) -> None:
         torch.set_num_threads(threads)
         try:
-            outcome.results.append(main(_stoppable(grid, stop)))
+            outcome.results.append(main(_own_grid(grid, settings, stop)))
         except BaseException as error:
             outcome.error = error
 
     return server_main
 
 
-def _stoppable(grid: "Grid", stop: threading.Event) -> "Grid":
-    """Make a grid's ``send_and_receive`` end when the runtime has; Flower's would wait for ever."""
-
-    def send_and_receive(
-        messages: "Iterable[Message]", *, timeout: float | None = None
-    ) -> "Iterable[Message]":
-        waiting = set(grid.push_messages(messages))
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while waiting and (end is None or time.monotonic() < end):
-            if stop.wait(_POLL_SECONDS):
-                raise _Stopped("The Simulation Runtime has ended.")
-            arrived = list(grid.pull_messages(waiting))
-            replies.extend(arrived)
-            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-        return replies
-
-    grid.send_and_receive = send_and_receive  # type: ignore[method-assign]
-    return grid
-
-
-def _on_own_time(main: "Callable[[Grid], T]", settings: EngineSettings) -> "Callable[[Grid], T]":
-    """Give a server a grid whose time limit counts each hospital's own time."""
+def _own_grid(grid: "Grid", settings: EngineSettings, stop: threading.Event) -> "Grid":
+    """Return a grid that ends with the runtime, and counts each hospital's own time."""
+    from fl_sim.engine.stoppable import StoppableGrid
     from fl_sim.engine.through import OwnTimeGrid
 
-    return lambda grid: main(OwnTimeGrid(grid, lambda: hospitals_at_once(settings)))
+    def at_once() -> int:
+        return hospitals_at_once(settings)
+
+    return OwnTimeGrid(StoppableGrid(grid, stop, at_once), at_once)
 
 
 def hospitals_at_once(settings: EngineSettings) -> int:

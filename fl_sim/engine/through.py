@@ -1,7 +1,7 @@
 """Grids that stand in front of another grid."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -66,6 +66,45 @@ class ThroughGrid(Grid):
         """Push messages and wait for the replies."""
         return self._grid.send_and_receive(messages, timeout=timeout)
 
+    def each_reply(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Push messages and yield the replies as they come; see :func:`each_reply`."""
+        return each_reply(self._grid, messages, timeout)
+
+
+def each_reply(
+    grid: Grid, messages: Iterable[Message], timeout: float | None = None
+) -> Generator[Message, None, None]:
+    """Exchange messages for replies, one at a time where a grid can do that.
+
+    A grid can where its class has an ``each_reply`` with the arguments of ``send_and_receive``,
+    which are Flower's, and does not change the latter alone. From any other grid the replies come
+    all at once. What is not taken is not worked on.
+
+    Args:
+        grid: any Flower grid.
+        messages: to its nodes.
+        timeout: seconds; what it means is the grid's.
+    """
+    if not _one_at_a_time(grid):
+        yield from grid.send_and_receive(messages, timeout=timeout)
+        return
+    yield from grid.each_reply(messages, timeout=timeout)  # type: ignore[attr-defined]
+
+
+def _one_at_a_time(grid: Grid) -> bool:
+    """Whether a grid's ``each_reply`` does what its ``send_and_receive`` does."""
+    if "send_and_receive" in vars(grid):
+        return False
+    places = {
+        name: place
+        for place, kind in reversed(list(enumerate(type(grid).__mro__)))
+        for name in ("each_reply", "send_and_receive")
+        if name in vars(kind)
+    }
+    return "each_reply" in places and places["each_reply"] <= places["send_and_receive"]
+
 
 class OwnTimeGrid(ThroughGrid):
     """A grid whose time limit counts each hospital's own time, not what it waits for its turn.
@@ -88,8 +127,18 @@ class OwnTimeGrid(ThroughGrid):
         those behind one that never ends may then be without a reply.
         """
         messages = list(messages)
-        wait = None
-        if timeout is not None:
-            wait = timeout * math.ceil(len(messages) / max(1, self._at_once())) + ENGINE_SECONDS
-        replies = self._grid.send_and_receive(messages, timeout=wait)
+        replies = self._grid.send_and_receive(messages, timeout=self._wait(messages, timeout))
         return [in_time(reply, timeout) for reply in replies]
+
+    def each_reply(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Push messages and yield the replies as they come, as :meth:`send_and_receive` does."""
+        messages = list(messages)
+        for reply in each_reply(self._grid, messages, self._wait(messages, timeout)):
+            yield in_time(reply, timeout)
+
+    def _wait(self, messages: list[Message], timeout: float | None) -> float | None:
+        if timeout is None:
+            return None
+        return timeout * math.ceil(len(messages) / max(1, self._at_once())) + ENGINE_SECONDS

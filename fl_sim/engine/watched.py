@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fl_sim.engine.through import ThroughGrid
+from fl_sim.engine.through import ThroughGrid, each_reply
 from fl_sim.progress import Progress, piece
 
 
@@ -34,6 +34,19 @@ class WatchedGrid(ThroughGrid):
             _each_pulled(self.innermost, self._progress.step),
         ):
             return list(super().send_and_receive(asked, timeout=timeout))
+
+    def each_reply(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Push messages and yield the replies as they come, as the grid behind it does."""
+        asked = list(messages)
+        if not asked or asked[0].metadata.message_type == MessageType.QUERY:
+            yield from super().each_reply(asked, timeout=timeout)
+            return
+        with piece(self._progress, "hospitals back", len(asked)):
+            for reply in each_reply(self._grid, asked, timeout):
+                self._progress.step()
+                yield reply
 
 
 @contextmanager

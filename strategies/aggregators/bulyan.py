@@ -23,9 +23,9 @@ class BulyanSettings(Settings):
 
 def build(settings: BulyanSettings) -> "Strategy":
     """Build the strategy."""
-    from flwr.serverapp.strategy import Bulyan
+    from strategies.blocks import BulyanInBlocks
 
-    return Bulyan(num_malicious_nodes=settings.num_malicious_nodes)
+    return BulyanInBlocks(num_malicious_nodes=settings.num_malicious_nodes)
 
 
 def replies(settings: BulyanSettings) -> int:
@@ -34,5 +34,5 @@ def replies(settings: BulyanSettings) -> int:
 
 
 STRATEGIES.register("bulyan", "Multi-Krum's choice, then a trimmed mean")(
-    StrategyEntry(BulyanSettings, build, replies, float64=True)
+    StrategyEntry(BulyanSettings, build, replies, float64=True, disk=3.0)
 )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fl_sim.settings import Settings
-from strategies.base import STRATEGIES, StrategyEntry
+from strategies.base import STRATEGIES, StrategyEntry, always
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -21,5 +21,5 @@ def build(settings: FedAvgSettings) -> "Strategy":
 
 
 STRATEGIES.register("fedavg", "mean, weighted by numbers of images")(
-    StrategyEntry(FedAvgSettings, build)
+    StrategyEntry(FedAvgSettings, build, summed=always)
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fl_sim.settings import Settings
-from strategies.base import STRATEGIES, StrategyEntry
+from strategies.base import STRATEGIES, StrategyEntry, always
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -34,5 +34,5 @@ def build(settings: FedAvgMSettings) -> "Strategy":
 
 
 STRATEGIES.register("fedavgm", "FedAvg with momentum on the server")(
-    StrategyEntry(FedAvgMSettings, build, server_optimizer=True)
+    StrategyEntry(FedAvgMSettings, build, server_optimizer=True, summed=always)
 )

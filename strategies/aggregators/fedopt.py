@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fl_sim.settings import Settings
-from strategies.base import STRATEGIES, StrategyEntry
+from strategies.base import STRATEGIES, StrategyEntry, always
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -76,11 +76,11 @@ def build_fedadagrad(settings: FedAdagradSettings) -> "Strategy":
 
 
 STRATEGIES.register("fedadam", "Adam on the server: Reddi et al. with Adam's bias correction")(
-    StrategyEntry(FedAdamSettings, build_fedadam, server_optimizer=True)
+    StrategyEntry(FedAdamSettings, build_fedadam, server_optimizer=True, summed=always)
 )
 STRATEGIES.register("fedyogi", "Yogi on the server: Reddi et al.")(
-    StrategyEntry(FedAdamSettings, build_fedyogi, server_optimizer=True)
+    StrategyEntry(FedAdamSettings, build_fedyogi, server_optimizer=True, summed=always)
 )
 STRATEGIES.register("fedadagrad", "Adagrad on the server: Reddi et al.")(
-    StrategyEntry(FedAdagradSettings, build_fedadagrad, server_optimizer=True)
+    StrategyEntry(FedAdagradSettings, build_fedadagrad, server_optimizer=True, summed=always)
 )

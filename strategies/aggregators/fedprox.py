@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fl_sim.settings import Settings
-from strategies.base import STRATEGIES, StrategyEntry
+from strategies.base import STRATEGIES, StrategyEntry, always
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -33,5 +33,5 @@ def build(settings: FedProxSettings) -> "Strategy":
 
 
 STRATEGIES.register("fedprox", "FedAvg with a penalty on leaving the broadcast")(
-    StrategyEntry(FedProxSettings, build)
+    StrategyEntry(FedProxSettings, build, summed=always)
 )

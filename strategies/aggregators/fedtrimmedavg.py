@@ -24,9 +24,9 @@ class FedTrimmedAvgSettings(Settings):
 
 def build(settings: FedTrimmedAvgSettings) -> "Strategy":
     """Build the strategy."""
-    from flwr.serverapp.strategy import FedTrimmedAvg
+    from strategies.blocks import TrimmedMeanInBlocks
 
-    return FedTrimmedAvg(beta=settings.beta)
+    return TrimmedMeanInBlocks(beta=settings.beta)
 
 
 STRATEGIES.register("fedtrimmedavg", "mean, weight by weight, without the extremes")(

@@ -37,16 +37,16 @@ class MultiKrumSettings(KrumSettings):
 
 def build_krum(settings: KrumSettings) -> "Strategy":
     """Build Krum."""
-    from flwr.serverapp.strategy import Krum
+    from strategies.selecting import SelectingKrum
 
-    return Krum(num_malicious_nodes=settings.num_malicious_nodes)
+    return SelectingKrum(num_malicious_nodes=settings.num_malicious_nodes)
 
 
 def build_multikrum(settings: MultiKrumSettings) -> "Strategy":
     """Build Multi-Krum."""
-    from flwr.serverapp.strategy import MultiKrum
+    from strategies.selecting import SelectingMultiKrum
 
-    return MultiKrum(
+    return SelectingMultiKrum(
         num_malicious_nodes=settings.num_malicious_nodes,
         num_nodes_to_select=settings.num_nodes_to_select,
     )
@@ -63,8 +63,8 @@ def multikrum_replies(settings: MultiKrumSettings) -> int:
 
 
 STRATEGIES.register("krum", "the upload nearest to the others")(
-    StrategyEntry(KrumSettings, build_krum, krum_replies, float64=True)
+    StrategyEntry(KrumSettings, build_krum, krum_replies, float64=True, disk=3.0)
 )
 STRATEGIES.register("multikrum", "mean of the uploads nearest to the others")(
-    StrategyEntry(MultiKrumSettings, build_multikrum, multikrum_replies, float64=True)
+    StrategyEntry(MultiKrumSettings, build_multikrum, multikrum_replies, float64=True, disk=3.0)
 )

@@ -1,5 +1,6 @@
 """Norm clipping (Sun et al. 2019): no hospital moves the model further than a bound."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -9,6 +10,9 @@ from strategies.base import STRATEGIES, StrategyEntry
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
+
+    from strategies.base import Arrays
+    from strategies.clipping import NormClippedFedAvg
 
 
 class NormClippingSettings(Settings):
@@ -24,6 +28,16 @@ class NormClippingSettings(Settings):
     median_factor: float = Field(1.0, gt=0)
 
 
+def summed(settings: NormClippingSettings) -> bool:
+    """Return whether the bound is known before the uploads have come."""
+    return settings.max_norm is not None
+
+
+def each(strategy: "NormClippedFedAvg") -> "Callable[[Arrays], Arrays]":
+    """Return what bounds a single update."""
+    return strategy.clipped
+
+
 def build(settings: NormClippingSettings) -> "Strategy":
     """Build the strategy."""
     from strategies.clipping import NormClippedFedAvg
@@ -32,5 +46,5 @@ def build(settings: NormClippingSettings) -> "Strategy":
 
 
 STRATEGIES.register("normclipping", "FedAvg over updates of bounded norm")(
-    StrategyEntry(NormClippingSettings, build, float64=True)
+    StrategyEntry(NormClippingSettings, build, float64=True, summed=summed, each=each)
 )
