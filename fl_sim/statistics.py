@@ -101,9 +101,10 @@ def mean_interval(
 
     With ``"t"`` and without limits it is Student's. Where both limits are finite, Student's
     interval of the logit of the mean is carried back, and where only the lower one is, that of its
-    logarithm (delta method; see :func:`within`). Shares of images have Wilson's score interval (JASA 1927), with as
-    many trials as the spread between seeds is worth, ``p (1 - p) / se^2``, if these are fewer than
-    there were, and with Student's quantile: it has a width where all seeds are at an end.
+    logarithm (delta method; see :func:`within`). Shares of images have Wilson's score interval
+    (JASA 1927), with as many trials as the spread between seeds is worth, ``p (1 - p) / se^2``, if
+    these are fewer than there were, and with Student's quantile: it has a width where all seeds are
+    at an end.
 
     Args:
         values: one a seed; those that are not a number are left out and counted.
