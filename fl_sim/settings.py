@@ -5,6 +5,7 @@ factor without a bound of its own ends at :data:`MOST` or :data:`FURTHEST`.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
@@ -44,9 +45,10 @@ class Settings(BaseModel):
         Raises:
             ValueError: naming the key.
         """
+        known = _kinds_of_fields(cls)
         for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            wanted = {int, float} & (kinds := set(_kinds(field.annotation))) if field else set()
+            kinds = known.get(key, frozenset())
+            wanted = {int, float} & kinds
             if wanted and isinstance(value, bool) and bool not in kinds:
                 raise ValueError(f"'{key}' is {str(value).lower()}, but it should be a number")
             if wanted and isinstance(value, str) and str not in kinds and _is_number(value):
@@ -60,9 +62,7 @@ class Settings(BaseModel):
         Raises:
             ValueError: naming the key and the bound.
         """
-        for key, field in type(self).model_fields.items():
-            if any(isinstance(bound, Le | Lt) for bound in _bounds(field)):
-                continue
+        for key in _without_bound(type(self)):
             for number in _numbers(getattr(self, key)):
                 most = MOST if isinstance(number, int) else FURTHEST
                 if abs(number) > most:
@@ -81,14 +81,12 @@ class Settings(BaseModel):
         A table within is given by what differs within it. So a key that is new, with a default,
         changes nothing of what this gives for values of before.
         """
-        plain, found = self.plain(), {}
-        for key, field in type(self).model_fields.items():
+        plain, found, defaults = self.plain(), {}, _defaults(type(self))
+        for key in type(self).model_fields:
             if key not in plain:  # left to what is read, the size of a file's images for example
                 continue
             value = _differing(getattr(self, key), plain[key])
-            required = field.is_required()
-            default = None if required else field.get_default(call_default_factory=True)
-            if required or value != _differing(default, to_jsonable_python(default)):
+            if key not in defaults or value != defaults[key]:
                 found[key] = value
         return found
 
@@ -151,6 +149,30 @@ def _differing(value: Any, plain: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _differing(inner, plain[str(key)]) for key, inner in value.items()}
     return plain
+
+
+@cache
+def _defaults(settings: type[Settings]) -> dict[str, Any]:
+    """Return the defaults of those keys that have one, as JSON holds them; not to be changed."""
+    found = {}
+    for key, field in settings.model_fields.items():
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            found[key] = _differing(default, to_jsonable_python(default))
+    return found
+
+
+@cache
+def _kinds_of_fields(settings: type[Settings]) -> dict[str, frozenset[type]]:
+    fields = settings.model_fields.items()
+    return {key: frozenset(_kinds(field.annotation)) for key, field in fields}
+
+
+@cache
+def _without_bound(settings: type[Settings]) -> list[str]:
+    """Return the keys whose numbers have no upper bound of their own."""
+    fields = settings.model_fields.items()
+    return [k for k, field in fields if not any(isinstance(b, Le | Lt) for b in _bounds(field))]
 
 
 def _lower(message: str) -> str:

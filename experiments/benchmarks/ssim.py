@@ -1,7 +1,8 @@
 """Time batched SSIM against a loop over scikit-image, side by side in one run.
 
 Run it as ``python -m experiments.benchmarks.ssim``; it prints a Markdown table. The two take turns,
-and the ratio is the median over the turns, so that a busy machine slows both alike. ``skimage``
+and the ratio of their CPU times is the median over the turns, so that a busy machine slows both
+alike. ``skimage``
 gets float32 images, as a loop over a tensor would give it, and float64 ones in a column of their
 own, which is the precision that the batched one computes in.
 """
@@ -43,10 +44,10 @@ def skimage_loop(
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return the wall time of one call."""
-    began = time.perf_counter()
+    """Return the CPU time of one call."""
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def compare(count: int, channels: int, side: int, repeats: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.report.cells import Table
 from experiments.report.figures import KeyFigure, key_figures
+from experiments.report.limits import limited, limited_tables
 from experiments.report.measured import Measurements
 from experiments.report.origins import eyebrow, facts, place, provenance, settings
 from experiments.report.runs import Group, Sources
@@ -139,10 +140,10 @@ def _page_of_many(sources: Sources, measured: list[Measurements], images: int) -
         sentences=compare_sentences(groups, measured),
         key_figures=[],
         facts=facts(groups),
-        sections=sections,
+        sections=[limited(section) for section in sections],
         chapters=[_chapter(*one) for one in together] if detailed else [],
-        settings=settings(groups),
-        provenance=provenance(sources.runs),
+        settings=limited_tables(settings(groups)),
+        provenance=limited_tables(provenance(sources.runs)),
         tables=found,
     )
 

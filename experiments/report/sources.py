@@ -117,13 +117,12 @@ def _add_settings(
 def _long_table(groups: Sequence[Group], axes: Sequence[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    parts = []
-    for group in groups:
-        for run in group.runs:
-            part = run.table.copy()
-            labels = {LABEL + axis: group.labels[axis] for axis in axes}
-            for place, (column, text) in enumerate({CELL: run.name, **labels}.items()):
-                part.insert(place, column, text)
-            parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
+    runs = [(group, run) for group in groups for run in group.runs]
+    table = pd.concat([run.table for _, run in runs], ignore_index=True)
+    lengths = [len(run.table) for _, run in runs]
+    columns = {CELL: [run.name for _, run in runs]}
+    columns |= {LABEL + axis: [group.labels[axis] for group, _ in runs] for axis in axes}
+    for place, (column, texts) in enumerate(columns.items()):
+        repeated = pd.Series(texts, dtype="str").repeat(lengths)
+        table.insert(place, column, repeated.reset_index(drop=True))
     return table[table["stage"].str.partition(":")[0].isin(STAGES)].reset_index(drop=True)

@@ -9,6 +9,7 @@ a setting means, raises :data:`VERSION`.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,11 +202,16 @@ def made_here(scenario: "Scenario", files: list[str], device: str) -> Plain:
     """
     return {
         "version": VERSION,
-        "versions": [__version__, version("torch")],
+        "versions": [__version__, _torch_version()],
         "files": files,
         "device": device,
         "seed": scenario.seed,
     }
+
+
+@cache
+def _torch_version() -> str:
+    return version("torch")  # parses a file of a thousand lines
 
 
 def _component(component: Component, kind: type[Settings], name: str = "") -> Plain:

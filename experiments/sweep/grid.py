@@ -23,6 +23,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ class Cell:
     labels: dict[str, str]
     scenario: Scenario
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The scenario's identity and its seed; equal cells of any grid have equal names."""
         return f"{self.scenario.identity}-seed{self.scenario.seed}"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.run.claim import claimed
 from experiments.run.standing import is_finished
 from experiments.sweep.grid import Grid
-from experiments.sweep.jobs import Job, plan_jobs
-from experiments.sweep.outcomes import Outcome, all_noted, note, noted
+from experiments.sweep.jobs import plan_jobs
+from experiments.sweep.outcomes import all_noted
+from experiments.sweep.schedule import Schedule
 from experiments.sweep.workers import Here, Workers, ray_workers
 from experiments.tables.summary import CELL, LABEL, compare, presented, summarise
 from fl_sim.bars import chosen_progress
@@ -20,14 +21,11 @@ from fl_sim.data import data_root as find_data_root
 from fl_sim.errors import FlSimError, printable
 from fl_sim.files import briefly, sweep_temporaries, write_atomically
 from fl_sim.metrics.vocabulary import columns_shown
-from fl_sim.progress import Progress, piece
+from fl_sim.progress import Progress
 from fl_sim.results import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_GUESSED_SECONDS = {"outside": 60.0, "training": 30.0, "upload": 30.0, "floor": 10.0, "cell": 10.0}
-"""Of a kind of job before one has ended; they set the order, and nothing else."""
 
 
 def sweep(
@@ -233,143 +231,12 @@ class SweepResult:
             contents = (to_csv(table), None, to_csv(summary), to_markdown(shown), to_latex(shown))
             texts |= dict(zip(names, contents, strict=True))
             del texts["table.parquet"]
-            _write_parquet(self.out / "table.parquet", table)
+            write_parquet(self.out / "table.parquet", table)
         for name, text in texts.items():
             if text is None:
                 (self.out / name).unlink(missing_ok=True)
             else:
                 write_atomically(self.out / name, text.encode())
-
-
-class Schedule:
-    """The order of a sweep's jobs: each as soon as what it needs is there, the longest way first.
-
-    Args:
-        jobs: of the sweep, those that others need first.
-        out: its folder.
-    """
-
-    def __init__(self, jobs: Sequence[Job], out: Path) -> None:
-        self._out = out
-        self._jobs = {job.key: job for job in jobs}
-        self._outcomes = {
-            key: outcome
-            for key, outcome in noted(self._jobs, out).items()
-            if outcome.error is None and self._jobs[key].finished
-        }
-        known = set(self._outcomes)
-        # Shared work is done for a cell that is open, not for its own sake.
-        wanted: set[str] = set()
-        for job in reversed(jobs):
-            if job.key not in known and (job.kind == "cell" or job.key in wanted):
-                wanted |= {job.key, *job.needs}
-        self.open = {key for key in self._jobs if key in wanted and key not in known}
-        self.done: list[Outcome] = []
-        self._failed: dict[str, str] = {}
-
-    def work_off(self, crew: Workers, progress: Progress) -> None:
-        """Do every open job; those whose needs failed have failed."""
-        waiting, running = set(self.open), set[str]()
-        cells = sum(self._jobs[key].kind == "cell" for key in waiting)
-        with piece(progress, "cells", cells):
-            while waiting or running:
-                for job in self._ready(waiting, crew.slots - len(running)):
-                    waiting.remove(job.key)
-                    running.add(job.key)
-                    crew.submit(job)
-                for outcome in crew.wait() if running else ():
-                    running.discard(outcome.key)
-                    self._take(outcome)
-                    progress.step(self._note(crew.slots), advance=outcome.kind == "cell")
-                for job in self._hopeless(waiting):
-                    waiting.remove(job.key)
-                    progress.step(self._note(crew.slots), advance=job.kind == "cell")
-
-    def _ready(self, waiting: set[str], places: int) -> list[Job]:
-        ready = [
-            self._jobs[key]
-            for key in self._jobs  # in the grid's order
-            if key in waiting and not self.open.intersection(self._jobs[key].needs)
-        ]
-        ways = self._ways()
-        return sorted(ready, key=lambda job: -ways[job.key])[:places]
-
-    def _take(self, outcome: Outcome) -> None:
-        self.done.append(outcome)
-        self.open.discard(outcome.key)
-        if outcome.error is not None:
-            self._failed[outcome.key] = outcome.error
-        else:
-            self._outcomes[outcome.key] = outcome
-
-    def _hopeless(self, waiting: set[str]) -> list[Job]:
-        """Note the failure of jobs that need what failed, and return them."""
-        found = []
-        for key, job in self._jobs.items():
-            causes = [self._failed[need] for need in job.needs if need in self._failed]
-            if key in waiting and causes:
-                outcome = Outcome(key, job.kind, 0.0, 0.0, causes[0])
-                note(outcome, self._out)
-                self._failed[key] = causes[0]
-                self.open.discard(key)
-                found.append(job)
-        return found
-
-    def _ways(self) -> dict[str, float]:
-        """Return for each open job the seconds to the end of the longest chain that waits for it.
-
-        Needs come before what needs them, so one pass from the end is enough.
-        """
-        guess = self._guess()
-        after: dict[str, float] = {}
-        ways: dict[str, float] = {}
-        for key in reversed(self._jobs):
-            if key in self.open:
-                ways[key] = guess[key] + after.get(key, 0.0)
-                for need in self._jobs[key].needs:
-                    after[need] = max(after.get(need, 0.0), ways[key])
-        return ways
-
-    def _guess(self) -> dict[str, float]:
-        """Return the seconds that each open job may take: like those that have ended."""
-        seen: dict[tuple[Any, ...], list[float]] = {}
-        guessed = taken = 0.0
-        for key, outcome in self._outcomes.items():
-            job = self._jobs[key]
-            guessed, taken = guessed + _unseen(job), taken + outcome.wall
-            for group in _groups(job):
-                seen.setdefault(group, []).append(outcome.wall)
-        scale = taken / guessed if guessed else 1.0
-        guess = {}
-        for key in self.open:
-            likes = next((seen[g] for g in _groups(self._jobs[key]) if g in seen), None)
-            guess[key] = sum(likes) / len(likes) if likes else scale * _unseen(self._jobs[key])
-        return guess
-
-    def _note(self, slots: int) -> str:
-        left = sum(self._guess().values()) / slots if self.open else 0.0
-        if self.open:
-            left = max(left, max(self._ways().values()))
-        minutes, seconds = divmod(round(left), 60)
-        note = f"about {minutes} min {seconds:02d} s left"
-        failed = sum(self._jobs[key].kind == "cell" for key in self._failed)
-        return note + (f", {failed} failed" if failed else "")
-
-
-def _groups(job: Job) -> list[tuple[Any, ...]]:
-    """Return what jobs of like duration share, the closest likeness first."""
-    scenario = job.scenario
-    attack = scenario.attack.name if scenario.attack else None
-    defense = scenario.defense.model_dump_json() if scenario.defense else None
-    rounds = scenario.federation.rounds if scenario.federation else 0
-    case = (job.kind, scenario.dataset.name, scenario.model.name, rounds)
-    return [(*case, attack, defense), (*case, attack), (*case, None, defense), case]
-
-
-def _unseen(job: Job) -> float:
-    rounds = job.scenario.federation.rounds if job.scenario.federation else 0
-    seconds = _GUESSED_SECONDS[job.kind]
-    return seconds * (1 + rounds) if job.kind == "cell" else seconds
 
 
 def _note_session(
@@ -409,7 +276,8 @@ def _note_session(
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _write_parquet(path: Path, table: "pd.DataFrame") -> None:
+def write_parquet(path: Path, table: "pd.DataFrame") -> None:
+    """Write a sweep's long table as Parquet, whole or not at all."""
     import io
 
     buffer = io.BytesIO()

@@ -22,9 +22,16 @@ _C1 = 0.01**2
 _C2 = 0.03**2
 # Doubles a chunk of one of the five maps may hold, so that all of them stay in a core's cache.
 _CHUNK = 1 << 14
+# Up to this side products with a band matrix beat sums of shifted maps, in larger chunks.
+_SMALL = 48
+_CHUNK_SMALL = 3 << 14
 # Distances and correlations nearer than this (relative) are ties: it is above what summing in
 # float64 leaves, and far below what one grey level of one pixel makes.
 _TIE = 1e-11
+# Rows of the table of all scores that are held at once.
+_ROWS = 512
+# Multiplications from which float32 first is faster.
+_SCREENED = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,12 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, "
             f"but these are {height}x{width}."
         )
-    step = max(1, _CHUNK // (channels * height * width))
+    chunk = _CHUNK_SMALL if _is_small(height, width) else _CHUNK
+    step = max(1, chunk // (channels * height * width))
     values = torch.empty(n, dtype=torch.float32, device=a.device)
     for first in range(0, n, step):
         part = slice(first, first + step)
-        values[part] = _ssim(a[part].double(), b[part].double())
+        values[part] = _ssim(a[part], b[part])
     return values
 
 
@@ -190,17 +198,25 @@ def identification(recovered: torch.Tensor, originals: torch.Tensor) -> Identifi
 def identified_by_distance(recovered: torch.Tensor, originals: torch.Tensor) -> float:
     """Return the share that is identified by distance; see :func:`identification`."""
     good, values, own, first = _batch(recovered, originals)
-    truth = originals.flatten(1).double()
-    near = -_squared_distances(values.clamp(0.0, 1.0), truth[first])
-    return _share_found(near, own, good)
+    truth = originals.flatten(1).double()[first]
+    # Distances stay when both sides lose one image, and products of what is left round less.
+    middle = truth.mean(dim=0)
+    looks = values.clamp_(0.0, 1.0).sub_(middle)
+    return _share_found(looks, truth.sub_(middle), own, good, by_distance=True)
 
 
 @torch.no_grad()
 def identified_by_correlation(recovered: torch.Tensor, originals: torch.Tensor) -> float:
     """Return the share that is identified by correlation; see :func:`identification`."""
     good, values, own, first = _batch(recovered, originals)
-    alike = _correlations(values, originals.flatten(1).double(), typical(recovered), first)
-    return _share_found(alike, own, good)
+    usable = typical(recovered)
+    if not bool(usable.any()):
+        return 0.0
+    truth = originals.flatten(1).double()
+    # The same images on both sides, else the two means would not belong together.
+    points = _directions(values, values[usable].mean(dim=0))
+    candidates = _directions(truth[first], truth[usable].mean(dim=0))
+    return _share_found(points, candidates, own, good, by_distance=False)
 
 
 def identification_chance(originals: torch.Tensor) -> float:
@@ -252,37 +268,65 @@ def _check_pair(a: torch.Tensor, b: torch.Tensor) -> None:
         )
 
 
-def _window_means(maps: torch.Tensor) -> torch.Tensor:
-    """Mean of each 7x7 window that lies inside the map, over the last two dimensions."""
-    return _window_sums(_window_sums(maps, -2), -1).div_(SSIM_WINDOW**2)
+def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """SSIM of each pair from four maps: the sum, the difference, and their squares.
+
+    Of windows of 49 with sums ``s`` and ``d``, ``(s^2 - d^2) / 2`` is twice the product of the two
+    images' sums and ``(s^2 + d^2) / 2`` the sum of their squares, and likewise for variances; all
+    is left multiplied by ``49^2`` and by 2, which cancels.
+    """
+    count = SSIM_WINDOW**2
+    maps = torch.empty(4, *a.shape, dtype=torch.float64, device=a.device)
+    first, second = a.double(), b.double()
+    torch.add(first, second, out=maps[0])
+    torch.sub(first, second, out=maps[1])
+    torch.mul(maps[:2], maps[:2], out=maps[2:])
+    sums = _window_sums(maps)
+    means = sums[:2].square_()
+    # Of a sample, which makes all of them larger by 49 / 48; the constant is made smaller instead.
+    moments = sums[2:].mul_(count).sub_(means)
+    luminance = _contrast(means, 2 * _C1 * count**2)
+    structure = _contrast(moments, 2 * _C2 * count * (count - 1))
+    similarity: torch.Tensor = luminance[0].mul_(structure[0])
+    similarity.div_(luminance[1].mul_(structure[1]))
+    return similarity.flatten(1).mean(dim=1)
 
 
-def _window_sums(maps: torch.Tensor, dim: int) -> torch.Tensor:
+def _contrast(pair: torch.Tensor, constant: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the difference and the sum of two maps, each plus a constant; the pair is used up."""
+    difference = pair[0] - pair[1]
+    return difference.add_(constant), pair[0].add_(pair[1]).add_(constant)
+
+
+def _window_sums(maps: torch.Tensor) -> torch.Tensor:
+    """Sum of each 7x7 window that lies inside the map, over the last two dimensions."""
+    height, width = maps.shape[-2:]
+    if not _is_small(height, width):
+        return _shifted_sums(_shifted_sums(maps, -2), -1)
+    across = (maps.reshape(-1, width) @ _band(width, maps.device).T).view(*maps.shape[:-1], -1)
+    return _band(height, maps.device) @ across
+
+
+def _is_small(height: int, width: int) -> bool:
+    return max(height, width) <= _SMALL
+
+
+def _band(side: int, device: torch.device) -> torch.Tensor:
+    """The windows along one side as a matrix of zeros and ones, ``[side - 6, side]``."""
+    shape = side - SSIM_WINDOW + 1, side
+    return torch.ones(shape, dtype=torch.float64, device=device).triu().tril(SSIM_WINDOW - 1)
+
+
+def _shifted_sums(maps: torch.Tensor, dim: int) -> torch.Tensor:
     """Sum of each 7 neighbours as 2 + 2 and 2 and 1, four additions instead of six.
 
-    Beats pooling and running sums at all sizes measured, and products with a band matrix at all
-    but the smallest.
+    Beats pooling, running sums and products with a band matrix where images are not small.
     """
     side = maps.shape[dim]
     two = maps.narrow(dim, 0, side - 1) + maps.narrow(dim, 1, side - 1)
     four = two.narrow(dim, 0, side - 3) + two.narrow(dim, 2, side - 3)
     seven = four.narrow(dim, 0, side - 6) + two.narrow(dim, 4, side - 6)
     return seven.add_(maps.narrow(dim, 6, side - 6))
-
-
-def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    maps = torch.stack([a, b, a * a + b * b, a * b])
-    mean_a, mean_b, squares, product = _window_means(maps)
-    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
-    means_product = mean_a * mean_b
-    means_squares = mean_a.square_().add_(mean_b.square_())
-    # Only the sum of the two variances is needed.
-    variances = squares.sub_(means_squares).mul_(sample)
-    covariance = product.sub_(means_product).mul_(sample)
-    similarity = means_product.mul_(2).add_(_C1).mul_(covariance.mul_(2).add_(_C2))
-    similarity.div_(means_squares.add_(_C1).mul_(variances.add_(_C2)))
-    means: torch.Tensor = similarity.flatten(1).mean(dim=1)
-    return means
 
 
 def _ms_ssim(a: torch.Tensor, b: torch.Tensor, scales: int) -> torch.Tensor:
@@ -345,36 +389,101 @@ def distinct_images(originals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return torch.tensor(own, device=device), torch.tensor(first, device=device)
 
 
-def _squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    squares = points.square().sum(dim=1)[:, None] + candidates.square().sum(dim=1)[None]
-    return squares - 2.0 * points @ candidates.T
+def _directions(values: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Remove the mean image, centre and normalise each row.
 
-
-def _correlations(
-    values: torch.Tensor, truth: torch.Tensor, usable: torch.Tensor, first: torch.Tensor
-) -> torch.Tensor:
-    if not bool(usable.any()):
-        return torch.zeros(len(values), len(first), dtype=values.dtype, device=values.device)
-    # The same images on both sides, else the two means would not belong together.
-    points = values - values[usable].mean(dim=0)
-    candidates = truth[first] - truth[usable].mean(dim=0)
-    return _directions(points, values) @ _directions(candidates, truth[first]).T
-
-
-def _directions(residuals: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Centre and normalise each row; a row that rounding alone tells from constant becomes 0."""
-    rows = residuals - residuals.mean(dim=1, keepdim=True)
+    A row that rounding alone tells from a constant one becomes 0.
+    """
+    rows = values - mean
+    rows -= rows.mean(dim=1, keepdim=True)
     length = rows.norm(dim=1, keepdim=True)
     rounding = 1e-6 * values.norm(dim=1, keepdim=True)
-    return torch.where(length > rounding, rows / length, 0.0)
+    return rows.div_(length).masked_fill_(length <= rounding, 0.0)
 
 
-def _share_found(scores: torch.Tensor, own: torch.Tensor, good: torch.Tensor) -> float:
-    best = scores.max(dim=1, keepdim=True).values
-    scale = scores.abs().max(dim=1, keepdim=True).values.clamp(min=1.0)
-    tied = scores >= best - _TIE * scale
-    hit = tied.gather(1, own[:, None]).squeeze(1)
-    return float(((hit & good).double() / tied.sum(dim=1)).mean())
+def _share_found(
+    points: torch.Tensor,
+    candidates: torch.Tensor,
+    own: torch.Tensor,
+    good: torch.Tensor,
+    by_distance: bool,
+) -> float:
+    """Return the share of points whose own candidate scores best, in float64 or as if in it.
+
+    Args:
+        points: float64 ``[n, values]``.
+        candidates: float64 ``[m, values]``.
+        own: each point's candidate, ``[n]``.
+        good: which points can be found at all, booleans ``[n]``.
+        by_distance: the best candidate is the nearest; else that of the largest product.
+    """
+    if not _worth_screening(points, candidates):
+        shares = _shares(points, candidates, own, by_distance)
+    else:
+        found, unsure = _screened(points, candidates, own, by_distance)
+        shares = found.double()
+        shares[unsure] = _shares(points[unsure], candidates, own[unsure], by_distance)
+    return float(torch.where(good, shares, 0.0).mean())
+
+
+def _shares(
+    points: torch.Tensor, candidates: torch.Tensor, own: torch.Tensor, by_distance: bool
+) -> torch.Tensor:
+    """Return for each point one over those tied for its best, if its own is among them, else 0."""
+    shares = torch.empty(len(points), dtype=torch.float64, device=points.device)
+    squares = candidates.square().sum(dim=1)
+    for start in range(0, len(points), _ROWS):
+        part = slice(start, start + _ROWS)
+        scores = points[part] @ candidates.T
+        if by_distance:
+            scores.mul_(2.0).sub_(points[part].square().sum(dim=1)[:, None] + squares)
+        best = scores.max(dim=1, keepdim=True).values
+        scale = scores.abs().max(dim=1, keepdim=True).values.clamp(min=1.0)
+        tied = scores >= best - _TIE * scale
+        hit = tied.gather(1, own[part, None]).squeeze(1)
+        shares[part] = hit.double() / tied.sum(dim=1)
+    return shares
+
+
+def _worth_screening(points: torch.Tensor, candidates: torch.Tensor) -> bool:
+    """Whether products in float32 first save time, and are products in float32."""
+    return (
+        points.device.type == "cpu"
+        and torch.get_float32_matmul_precision() == "highest"
+        and len(points) * candidates.numel() >= _SCREENED
+    )
+
+
+def _screened(
+    points: torch.Tensor, candidates: torch.Tensor, own: torch.Tensor, by_distance: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tell in float32 which points are found for sure, and of which it is unsure; booleans ``[n]``.
+
+    A candidate's rank is its product with the point, by distance less half its own square. What
+    float32 can do to a sum of so many products is bounded (Higham 2002, equation 3.5), so a
+    candidate that ranks further below the best than twice that bound, and a tie, is not tied with
+    it in float64. A point is found if its own candidate alone is not that far below; it is not if
+    its own is; the others, a few, are unsure.
+    """
+    longest = candidates.norm(dim=1).max()
+    single = candidates.float()
+    half = 0.5 * candidates.square().sum(dim=1).float()
+    # 8 for all roundings but those of the sum; 1.1 for what the first order leaves out.
+    unit = 1.1 * 2.0**-24 * (candidates.shape[1] + 8)
+    found, unsure = torch.empty(2, len(points), dtype=torch.bool)
+    for start in range(0, len(points), _ROWS):
+        part = slice(start, start + _ROWS)
+        ranks = points[part].float() @ single.T
+        length = points[part].norm(dim=1)
+        reach = length + longest
+        if by_distance:
+            ranks -= half
+        margin = 2.0 * unit * longest * (reach if by_distance else length)
+        margin += _TIE * reach.square().clamp(min=1.0)
+        near = ranks >= (ranks.max(dim=1).values - margin).float()[:, None]
+        own_near, alone = near.gather(1, own[part, None]).squeeze(1), near.sum(dim=1) == 1
+        found[part], unsure[part] = own_near & alone, own_near & ~alone
+    return found, unsure
 
 
 METRICS.register("ssim", "structural similarity of images (Wang et al. 2004), their mean")(

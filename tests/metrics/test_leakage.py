@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from scipy.stats import pearsonr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fl_sim.errors import FlSimError
+from fl_sim.metrics import leakage
 from fl_sim.metrics.leakage import (
+    IdentificationResult,
     identification,
     ms_ssim,
     ms_ssim_name,
@@ -54,7 +57,8 @@ def reference_ssim(a: torch.Tensor, b: torch.Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("n", "channels", "side"), [(1, 1, 7), (3, 3, 8), (40, 3, 28), (5, 1, 64), (2, 1, 224)]
+    ("n", "channels", "side"),
+    [(1, 1, 7), (3, 3, 8), (40, 3, 28), (3, 1, 48), (3, 1, 49), (5, 1, 64), (2, 1, 224)],
 )
 @pytest.mark.parametrize("deviation", [0.0, 0.02, 0.5])
 def test_ssim_is_that_of_skimage(n: int, channels: int, side: int, deviation: float) -> None:
@@ -66,6 +70,8 @@ def test_ssim_is_that_of_skimage(n: int, channels: int, side: int, deviation: fl
 def test_ssim_is_that_of_skimage_on_other_shapes() -> None:
     a, b = torch.rand(4, 3, 9, 31), torch.rand(4, 3, 9, 31)
     np.testing.assert_allclose(ssim(a, b).numpy(), reference_ssim(a, b), atol=1e-6)
+    wide = torch.rand(2, 3, 9, 60), torch.rand(2, 3, 9, 60)
+    np.testing.assert_allclose(ssim(*wide).numpy(), reference_ssim(*wide), atol=1e-6)
     flat = torch.full((2, 1, 20, 20), 0.3)
     almost = flat + 1e-4 * torch.rand(2, 1, 20, 20)
     np.testing.assert_allclose(ssim(flat, almost).numpy(), reference_ssim(flat, almost), atol=1e-6)
@@ -280,6 +286,73 @@ def test_bad_images_are_not_identified_and_do_not_spoil_the_rest() -> None:
     assert 0.7 <= result.correlation <= 0.8
     nothing = identification(torch.full_like(originals, float("nan")), originals)
     assert (nothing.distance, nothing.correlation) == (0.0, 0.0)
+
+
+def in_float64(recovered: torch.Tensor, originals: torch.Tensor) -> IdentificationResult:
+    """Identify without products in float32, all at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leakage, "_SCREENED", float("inf"))
+        patch.setattr(leakage, "_ROWS", 1 << 20)
+        return identification(recovered, originals)
+
+
+def test_float32_first_decides_as_float64_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leakage, "_SCREENED", 0)
+    monkeypatch.setattr(leakage, "_ROWS", 7)
+    unsure = count_rows_in_float64(monkeypatch)
+    originals = smooth(60, 3, 12, seed=3)
+    originals[30:40] = originals[20:30] + 1e-7 * torch.rand(10, 3, 12, 12)  # nearly the same
+    originals[50] = originals[3]
+    noise = torch.randn(originals.shape, generator=torch.Generator().manual_seed(4))
+    for deviation in (0.0, 1e-7, 0.1, 1.0, 3.0):
+        recovered = originals + deviation * noise
+        expected = in_float64(recovered, originals)
+        unsure.clear()
+        assert identification(recovered, originals) == expected
+        if deviation <= 0.1:
+            # What float32 cannot tell apart, and little else, is looked at again, twice.
+            assert 40 <= sum(unsure) <= 60
+    recovered[5], recovered[6], recovered[7, 0, 0, 0] = 0.5, 1e30, float("nan")
+    assert identification(recovered, originals) == in_float64(recovered, originals)
+
+
+def count_rows_in_float64(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    plain, counts = leakage._shares, list[int]()
+
+    def counted(points: torch.Tensor, *others: Any) -> torch.Tensor:
+        counts.append(len(points))
+        return plain(points, *others)
+
+    monkeypatch.setattr(leakage, "_shares", counted)
+    return counts
+
+
+def test_float32_first_shares_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leakage, "_SCREENED", 0)
+    test_ties_between_different_images_are_shared()
+    test_identical_originals_are_one_candidate()
+    for constant in (0.0, 0.3, -7.0):
+        test_constant_images_score_chance(constant)
+    test_the_same_picture_for_all_scores_chance()
+    # Half-way between two originals, but for a part in 10^9 that float32 does not see.
+    originals = smooth(12, 1, 28, seed=1).double()
+    between = originals.clone()
+    between[0] = 0.5 * (originals[0] + originals[1])
+    between[2] = (0.5 + 1e-9) * originals[2] + (0.5 - 1e-9) * originals[3]
+    between[4] = (0.5 - 1e-9) * originals[4] + (0.5 + 1e-9) * originals[5]
+    assert identification(between, originals).distance == pytest.approx((9 + 0.5 + 1 + 0) / 12)
+
+
+def test_products_of_lower_precision_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leakage, "_SCREENED", 0)
+    images = torch.rand(2, 4)
+    assert leakage._worth_screening(images, images)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert not leakage._worth_screening(images, images)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_identification_needs_an_image() -> None:
