@@ -66,9 +66,9 @@ def sweep_table(rows: int, seeds: int = SEEDS) -> "pd.DataFrame":
     table = pd.concat([one] * cells, ignore_index=True)
     cell = pd.Series(range(cells)).repeat(len(one)).reset_index(drop=True)
     kind = cell // seeds
-    attack, defense = "transpose " + (kind % 20).astype(str), "noise " + (kind // 20).astype(str)
+    attack, defense = _named("transpose ", kind % 20), _named("noise ", kind // 20)
     facts = {
-        "scenario": "federated-made-up-cnn-" + kind.astype(str),
+        "scenario": _named("federated-made-up-cnn-", kind),
         "seed": cell % seeds,
         "mode": "federated",
         "dataset": "made-up",
@@ -80,10 +80,14 @@ def sweep_table(rows: int, seeds: int = SEEDS) -> "pd.DataFrame":
         "value": numpy_generator(0, "benchmark", "tables").random(len(table)),
     }
     table = table.assign(**facts)[[*COLUMNS]]
-    table.insert(0, CELL, "cell-" + cell.astype(str))
+    table.insert(0, CELL, _named("cell-", cell))
     table.insert(1, f"{LABEL}attack", attack)
     table.insert(2, f"{LABEL}defense", defense)
     return table
+
+
+def _named(prefix: str, numbers: "pd.Series[int]") -> "pd.Series[str]":
+    return numbers.map(lambda number: f"{prefix}{number}")
 
 
 def measure(rows: int) -> list[str]:

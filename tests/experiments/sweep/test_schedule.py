@@ -39,7 +39,7 @@ def planned(cells: int, scenarios: Sequence[Scenario], out: Path) -> list[Job]:
         case = scenarios[number % len(scenarios)]
         needs = [f"upload-{number // 3}", "floor-0"]
         if number % 3 == 0:
-            first = ()
+            first: tuple[str, ...] = ()
             if number % 4 == 0:
                 first = (f"outside-{number}",)
                 jobs.append(Job(first[0], "outside", case, out / first[0]))
