@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from typing import TYPE_CHECKING, TypeVar
 
 from experiments.report import write_report
@@ -67,7 +68,7 @@ def sweep_table(rows: int, seeds: int = SEEDS) -> "pd.DataFrame":
     cell = pd.Series(range(cells)).repeat(len(one)).reset_index(drop=True)
     kind = cell // seeds
     attack, defense = _named("transpose ", kind % 20), _named("noise ", kind // 20)
-    facts = {
+    facts: dict[str, Any] = {
         "scenario": _named("federated-made-up-cnn-", kind),
         "seed": cell % seeds,
         "mode": "federated",
@@ -86,7 +87,7 @@ def sweep_table(rows: int, seeds: int = SEEDS) -> "pd.DataFrame":
     return table
 
 
-def _named(prefix: str, numbers: "pd.Series[int]") -> "pd.Series[str]":
+def _named(prefix: str, numbers: "pd.Series[Any]") -> "pd.Series[str]":
     return numbers.map(lambda number: f"{prefix}{number}")
 
 
