@@ -110,7 +110,7 @@ def egress_check(
     door = _Door(settings, made, network, images, normalize, classes, known, seed)
 
     def mod(message: Message, context: Context, call_next: Call) -> Message:
-        asked = _arrays(message)
+        asked = _arrays(message) if _trains(message) else None
         broadcast = {} if asked is None else from_record(asked)
         reply = call_next(message, context)
         if reply.has_error():
@@ -218,15 +218,18 @@ def _arrays(message: Message) -> ArrayRecord | None:
     return next(iter(message.content.array_records.values()), None)
 
 
+def _trains(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] == _TRAIN
+
+
 def _renamed(state: State, names: Mapping[str, str]) -> State:
     return {names.get(name, name): value for name, value in state.items()}
 
 
 def _unasked(message: Message, reply: Message, known: frozenset[str]) -> str:
     """Say what in a reply nobody asked for, if anything."""
-    kind = message.metadata.message_type
-    trains = kind.partition(".")[0] == _TRAIN and bool(message.content.array_records)
-    content = reply.content
+    kind, content = message.metadata.message_type, reply.content
+    trains = _trains(message) and bool(message.content.array_records)
     for what, records, most in (
         ("ArrayRecord", content.array_records, 1 if trains else 0),
         ("ConfigRecord", content.config_records, 0),
