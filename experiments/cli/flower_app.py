@@ -1,4 +1,4 @@
-"""The ServerApp of ``flwr run .``: a federated scenario on the hospitals that Flower provides.
+"""The ServerApp of ``flwr run`` and ``fl-sim deploy``: a federated scenario on Flower's hospitals.
 
 Settings, with ``flwr run . -c 'key="value"'``: ``scenario`` (absolute path of a TOML file, or the
 name of one that comes along; the demo by default), ``data-root`` and ``out`` (absolute paths, since
@@ -11,11 +11,19 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl_sim.engine.deployed import App
 from fl_sim.errors import FlSimError
 
 CONNECTING_SECONDS = 60
 
 server_app = ServerApp()
+APP = App(
+    "fl-sim-app",
+    f"{__name__}:server_app",
+    "clients.app:client_app",
+    {"scenario": "", "data-root": "", "out": ""},
+)
+"""The app that names this one and the hospitals' side, for machines that have fl-sim installed."""
 
 
 @server_app.main()
