@@ -40,8 +40,7 @@ _ENDING_SECONDS = 10.0
 _RAISED = "ServerApp failed with exception: "
 _CAUSES = {
     "CERTIFICATE_VERIFY_FAILED": "it does not trust the SuperLink's certificate",
-    "UNAUTHENTICATED": "its key is not registered with the SuperLink",
-    "401": "its key is not registered with the SuperLink",
+    "Failed to activate SuperNode": "its key is not registered with the SuperLink",
     "address already in use": "its port is taken by another program",
 }
 """What Flower's processes log, and what it means."""
@@ -108,6 +107,7 @@ class Deployment:
         self.certificates: Certificates = make_certificates(folder, address)
         self.superlink: subprocess.Popen[bytes] | None = None
         self.nodes: list[Node] = []
+        self._earlier: dict[Path, int] = {}  # bytes of each log that are of earlier runs
         self._control: ControlHttpClient | None = None
 
     def start_superlink(self) -> None:
@@ -168,8 +168,9 @@ class Deployment:
         """Let the SuperLink know a node's key; returns the node's number."""
         from flwr.proto.control_pb2 import RegisterNodeRequest
 
-        reply = self._client().RegisterNode(RegisterNodeRequest(public_key=key.public, name=name))
-        return int(reply.node_id)
+        request = RegisterNodeRequest(public_key=key.public, name=name)
+        with self._answered():
+            return int(self._client().RegisterNode(request).node_id)
 
     def wait_for_hospitals(self) -> None:
         """Wait until every hospital's node is online.
@@ -246,6 +247,7 @@ class Deployment:
             **variables,
         }
         with open(self._log(name), "ab") as log:
+            self._earlier[self._log(name)] = log.tell()
             return subprocess.Popen(
                 [*within, str(programs / program), *arguments],
                 env=environment,
@@ -255,6 +257,14 @@ class Deployment:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which ends them in order
             )
+
+    def _why(self, log: Path, status: int) -> str:
+        """Say what a process's log says, or how it ended."""
+        text = log.read_bytes()[self._earlier.get(log, 0) :].decode(errors="replace")
+        for sign, cause in _CAUSES.items():
+            if sign in text:
+                return cause
+        return f"it ended ({_ended(status)})"
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -271,6 +281,19 @@ class Deployment:
                 interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
             )
         return self._control
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Say in one sentence that the SuperLink has not answered a request, or refused it."""
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise FlSimError(
+                f"The SuperLink did not do what it was asked: {str(error).splitlines()[0]}; see "
+                f"the logs in {self.logs}."
+            ) from error
 
     def _wait(self, done: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
@@ -293,28 +316,31 @@ class Deployment:
         if status is not None:
             log = self._log("superlink")
             raise FlSimError(
-                f"The SuperLink {what}: {_why(log, status)}; its log is {log}, and the same command"
-                " continues where it stopped."
+                f"The SuperLink {what}: {self._why(log, status)}; its log is {log}, and the same "
+                "command continues where it stopped."
             )
 
     def _all_online(self) -> bool:
+        import httpx
         from flwr.proto.control_pb2 import ListNodesRequest
 
         self._check_superlink("has ended")
         for node in self.nodes:
             self._check_connecting(node)
-        listed = self._client().ListNodes(ListNodesRequest()).nodes_info
+        try:
+            listed = self._client().ListNodes(ListNodesRequest()).nodes_info
+        except httpx.TransportError:  # too busy to answer
+            return False
         online = {int(node.node_id) for node in listed if node.status == "online"}
         return all(node.number in online for node in self.nodes)
 
     def _check_connecting(self, node: Node) -> None:
-        """Refuse a node that has ended, or that tries again and again what cannot succeed."""
+        """Refuse a node that has ended."""
         status = node.process.poll()
-        why = _why(node.log, status)
-        if status is not None or why == _CAUSES["CERTIFICATE_VERIFY_FAILED"]:
+        if status is not None:
             raise FlSimError(
-                f"Hospital {node.hospital}'s SuperNode could not join: {why}; its log is "
-                f"{node.log}."
+                f"Hospital {node.hospital}'s SuperNode could not join: "
+                f"{self._why(node.log, status)}; its log is {node.log}."
             )
 
     def _submit(self, app: App, config: Mapping[str, Scalar]) -> int:
@@ -328,7 +354,8 @@ class Deployment:
         request = StartRunRequest(
             fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(config))
         )
-        reply = self._client().StartRun(request)
+        with self._answered():
+            reply = self._client().StartRun(request)
         if not reply.HasField("run_id"):
             raise FlSimError(f"The SuperLink did not start the run; see the logs in {self.logs}.")
         return int(reply.run_id)
@@ -347,10 +374,9 @@ class Deployment:
     def _read_aloud(self, run: int, say: Callable[[str], None]) -> None:
         from flwr.proto.control_pb2 import StreamLogsRequest
 
-        after = 0.0
         with suppress(Exception):  # the log of a SuperLink that has ended says more
             for part in self._client().StreamLogs(
-                StreamLogsRequest(run_id=run, after_timestamp=after)
+                StreamLogsRequest(run_id=run, after_timestamp=0.0)
             ):
                 for line in part.log_output.splitlines():
                     say(line)
@@ -418,15 +444,6 @@ def _quoted(value: Scalar) -> str:
             raise FlSimError(f"Flower takes no quotation mark or backslash in {value!r}.")
         return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _why(log: Path, status: int | None) -> str:
-    """Say what a process's log says, or how it ended."""
-    text = log.read_text(errors="replace")
-    for sign, cause in _CAUSES.items():
-        if sign in text:
-            return cause
-    return "" if status is None else f"it ended ({_ended(status)})"
 
 
 def _ended(status: int) -> str:
