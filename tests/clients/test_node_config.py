@@ -29,7 +29,7 @@ def asked(tmp_path: Path) -> Message:
 def _refusal(asked: Message, **node_config: str) -> str:
     node = {PARTITION_ID_KEY: 0, NUM_PARTITIONS_KEY: 2, **node_config}
     reply = client_app(asked, Context(1, 7, node, RecordDict(), {}))
-    return reply.error.reason
+    return str(reply.error.reason)
 
 
 def test_a_node_knows_where_its_data_lie(asked: Message, tmp_path: Path) -> None:
