@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.flower_app import APP
+from experiments.run.deployed_app import APP
 from experiments.run.start import run
 from fl_sim.engine import reaper
 from fl_sim.engine.deployed import ADDRESS, Deployment, deployment

@@ -75,7 +75,7 @@ def run_deployed(
         FlSimError: if the scenario is no federation, or anything about the federation fails.
     """
     from clients.app import DATA_ROOT
-    from experiments.cli.flower_app import APP
+    from experiments.run.deployed_app import APP
     from experiments.run.scenario import Scenario
     from experiments.run.start import default_folder
     from experiments.tables.console import make_console, plain

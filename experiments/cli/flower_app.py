@@ -11,19 +11,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl_sim.engine.deployed import App
 from fl_sim.errors import FlSimError
 
 CONNECTING_SECONDS = 60
 
 server_app = ServerApp()
-APP = App(
-    "fl-sim-app",
-    f"{__name__}:server_app",
-    "clients.app:client_app",
-    {"scenario": "", "data-root": "", "out": ""},
-)
-"""The app that names this one and the hospitals' side, for machines that have fl-sim installed."""
 
 
 @server_app.main()
@@ -45,6 +37,7 @@ def _run(grid: Grid, context: Context) -> None:
     from fl_sim.bars import Lines
     from fl_sim.case import open_case
     from fl_sim.data import data_root
+    from fl_sim.engine.through import DeployedGrid
 
     settings = context.run_config
     scenario = Scenario.from_toml(find_scenario(str(settings.get("scenario") or "demo-federated")))
@@ -57,7 +50,7 @@ def _run(grid: Grid, context: Context) -> None:
     case = open_case(scenario.case, data_root(Path(root) if root else None))
     for remark in remarks(scenario, case):
         console.print(plain(remark), soft_wrap=True)
-    print_result(console, run(scenario, out, root, Lines(), grid))
+    print_result(console, run(scenario, out, root, Lines(), DeployedGrid(grid)))
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:
@@ -68,6 +61,6 @@ def _wait_for_nodes(grid: Grid, hospitals: int) -> None:
             return
         time.sleep(1)
     raise FlSimError(
-        f"The scenario has {hospitals} hospitals, but {nodes} SuperNodes are connected; run it "
-        f"with --federation-config 'num-supernodes={hospitals}'."
+        f"The scenario has {hospitals} hospitals, but {nodes} SuperNodes are connected; start "
+        f"the others, or simulate with --federation-config 'num-supernodes={hospitals}'."
     )
