@@ -37,7 +37,7 @@ threads = 1
 data = {public_images = 16}
 measure = {scratch_epochs = 1}
 training = {batch_size = 32, epochs = 1}
-federation = {hospitals = 2, rounds = 2, engine = "inprocess"}
+federation = {hospitals = 2, rounds = 2, engine = "inprocess", round_timeout = 180}
 """
 CUT_SECONDS = 20.0
 _SPACE = "fl-sim-hospital-1"
@@ -55,6 +55,14 @@ def _killed(made: Deployment) -> None:
     for process in _family(made, node):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+def _restarted(made: Deployment) -> None:
+    """Kill hospital 1's SuperNode and start it again at once."""
+    node = made.nodes[1]
+    _killed(made)
+    node.process.wait()
+    made.restart(node)
 
 
 def _stopped(made: Deployment) -> None:
@@ -88,6 +96,7 @@ def _nothing(made: Deployment) -> None:
 FAULTS: dict[str, tuple[str, Fault, bool]] = {
     "none": ("none", _nothing, False),
     "killed": ("hospital 1's node killed (SIGKILL)", _killed, False),
+    "restarted": ("the same, and started again at once", _restarted, False),
     "stopped": ("hospital 1's node stopped for 20 s (SIGSTOP)", _stopped, False),
     "cut": ("hospital 1's link down for 20 s", _cut, True),
     "slow": ("hospital 1's link slow: 200 ms, 2 Mbit/s", _nothing, True),

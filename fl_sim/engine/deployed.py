@@ -79,12 +79,14 @@ class Node(NamedTuple):
         number: Flower's number of the node; ``None`` where it is not registered.
         process: of ``flower-supernode``.
         log: what it writes.
+        start: starts it again.
     """
 
     hospital: int
     number: int | None
     process: "subprocess.Popen[bytes]"
     log: Path
+    start: "Callable[[], subprocess.Popen[bytes]]"
 
 
 class Deployment:
@@ -150,19 +152,25 @@ class Deployment:
         if key is None:
             key = make_node_key(self.folder / f"{name}.key")
             number = self.register(key, name)
-        process = self._start(
-            name,
+        command = (
             *("flower-supernode", "--superlink", f"{self.address}:{self.port}"),
             *("--root-certificates", str(trusted or self.certificates.authority)),
             *("--auth-supernode-private-key", str(key.private)),
             *("--node-config", " ".join(f"{k}={_quoted(v)}" for k, v in config.items())),
             *("--host", ADDRESS, "--port", str(_port(None, ADDRESS))),
             *("--max-wait-time", str(NODE_PATIENCE_SECONDS)),
-            within=within,
         )
-        node = Node(hospital, number, process, self._log(name))
-        self.nodes = [*(n for n in self.nodes if n.hospital != hospital), node]
+
+        def start() -> "subprocess.Popen[bytes]":
+            return self._start(name, *command, within=within)
+
+        node = Node(hospital, number, start(), self._log(name), start)
+        self.nodes.append(node)
         return node
+
+    def restart(self, node: Node) -> None:
+        """Start a node that has ended again, with its key."""
+        self.nodes[self.nodes.index(node)] = node._replace(process=node.start())
 
     def register(self, key: NodeKey, name: str) -> int:
         """Let the SuperLink know a node's key; returns the node's number."""
