@@ -188,6 +188,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Only these faults.")] = None,
 ) -> None:
     """Run the federation with each fault and print the table."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the network goes, too
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     scenario = out / "scenario.toml"

@@ -272,7 +272,7 @@ class Deployment:
         for sign, cause in _CAUSES.items():
             if sign in text:
                 return cause
-        return f"it ended ({_ended(status)})"
+        return _ended(status)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -395,8 +395,8 @@ class Deployment:
             if status is not None and node.hospital not in gone:
                 gone.add(node.hospital)
                 say(
-                    f"Warning: Hospital {node.hospital}'s SuperNode has ended "
-                    f"({_ended(status)}); its log is {node.log}."
+                    f"Warning: Hospital {node.hospital}'s SuperNode has ended: "
+                    f"{_ended(status)}; its log is {node.log}."
                 )
         if self.nodes and len(gone) == len(self.nodes):
             raise FlSimError(
@@ -456,5 +456,5 @@ def _quoted(value: Scalar) -> str:
 
 def _ended(status: int) -> str:
     if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"exit code {status}"
+        return f"it was killed by {signal.Signals(-status).name}"
+    return f"it gave exit code {status}"
