@@ -1,13 +1,16 @@
 """``fl-sim deploy``: a federation of processes gives the table of the simulation, and is gone."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from experiments.run.deployed_app import APP
 from experiments.run.start import run
 from fl_sim.engine import reaper
 from fl_sim.results import read_table, without_timings
-from tests.experiments.cli_kit import fl_sim
+from tests.experiments.cli_kit import ROOT, fl_sim
 
 SCENARIO = """
 mode = "federated"
@@ -69,6 +72,12 @@ def test_a_centralized_scenario_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert 'fl-sim deploy needs a scenario with mode = "federated".' in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_has_the_app_that_runs_in_a_trial() -> None:
+    page = (ROOT / "docs" / "use" / "deploy.md").read_text()
+    (shown,) = re.findall(r"```ini\n(\[project\].*?)```", page, re.DOTALL)
+    assert tomllib.loads(shown) == tomllib.loads(APP.pyproject())
 
 
 def test_no_hospital_is_refused(scenario: Path) -> None:
