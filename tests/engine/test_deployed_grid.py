@@ -35,7 +35,7 @@ class LosingGrid(InProcessGrid):
             return reply
         reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
         error = Error(self._code, "Error: Node Unavailable — The destination node failed")
-        return Message(error=error, metadata=reply.metadata)  # type: ignore[call-overload]
+        return Message(error=error, metadata=reply.metadata)
 
 
 def _replies(code: int) -> tuple[list[int], dict[int, Message]]:
