@@ -202,9 +202,9 @@ class Deployment:
         run = self._submit(app, config)
         reader = threading.Thread(target=self._read_aloud, args=(run, say), daemon=True)
         reader.start()
-        gone: set[int] = set()
+        told: set[int] = set()
         while (status := self._status(run)) is None or status.status != "finished":
-            self._report_gone(gone, say)
+            self._report_gone(told, say)
             time.sleep(_STATUS_SECONDS)
         reader.join(_ENDING_SECONDS)
         if status.sub_status != "completed":
@@ -389,16 +389,22 @@ class Deployment:
                 for line in part.log_output.splitlines():
                     say(line)
 
-    def _report_gone(self, gone: set[int], say: Callable[[str], None]) -> None:
-        for node in self.nodes:
-            status = node.process.poll()
-            if status is not None and node.hospital not in gone:
-                gone.add(node.hospital)
+    def _report_gone(self, told: set[int], say: Callable[[str], None]) -> None:
+        """Say which nodes have ended, each process once.
+
+        Args:
+            told: processes that it has said so of; it adds to them.
+            say: is told.
+        """
+        gone = [(node, node.process.poll()) for node in self.nodes]
+        for node, status in gone:
+            if status is not None and node.process.pid not in told:
+                told.add(node.process.pid)
                 say(
                     f"Warning: Hospital {node.hospital}'s SuperNode has ended: "
                     f"{_ended(status)}; its log is {node.log}."
                 )
-        if self.nodes and len(gone) == len(self.nodes):
+        if gone and all(status is not None for _, status in gone):
             raise FlSimError(
                 f"No hospital's SuperNode is left; see the logs in {self.logs}. The same command "
                 "continues where it stopped."

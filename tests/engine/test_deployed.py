@@ -79,6 +79,32 @@ def test_a_superlink_that_ends_at_its_start_is_told_of(tmp_path: Path) -> None:
             made.start_superlink()
 
 
+def test_nodes_that_end_are_told_of_once_and_the_last_ends_the_run(tmp_path: Path) -> None:
+    with deployment(tmp_path) as made:
+        made._start = lambda *a, **k: subprocess.Popen(["sleep", "60"])  # type: ignore[method-assign]
+        made.register = lambda key, name: 7  # type: ignore[method-assign]
+        nodes = [made.add_hospital(number, {"partition-id": number}) for number in range(2)]
+        said: list[str] = []
+        told: set[int] = set()
+        nodes[1].process.kill()
+        nodes[1].process.wait()
+        for _ in range(2):
+            made._report_gone(told, said.append)
+        (line,) = said
+        assert line.startswith(
+            "Warning: Hospital 1's SuperNode has ended: it was killed by SIGKILL"
+        )
+        made.restart(nodes[1])
+        nodes[0].process.kill()
+        nodes[0].process.wait()
+        made._report_gone(told, said.append)
+        assert len(said) == 2 and "Hospital 0" in said[1]
+        made.nodes[1].process.kill()
+        made.nodes[1].process.wait()
+        with pytest.raises(FlSimError, match="No hospital's SuperNode is left"):
+            made._report_gone(told, said.append)
+
+
 def test_no_code_travels() -> None:
     from flwr.cli.build import build_fab_from_files
 
