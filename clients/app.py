@@ -2,8 +2,10 @@
 
 A message carries everything that a hospital needs: the broadcast in an ArrayRecord and, in the
 ConfigRecord ``config``, ``"hospital-settings"`` (JSON), ``"server-round"`` and, where the strategy
-or the engine sets them, ``"proximal-mu"`` and ``"device"``. Whatever is raised, by a plug-in too,
-becomes an error reply whose reason begins with one sentence; a traceback may follow.
+or the engine sets them, ``"proximal-mu"`` and ``"device"``. A node's own configuration says which
+hospital it is (``"partition-id"``) and may say where its data lie (``"data-root"``). Whatever is
+raised, by a plug-in too, becomes an error reply whose reason begins with one sentence; a traceback
+may follow.
 """
 
 from collections.abc import Mapping
@@ -24,6 +26,9 @@ from fl_sim.engine.guard import answering
 from fl_sim.errors import FlSimError
 from fl_sim.models.base import MODELS, ModelEntry
 from fl_sim.settings import parse
+
+DATA_ROOT = "data-root"
+"""Key of a node's configuration: folder of data files on its machine."""
 
 client_app = ClientApp()
 
@@ -61,12 +66,16 @@ def query(message: Message, context: Context) -> Message:
 @answering
 def train(message: Message, context: Context) -> Message:
     """Train for one round; reply with ``arrays`` (the upload) and ``metrics``."""
-    return Message(_train(message.content, _hospital(context)), reply_to=message)
+    root = context.node_config.get(DATA_ROOT)
+    return Message(
+        _train(message.content, _hospital(context), None if root is None else str(root)),
+        reply_to=message,
+    )
 
 
-def _train(content: RecordDict, hospital: int) -> RecordDict:
+def _train(content: RecordDict, hospital: int, data_root: str | None) -> RecordDict:
     config = next(iter(content.config_records.values()))
-    settings = _settings(str(config["hospital-settings"]))
+    settings = _settings(str(config["hospital-settings"]), data_root)
     server_round = _number(config, "server-round", int)
     broadcast = records.from_record(next(iter(content.array_records.values())))
     result = local_round(
@@ -114,7 +123,11 @@ def _number(config: ConfigRecord, key: str, kind: type[Any], default: float | No
 
 
 @lru_cache(maxsize=4)
-def _settings(text: str) -> HospitalSettings:
+def _settings(text: str, data_root: str | None) -> HospitalSettings:
+    """Read what the server says; where a hospital's data lie, its own node knows better."""
     import json
 
-    return parse(HospitalSettings, json.loads(text), "hospital-settings")
+    values = json.loads(text)
+    if data_root is not None:
+        values["data_root"] = data_root
+    return parse(HospitalSettings, values, "hospital-settings")

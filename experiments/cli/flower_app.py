@@ -1,4 +1,4 @@
-"""The ServerApp of ``flwr run .``: a federated scenario on the hospitals that Flower provides.
+"""The ServerApp of ``flwr run`` and ``fl-sim deploy``: a federated scenario on Flower's hospitals.
 
 Settings, with ``flwr run . -c 'key="value"'``: ``scenario`` (absolute path of a TOML file, or the
 name of one that comes along; the demo by default), ``data-root`` and ``out`` (absolute paths, since
@@ -37,6 +37,7 @@ def _run(grid: Grid, context: Context) -> None:
     from fl_sim.bars import Lines
     from fl_sim.case import open_case
     from fl_sim.data import data_root
+    from fl_sim.engine.through import DeployedGrid
 
     settings = context.run_config
     scenario = Scenario.from_toml(find_scenario(str(settings.get("scenario") or "demo-federated")))
@@ -49,7 +50,7 @@ def _run(grid: Grid, context: Context) -> None:
     case = open_case(scenario.case, data_root(Path(root) if root else None))
     for remark in remarks(scenario, case):
         console.print(plain(remark), soft_wrap=True)
-    print_result(console, run(scenario, out, root, Lines(), grid))
+    print_result(console, run(scenario, out, root, Lines(), DeployedGrid(grid)))
 
 
 def _wait_for_nodes(grid: Grid, hospitals: int) -> None:
@@ -60,6 +61,6 @@ def _wait_for_nodes(grid: Grid, hospitals: int) -> None:
             return
         time.sleep(1)
     raise FlSimError(
-        f"The scenario has {hospitals} hospitals, but {nodes} SuperNodes are connected; run it "
-        f"with --federation-config 'num-supernodes={hospitals}'."
+        f"The scenario has {hospitals} hospitals, but {nodes} SuperNodes are connected; start "
+        f"the others, or simulate with --federation-config 'num-supernodes={hospitals}'."
     )

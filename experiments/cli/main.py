@@ -18,6 +18,7 @@ from experiments.cli.audit import audit, gate
 from experiments.cli.clean import clean
 from experiments.cli.codec import app as codec_app
 from experiments.cli.demo import demo
+from experiments.cli.deploy import deploy
 from experiments.cli.extract import extract
 from experiments.cli.invert import invert
 from experiments.cli.leaderboard import app as leaderboard_app
@@ -73,6 +74,7 @@ def _options(
 for _name, _command, _line in (
     ("demo", demo, "Run the whole way on embedded images, in a minute."),
     ("run", run, "Run one scenario."),
+    ("deploy", deploy, "Run one on a real federation, for a trial on this machine."),
     ("sweep", sweep, "Run a grid of scenarios, and summarise over seeds."),
     ("tune", tune, "Choose defences' settings away from the test set."),
     ("report", report, "Write runs or sweeps as one HTML page."),

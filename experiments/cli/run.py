@@ -18,6 +18,15 @@ Out = Annotated[
         show_default=False,
     ),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key, for example --set attack.images=32 --set seed=1; repeatable.",
+        show_default=False,
+    ),
+]
 
 
 def run(
@@ -28,15 +37,7 @@ def run(
             autocompletion=complete_scenarios,
         ),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one key, for example --set attack.images=32 --set seed=1; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    overrides: Changes = None,
     data_root: DataRoot = None,
     out: Out = None,
 ) -> None:

@@ -1,24 +1,21 @@
 """Ray, started for one run and gone with it, or joined where it runs already."""
 
-import fcntl
 import logging
 import os
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fl_sim.engine import reaper
+from fl_sim.engine.session import cleared, locked_folder, sweep
 from fl_sim.errors import FlSimError
-from fl_sim.files import kept_from_children, writing
 
 STARTS = 3
 """How often Ray is started: a busy machine may exceed its own patience of 30 seconds."""
@@ -30,7 +27,6 @@ _UNWINDING_SECONDS = 0.2
 _PREFIX = "fl-sim-ray-"
 _LONGEST = 39
 """Characters of a session's folder: Ray's sockets lie in it, and Linux allows them 107."""
-_ABANDONED_SECONDS = 60.0
 _LEFT_BEHIND = ("PYTHONPATH", "PYTHONBREAKPOINT")  # set by Flower and Ray and never taken back
 
 
@@ -210,64 +206,21 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def _session() -> Iterator[Path]:
-    """Make a folder for one Ray and, at the end, clear it and every process of it.
-
-    Its lock is this process's life: another that gets it may clear the session.
-    """
-    folder, lock = _locked_folder()
-    with kept_from_children(lock):
-        watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", reaper.__file__, str(folder)],
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # not killed with this one's group
-        )
-        os.environ[reaper.MARK] = str(folder)
-        try:
-            if _memory_suffices():
-                reaper.shared_memory_of(folder).mkdir(mode=0o700)
-            yield folder
-        finally:
-            os.environ.pop(reaper.MARK, None)
-            with suppress(OSError):
-                (folder / reaper.ENDED).touch()
-            lock.close()
-            watcher.wait()
-    if folder.exists():  # somebody killed the watcher
-        reaper.main(folder)
-
-
-def _locked_folder() -> tuple[Path, Any]:
+    """Make a folder for one Ray and, at the end, clear it and every process of it."""
     place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(str(place)) + len(_PREFIX) + 8 > _LONGEST:
         place = Path("/tmp")
-    while True:
-        with writing(place):
-            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-            lock = open(folder / reaper.LOCK, "wb")  # noqa: SIM115
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.write(str(os.getpid()).encode())
-            lock.flush()
-        if (folder / reaper.LOCK).exists():
-            return folder, lock
-        lock.close()  # another process took it for abandoned
+    folder, lock = locked_folder(place, _PREFIX)
+    with cleared(folder, lock):
+        if _memory_suffices():
+            reaper.shared_memory_of(folder).mkdir(mode=0o700)
+        yield folder
 
 
 def sweep_sessions() -> None:
     """Clear the sessions of processes that were killed together with what watched them."""
-    places = {os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp"}
-    for folder in (folder for place in places for folder in Path(place).glob(f"{_PREFIX}*")):
-        with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-                continue
-            if not (folder / reaper.LOCK).exists():
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    reaper.clear(folder)
-                continue
-            with open(folder / reaper.LOCK, "rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                reaper.clear(folder)
+    for place in {os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp"}:
+        sweep(Path(place), _PREFIX)
 
 
 def _memory_suffices() -> bool:

@@ -21,8 +21,8 @@ from pathlib import Path
 LOCK = "lock"
 ENDED = "ended"
 """A file of this name says that the program itself has said how it ended."""
-_KILLED = "The run was killed, or Ray under it; the same command continues where it stopped."
-MARK = "FL_SIM_RAY_SESSION"
+_KILLED = "The run was killed, or its engine under it; the same command continues where it stopped."
+MARK = "FL_SIM_SESSION"
 """Environment variable of every process of a session; its value is the session's folder."""
 SHARED_MEMORY = Path("/dev/shm")
 _PATIENCE_SECONDS = 30.0

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from flwr.app import Message, RecordDict
+from flwr.app.error import Error
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -104,6 +106,35 @@ def _one_at_a_time(grid: Grid) -> bool:
         if name in vars(kind)
     }
     return "each_reply" in places and places["each_reply"] <= places["send_and_receive"]
+
+
+class DeployedGrid(ThroughGrid):
+    """A grid of the deployment runtime whose error replies tell which node they are about.
+
+    The SuperLink answers in its own name for a node that it has lost, and so a server would take
+    the node's silence for a reply that is late.
+    """
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push messages and wait for the replies."""
+        asked = list(messages)
+        replies = list(self._grid.send_and_receive(asked, timeout=timeout))
+        nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in asked}
+        return [_attributed(reply, nodes) for reply in replies]
+
+
+def _attributed(reply: Message, nodes: dict[str, int]) -> Message:
+    metadata = reply.metadata
+    node = nodes.get(metadata.reply_to_message_id)
+    if not reply.has_error() or metadata.src_node_id != SUPERLINK_NODE_ID or node is None:
+        return reply
+    metadata.__dict__["_src_node_id"] = node
+    if reply.error.code != ErrorCode.NODE_UNAVAILABLE:
+        return reply
+    error = Error(ErrorCode.NODE_UNAVAILABLE, "its SuperNode is no longer connected")
+    return Message(error=error, metadata=metadata)  # type: ignore[call-overload]
 
 
 class OwnTimeGrid(ThroughGrid):
