@@ -199,15 +199,11 @@ def require_disk(needed: float, what: str) -> None:
 def _elements(
     size: int, read: Callable[[int, int], bytes], start: int, stop: int
 ) -> NDArray[np.generic]:
-    """Read elements of a flattened array out of what ``numpy.save`` wrote.
-
-    A stranger may write another version of the format, or a longer header, than we do; such an
-    array is read whole.
-    """
+    """Read elements of a flattened array out of what ``numpy.save`` wrote."""
     stream = io.BytesIO(read(min(size, _HEADER), 0))
-    usual = np.lib.format.read_magic(stream) == (1, 0)
-    _, fortran, dtype = np.lib.format.read_array_header_1_0(stream) if usual else ((), True, None)
-    if fortran or dtype is None:  # its elements lie in another order, perhaps
+    np.lib.format.read_magic(stream)
+    _, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran:  # its elements lie in another order
         whole = cast(NDArray[np.generic], np.load(io.BytesIO(read(size, 0)), allow_pickle=False))
         return whole.reshape(-1)[start:stop]
     length = (stop - start) * dtype.itemsize

@@ -1,9 +1,7 @@
 """Robust strategies in blocks are Flower's, bit for bit."""
 
-import io
 import itertools
 import math
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -125,15 +123,3 @@ def test_a_part_is_the_elements_in_c_order(value):
     for kind in (array, stored, widened(stored)):
         assert np.array_equal(part_of(kind, 5, 11), value.reshape(-1)[5:11])
     spill.close()
-
-
-def test_a_stranger_s_version_of_the_format_is_read_too():
-    value = np.arange(12, dtype=np.float32).reshape(3, 4)
-    plain = Array(value)
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, value, version=(2, 0))
-    other = Array(plain.dtype, plain.shape, plain.stype, stream.getvalue())
-    with closing(Spill()) as spill:
-        stored = spill.store(ArrayRecord({"value": other}))["value"]
-        for kind in (other, stored, widened(stored)):
-            assert np.array_equal(part_of(kind, 5, 11), value.reshape(-1)[5:11])
